@@ -1,0 +1,80 @@
+/* The contract between the engine and its kernels.
+ *
+ * A kernel is one file kernels/cpu/<primitive>[-variant]_<dtype>_<isa>.c with one or more lines
+ *     TB_KERNEL(name) = { .primitive = "...", .dtype = ..., .isa = ..., .supports = ..., .run = ... };
+ * found at build time by that line; the suffix gives the compiler flags. Kernels see raw pointers and sizes, never a
+ * tensor. They run on one thread over the range they are given, handle every tail, allocate nothing, keep no state,
+ * never read an output they are asked to overwrite, and read no byte outside their operands.
+ *
+ * Argument structures of the primitives are below; tests run every kernel against the op's ref. Candidates are tried
+ * best ISA first, then by priority; .supports may refuse (strides, sizes), the op's ref is always last.
+ *
+ * Rule of arithmetic (engine/README.md, "One canonical order"): an output element is a function of its operands only:
+ * never of M, N, the number of threads or its place in a tile. */
+#pragma once
+#include "tb_cpu.h"
+#include "tb_dtype.h"
+
+typedef struct tb_kernel {
+    const char *name;
+    const char *primitive;
+    tb_dtype dtype;
+    tb_isa isa;
+    int priority;                        /* higher first among equals */
+    bool (*supports)(const void *args);  /* NULL: everything the primitive can express */
+    void (*run)(const void *args);       /* args: the primitive's structure */
+} tb_kernel;
+
+#define TB_KERNEL(name_) const tb_kernel tbi_kernel_##name_
+
+/* Fills `out` (at most `max`) with the kernels of a primitive and dtype that `isa` may run, best first; returns how
+ * many there are. */
+int tb_kernel_find(const char *primitive, tb_dtype dtype, tb_isa isa, const tb_kernel **out, int max);
+int tb_kernel_count(void);
+const tb_kernel *tb_kernel_at(int index);
+
+/* ---- pointwise: out[i] = f(a[i], b[i], c[i]) over n elements; primitive = the op's name ("add", "gelu_tanh") ---- */
+typedef struct tb_pointwise_args {
+    int64_t n;
+    void *out;            /* contiguous */
+    const void *in[3];
+    int8_t step[3];       /* per operand: 1 contiguous, 0 one value for all n */
+    const void *attrs;    /* the op's attributes, or NULL */
+} tb_pointwise_args;
+
+/* ---- gemm: C[M,N] (+)= op(A)[M,K] op(B)[K,N], then the epilogue. Canonical order: each C element is one chain of
+ * fused multiply-adds over ascending k from +0 (from C where accumulate), so every f32 kernel gives the same bits on
+ * every ISA. With tree > 1, K is cut into `tree` equal blocks of ceil(K / tree), each its own chain, summed as a
+ * balanced pairwise tree: the order for sums over the batch. ---- */
+typedef enum tb_epilogue_act { TB_ACT_NONE, TB_ACT_RELU, TB_ACT_GELU_TANH, TB_ACT_GELU_ERF, TB_ACT_SILU } tb_epilogue_act;
+typedef struct tb_gemm_args {
+    int64_t m, n, k;
+    const void *a;        /* element (i, p) at a[i * a_row + p * a_col] */
+    int64_t a_row, a_col; /* in elements; one of them is 1 (or its dimension is 1) */
+    const void *b;        /* element (p, j) at b[p * b_row + j * b_col] */
+    int64_t b_row, b_col;
+    void *c;              /* row major, row stride c_row, columns adjacent */
+    int64_t c_row;
+    int tree;             /* 1, or a power of two <= 8 */
+    bool accumulate;      /* C += instead of C = (the sum of the chains is added to C once) */
+    const void *bias;     /* [N] or NULL: added to the finished sum */
+    tb_epilogue_act act;  /* applied after the bias */
+    const void *packed_b; /* from the pack kernel of the same implementation, or NULL */
+    void *scratch;        /* scratch_bytes of it, 64-byte aligned */
+    struct tb_pool *pool; /* gemm splits itself over the pool's threads; NULL: one thread */
+} tb_gemm_args;
+
+/* ---- row kernels: `rows` rows of `n` elements, row r at r * stride (elements) ---- */
+typedef struct tb_row_args {
+    int64_t rows, n;
+    const void *in;       /* x */
+    int64_t in_stride;
+    void *out;
+    int64_t out_stride;
+    const void *in2, *in3;/* gradient, saved output, ...: as the primitive says */
+    int64_t in2_stride, in3_stride;
+    const void *gamma, *beta; /* [n] or NULL */
+    void *extra[3];       /* per-row or per-column outputs, as the primitive says */
+    const void *extra_in[3];
+    double eps;
+} tb_row_args;
