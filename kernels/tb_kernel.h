@@ -23,6 +23,7 @@ typedef struct tb_kernel {
     int priority;                        /* higher first among equals */
     bool (*supports)(const void *args);  /* NULL: everything the primitive can express */
     void (*run)(const void *args);       /* args: the primitive's structure */
+    size_t (*scratch_bytes)(const void *args); /* what run needs in args->scratch; NULL: nothing */
 } tb_kernel;
 
 #define TB_KERNEL(name_) const tb_kernel tbi_kernel_##name_
@@ -60,7 +61,7 @@ typedef struct tb_gemm_args {
     const void *bias;     /* [N] or NULL: added to the finished sum */
     tb_epilogue_act act;  /* applied after the bias */
     const void *packed_b; /* from the pack kernel of the same implementation, or NULL */
-    void *scratch;        /* scratch_bytes of it, 64-byte aligned */
+    void *scratch;        /* the kernel's scratch_bytes(args), 64-byte aligned */
     struct tb_pool *pool; /* gemm splits itself over the pool's threads; NULL: one thread */
 } tb_gemm_args;
 

@@ -1,0 +1,259 @@
+/* tb_dispatch(): checks, promotion, shape rule, interceptors, execution. */
+#include "tb_op.h"
+#include "tb_ops.h"
+#include "tb_text.h"
+#include <stdlib.h>
+
+static const tb_op *const all_ops[TB_OP_COUNT] = {
+#define TB_OP_ENTRY(name_) &tb_op_##name_,
+#include "tb_op_list.inc"
+#undef TB_OP_ENTRY
+};
+
+const tb_op *tb_op_at(int id) { return all_ops[id]; }
+
+const tb_op *tb_op_find(const char *name)
+{
+    const char *names[TB_OP_COUNT];
+    for (int i = 0; i < TB_OP_COUNT; i++) {
+        names[i] = all_ops[i]->name;
+        if (strcmp(names[i], name) == 0) return all_ops[i];
+    }
+    const char *near = tb_nearest(name, names, TB_OP_COUNT);
+    (void)TB_FAIL(TB_ERR_NOT_FOUND, "no op '%s'%s%s%s", name, near ? "; nearest: '" : "", near ? near : "",
+                  near ? "'" : "");
+    return NULL;
+}
+
+/* ---- kernels of an op, best first, looked up once per context, op, primitive and dtype ---- */
+enum { MAX_CANDIDATES = 6 };
+typedef struct candidates {
+    bool is_known;
+    int8_t n;
+    const tb_kernel *at[MAX_CANDIDATES];
+} candidates;
+typedef candidates op_candidates[TB_MAX_PRIMITIVES][TB_DTYPES];
+
+static void drop_candidates(tb_ctx *ctx, void *state) { tb_heap_free(ctx->heap, state); }
+
+static candidates *candidates_of(tb_op_call *c, int primitive, tb_dtype dtype)
+{
+    op_candidates *all = c->ctx->slot[TB_SLOT_OPS].state;
+    if (!all) {
+        all = tb_heap_alloc(c->ctx->heap, sizeof *all * TB_OP_COUNT, TB_MEM_OTHER);
+        if (!all) return NULL;
+        memset(all, 0, sizeof *all * TB_OP_COUNT);
+        c->ctx->slot[TB_SLOT_OPS].state = all;
+        c->ctx->slot[TB_SLOT_OPS].destroy = drop_candidates;
+    }
+    candidates *k = &all[c->op->id][primitive][dtype];
+    if (!k->is_known) {
+        k->n = (int8_t)tb_kernel_find(c->op->primitives[primitive], dtype, c->ctx->isa, k->at, MAX_CANDIDATES);
+        k->is_known = true;
+    }
+    return k;
+}
+
+const tb_kernel *tb_call_kernel(tb_op_call *c, int primitive, tb_dtype dtype, const void *args)
+{
+    const candidates *k = c->op->primitives[primitive] ? candidates_of(c, primitive, dtype) : NULL;
+    for (int i = 0; k && i < k->n; i++)
+        if (!k->at[i]->supports || k->at[i]->supports(args)) {
+            c->kernel = k->at[i]->name;
+            return k->at[i];
+        }
+    return NULL;
+}
+
+void *tb_op_scratch(tb_op_call *c, size_t bytes)
+{
+    void *p = tb_heap_alloc(c->ctx->heap, bytes, TB_MEM_WORKSPACE);
+    if (p) c->scratch[c->n_scratch++] = p;
+    return p;
+}
+
+/* ---- execution ---- */
+static tb_status make_outputs(tb_op_call *c)
+{
+    for (int o = 0; o < c->op->n_out; o++) {
+        const tb_out_spec *s = &c->spec[o];
+        if (s->is_view) {
+            c->out[o] = tbi_tensor_view(c->in[s->view_of], s->dtype, s->rank, s->dims, s->strides, s->offset);
+        } else if (s->is_donated) {
+            const tb_tensor *from = c->in[s->view_of];
+            c->out[o] = tbi_tensor_view(c->in[s->view_of], s->dtype, from->rank, from->dims, from->strides, from->offset);
+            if (c->out[o]) c->out[o]->storage->version++;
+        } else {
+            c->out[o] = tbi_tensor_new(c->ctx, s->dtype, s->rank, s->dims);
+        }
+        if (!c->out[o]) return tb_error_code();
+    }
+    return TB_OK;
+}
+
+static tb_status compute(tb_op_call *c)
+{
+    tb_status st = TB_ERR_UNSUPPORTED;
+    if (c->op->fast && !c->ctx->ref_only) st = c->op->fast(c);
+    if (st == TB_ERR_UNSUPPORTED) {
+        c->kernel = "ref";
+        st = c->op->ref(c);
+    }
+    while (c->n_scratch > 0) tb_heap_free(c->ctx->heap, c->scratch[--c->n_scratch]);
+    return st;
+}
+
+static tb_status close_all(tb_op_call *c, tb_status st)
+{
+    for (int i = 0; i < c->n_in; i++)
+        if (c->in[i]) {
+            tb_status closed = tbi_close(c->in[i]);
+            if (st == TB_OK) st = closed;
+        }
+    for (int o = 0; o < c->op->n_out; o++) {
+        tb_status closed = tbi_close(c->out[o]);
+        if (st == TB_OK) st = closed;
+    }
+    if (st != TB_OK) tb_error_add("op %s, kernel %s", c->op->name, c->kernel ? c->kernel : "ref");
+    return st;
+}
+
+static tb_status execute(tb_op_call *c)
+{
+    TB_TRY(make_outputs(c));
+    if (!c->op->ref || c->spec[0].is_view) {
+        c->kernel = "view";
+        return TB_OK;
+    }
+    if (!c->ctx->device->has_data) return TB_OK;
+    if (c->ctx->device->always_open) return compute(c);
+    for (int i = 0; i < c->n_in; i++)
+        if (c->in[i]) tbi_open(c->in[i]);
+    for (int o = 0; o < c->op->n_out; o++) tbi_open(c->out[o]);
+    return close_all(c, compute(c));
+}
+
+/* ---- interceptors ---- */
+void tb_interceptor_add(tb_ctx *ctx, tb_interceptor *i)
+{
+    tb_interceptor **link = &ctx->interceptors;
+    for (; *link; link = &(*link)->next)
+        if (*link == i) return;
+    link = &ctx->interceptors;
+    while (*link && (*link)->order <= i->order) link = &(*link)->next;
+    i->next = *link;
+    *link = i;
+}
+
+void tb_interceptor_remove(tb_ctx *ctx, tb_interceptor *i)
+{
+    for (tb_interceptor **link = &ctx->interceptors; *link; link = &(*link)->next)
+        if (*link == i) {
+            *link = i->next;
+            i->next = NULL;
+            return;
+        }
+}
+
+tb_status tb_dispatch_next(tb_interceptor *self, tb_op_call *call)
+{
+    return self->next ? self->next->around(self->next, call) : execute(call);
+}
+
+/* ---- checks and promotion ---- */
+static tb_status check_inputs(const tb_op *op, tb_tensor *const *in, int n_in)
+{
+    int most = op->n_in < 0 ? 1 << 16 : op->n_in;
+    if (n_in < op->n_in_min || n_in > most)
+        return TB_FAIL(TB_ERR_INVALID, "%s takes %d to %d inputs, not %d", op->name, op->n_in_min, most, n_in);
+    for (int i = 0; i < n_in; i++)
+        if (!in[i] && i < op->n_in_min)
+            return TB_FAIL(TB_ERR_INVALID, "%s: input %d is missing (NULL)", op->name, i);
+    return TB_OK;
+}
+
+static tb_status check_dtype(const tb_op *op, tb_tensor *const *in, int n_in)
+{
+    if (n_in == 0 || !in[0] || op->dtypes >> in[0]->dtype & 1u) return TB_OK;
+    return TB_FAIL(TB_ERR_DTYPE, "%s: not defined for %s%s%s", op->name, tb_dtype_name((tb_dtype)in[0]->dtype),
+                   op->dtypes_reason ? ": " : "", op->dtypes_reason ? op->dtypes_reason : "");
+}
+
+static int category(tb_dtype t) { return tb_dtype_is_float(t) ? 2 : t == TB_BOOL ? 0 : 1; }
+
+/* torch's rule: tensors with dimensions decide; 0-d tensors only where they are of a higher category. */
+static tb_dtype common_dtype(tb_tensor *const *in, int n_in)
+{
+    int dtype[2] = {-1, -1}; /* of 0-d tensors, of the others */
+    for (int i = 0; i < n_in; i++)
+        if (in[i]) {
+            int *d = &dtype[in[i]->rank > 0];
+            *d = *d < 0 ? in[i]->dtype : (int)tb_dtype_promote((tb_dtype)*d, (tb_dtype)in[i]->dtype);
+        }
+    if (dtype[1] < 0) return (tb_dtype)dtype[0];
+    if (dtype[0] < 0 || category((tb_dtype)dtype[0]) <= category((tb_dtype)dtype[1])) return (tb_dtype)dtype[1];
+    return tb_dtype_promote((tb_dtype)dtype[0], (tb_dtype)dtype[1]);
+}
+
+static tb_status promote(const tb_op *op, tb_tensor *const *in, int n_in, tb_tensor **to)
+{
+    tb_dtype common = common_dtype(in, n_in);
+    if (op->promote == TB_PROMOTE_FLOAT && !tb_dtype_is_float(common)) common = TB_F32;
+    for (int i = 0; i < n_in; i++) {
+        to[i] = in[i] && in[i]->dtype != common ? tb_cast(in[i], common) : in[i];
+        if (to[i] && tb_is_poison(to[i])) return tb_error_code();
+    }
+    return TB_OK;
+}
+
+static bool is_mixed(const tb_op *op, tb_tensor *const *in, int n_in)
+{
+    if (op->promote == TB_PROMOTE_NONE || n_in == 0 || !in[0]) return false;
+    if (op->promote == TB_PROMOTE_FLOAT && !tb_dtype_is_float((tb_dtype)in[0]->dtype)) return true;
+    for (int i = 1; i < n_in; i++)
+        if (in[i] && in[i]->dtype != in[0]->dtype) return true;
+    return false;
+}
+
+static tb_status call_op(tb_op_call *c)
+{
+    TB_TRY(check_dtype(c->op, c->in, c->n_in));
+    TB_TRY(c->op->shape(c));
+    tb_interceptor *first = c->ctx->interceptors;
+    return first ? first->around(first, c) : execute(c);
+}
+
+tb_status tb_dispatch(const tb_op *op, const void *attrs, tb_tensor *const *in, int n_in, tb_tensor **out)
+{
+    tb_ctx *ctx = tbi_ctx();
+    tb_tensor *promoted[8];
+    tb_status st = ctx ? TB_OK : TB_FAIL(TB_ERR_INVALID, "%s: this thread has entered no context (tb_ctx_enter)", op->name);
+    for (int o = 0; o < op->n_out; o++) out[o] = tb_poison();
+    for (int i = 0; i < n_in; i++)
+        if (in[i] && tb_is_poison(in[i])) return TB_ERR_INVALID; /* the first failure stays the cause */
+    if (st == TB_OK) st = check_inputs(op, in, n_in);
+    if (st == TB_OK && n_in <= 8 && is_mixed(op, in, n_in)) {
+        st = promote(op, in, n_in, promoted);
+        in = promoted;
+    }
+    if (st == TB_OK) {
+        tb_op_call c;
+        c.op = op, c.ctx = ctx, c.attrs = attrs, c.n_in = n_in, c.in = in, c.kernel = NULL, c.n_scratch = 0;
+        for (int o = 0; o < op->n_out; o++) {
+            c.out[o] = NULL;
+            c.spec[o].is_view = c.spec[o].is_donated = false;
+        }
+        st = call_op(&c);
+        if (st == TB_OK)
+            for (int o = 0; o < op->n_out; o++) out[o] = c.out[o];
+    }
+    if (st != TB_OK) tbi_poisoned(ctx);
+    return st;
+}
+
+tb_tensor *tb_call(const tb_op *op, const void *attrs, int n_in, tb_tensor *const *in)
+{
+    tb_tensor *out[TB_MAX_OUT];
+    tb_dispatch(op, attrs, in, n_in, out);
+    return out[0];
+}

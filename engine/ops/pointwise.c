@@ -1,0 +1,167 @@
+/* Shape rule, reference and kernel path of the pointwise family. */
+#include "pointwise.h"
+
+tb_status tbi_pointwise_shape(tb_op_call *c)
+{
+    const tb_pointwise *p = c->op->family;
+    int64_t dims[TB_MAX_RANK];
+    int rank = c->in[0]->rank;
+    memcpy(dims, c->in[0]->dims, sizeof dims);
+    for (int i = 1; i < c->n_in; i++) {
+        const tb_tensor so_far = {.rank = (uint8_t)rank};
+        tb_tensor acc = so_far;
+        memcpy(acc.dims, dims, sizeof dims);
+        TB_TRY(tb_broadcast_dims(c->op->name, &acc, c->in[i], &rank, dims));
+    }
+    tb_out_set(c, 0, p->to_bool ? TB_BOOL : (tb_dtype)c->in[c->n_in - 1]->dtype, rank, dims);
+    return TB_OK;
+}
+
+tb_status tbi_pointwise_ref(tb_op_call *c)
+{
+    const tb_pointwise *p = c->op->family;
+    tb_walk w;
+    tb_walk_init(&w, c->spec[0].rank, c->spec[0].dims);
+    const char *in[3] = {0};
+    tb_dtype dtype[3] = {0}, to = c->spec[0].dtype;
+    bool all_integer = true;
+    for (int i = 0; i < c->n_in; i++) {
+        tb_walk_add(&w, c->in[i]);
+        in[i] = tb_op_data(c->in[i]);
+        dtype[i] = (tb_dtype)c->in[i]->dtype;
+        all_integer &= !tb_dtype_is_float(dtype[i]);
+    }
+    char *out = tb_op_data(c->out[0]);
+    TB_WALK(&w) {
+        const void *at[3];
+        for (int i = 0; i < c->n_in; i++) at[i] = in[i] + w.at[i] * (int64_t)tb_dtype_size(dtype[i]);
+        void *to_at = out + w.flat * (int64_t)tb_dtype_size(to);
+        if (all_integer && p->i) {
+            int64_t x[3] = {0};
+            for (int i = 0; i < c->n_in; i++) x[i] = tb_load_i64(dtype[i], at[i]);
+            tb_store_i64(to, to_at, p->i(x[0], x[1], x[2], c->attrs));
+        } else {
+            double x[3] = {0};
+            for (int i = 0; i < c->n_in; i++) x[i] = tb_load_f64(dtype[i], at[i]);
+            tb_store_f64(to, to_at, p->f(x[0], x[1], x[2], c->attrs));
+        }
+    }
+    return TB_OK;
+}
+
+/* ---- kernels: the shape is reduced to runs in which every operand is either contiguous or constant ---- */
+enum { CHUNK = 16384 /* elements: 64 KiB of f32, half an L2 with three operands */ };
+
+typedef struct runs {
+    const tb_kernel *kernel;
+    tb_pointwise_args args;
+    int n_in, rank;
+    int64_t dims[TB_MAX_RANK], strides[3][TB_MAX_RANK];
+    int64_t run, pieces; /* length of the inner run; chunks it is cut into */
+    size_t in_size[3], out_size;
+} runs;
+
+/* Merges neighbouring dimensions that all operands walk in one stride, and drops those of size 1. */
+static void coalesce(runs *r)
+{
+    int n = 0;
+    for (int i = 0; i < r->rank; i++) {
+        if (r->dims[i] == 1) continue;
+        bool merges = n > 0;
+        for (int k = 0; merges && k < r->n_in; k++)
+            merges = r->strides[k][n - 1] == r->strides[k][i] * r->dims[i];
+        if (merges) {
+            r->dims[n - 1] *= r->dims[i];
+            for (int k = 0; k < r->n_in; k++) r->strides[k][n - 1] = r->strides[k][i];
+        } else {
+            r->dims[n] = r->dims[i];
+            for (int k = 0; k < r->n_in; k++) r->strides[k][n] = r->strides[k][i];
+            n++;
+        }
+    }
+    r->rank = n;
+}
+
+static void run_chunks(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const runs *r = arg;
+    for (int64_t chunk = begin; chunk < end; chunk++) {
+        int64_t row = chunk / r->pieces, from = chunk % r->pieces * CHUNK;
+        tb_pointwise_args a = r->args;
+        a.n = r->run - from < CHUNK ? r->run - from : CHUNK;
+        a.out = (char *)a.out + (size_t)(row * r->run + from) * r->out_size;
+        for (int k = 0; k < r->n_in; k++) {
+            int64_t at = from * a.step[k], rest = row;
+            for (int i = r->rank - 2; i >= 0; i--) {
+                at += rest % r->dims[i] * r->strides[k][i];
+                rest /= r->dims[i];
+            }
+            a.in[k] = (const char *)a.in[k] + at * (int64_t)r->in_size[k];
+        }
+        r->kernel->run(&a);
+    }
+}
+
+tb_status tbi_pointwise_fast(tb_op_call *c)
+{
+    runs r = {.n_in = c->n_in, .rank = c->spec[0].rank, .out_size = tb_dtype_size(c->spec[0].dtype)};
+    int64_t total = c->out[0]->numel;
+    if (total == 0) return TB_OK;
+    memcpy(r.dims, c->spec[0].dims, sizeof r.dims);
+    r.args.attrs = c->attrs;
+    r.args.out = tb_op_data(c->out[0]);
+    bool is_flat = true;
+    for (int k = 0; k < c->n_in; k++) {
+        const tb_tensor *t = c->in[k];
+        r.in_size[k] = tb_dtype_size((tb_dtype)t->dtype);
+        r.args.in[k] = tb_op_data(t);
+        is_flat &= t->is_contiguous && t->numel == total;
+        r.args.step[k] = 1;
+    }
+    r.run = total;
+    if (is_flat) {
+        r.rank = 1;
+    } else {
+        for (int k = 0; k < c->n_in; k++) {
+            const tb_tensor *t = c->in[k];
+            int pad = r.rank - t->rank;
+            for (int i = 0; i < r.rank; i++)
+                r.strides[k][i] = i < pad || t->dims[i - pad] == 1 ? 0 : t->strides[i - pad];
+        }
+        coalesce(&r);
+        if (r.rank > 0) r.run = r.dims[r.rank - 1];
+        for (int k = 0; k < c->n_in; k++) {
+            int64_t step = r.rank > 0 ? r.strides[k][r.rank - 1] : 0;
+            if (step != 0 && step != 1) return TB_ERR_UNSUPPORTED;
+            r.args.step[k] = (int8_t)step;
+        }
+    }
+    r.args.n = r.run;
+    r.kernel = tb_call_kernel(c, 0, (tb_dtype)c->in[0]->dtype, &r.args);
+    if (!r.kernel) return TB_ERR_UNSUPPORTED;
+    r.pieces = (r.run + CHUNK - 1) / CHUNK;
+    if (total <= CHUNK && r.rank <= 1) r.kernel->run(&r.args);
+    else if (total <= CHUNK) run_chunks(&r, 0, total / r.run * r.pieces, 0);
+    else tb_pool_run(c->ctx->pool, total / r.run * r.pieces, run_chunks, &r);
+    return TB_OK;
+}
+
+/* ---- samples ---- */
+#define SHAPE(...) .rank = sizeof((int[]){__VA_ARGS__}) / sizeof(int), .dims = {__VA_ARGS__}
+
+void tbi_pointwise_samples1(tb_samples *to)
+{
+    static const tb_sample_in cases[] = {{SHAPE(3, 5)}, {SHAPE(1)}, {SHAPE(2, 0, 3)}, {.rank = 0}, {SHAPE(131)}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, NULL, 1, &cases[i]);
+}
+
+void tbi_pointwise_samples2(tb_samples *to)
+{
+    static const tb_sample_in cases[][2] = {
+        {{SHAPE(3, 5)}, {SHAPE(3, 5)}}, {{SHAPE(2, 3, 4)}, {SHAPE(4)}}, {{SHAPE(3, 1)}, {SHAPE(1, 5)}},
+        {{SHAPE(7)}, {.rank = 0}},      {{.rank = 0}, {SHAPE(2, 2)}},   {{SHAPE(0, 3)}, {SHAPE(1, 3)}},
+        {{SHAPE(131)}, {SHAPE(131)}},   {{SHAPE(2, 1, 3)}, {SHAPE(4, 1)}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, NULL, 2, cases[i]);
+}

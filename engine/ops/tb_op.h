@@ -1,0 +1,238 @@
+/* What an op is, and the one way in: tb_dispatch().
+ *
+ * An op is one file in engine/ops/ with a line `TB_OP(name, ...);` found at build time. The descriptor holds all
+ * that the engine knows of it: shape rule, reference implementation (plain loops, sums in f64: the definition of
+ * correct), the fast path through kernels, gradient, cost, test samples. Nothing else in the tree lists ops. */
+#pragma once
+#include "tb_kernel.h"
+#include "tb_tensor.h"
+#include "tensor_internal.h"
+
+enum { TB_MAX_OUT = 4, TB_MAX_PRIMITIVES = 4 };
+
+typedef struct tb_op tb_op;
+
+/* ---- attributes: one table, read by IR text, YAML and the C structure alike ---- */
+typedef enum tb_attr_type { TB_ATTR_I64, TB_ATTR_F64, TB_ATTR_BOOLEAN, TB_ATTR_DTYPE_, TB_ATTR_INTS } tb_attr_type;
+/* A list of integers (axes, dims, permutation) with its length. */
+typedef struct tb_ints {
+    int n;
+    int64_t at[TB_MAX_RANK];
+} tb_ints;
+typedef struct tb_attr {
+    const char *name;
+    tb_attr_type type;
+    uint16_t offset; /* in the op's attribute structure */
+    double default_value;
+    const char *doc;
+} tb_attr;
+/* Fields have these C types: int64_t, double, bool, tb_dtype, tb_ints. */
+#define TB_ATTR_INT(s, f, def, doc) {#f, TB_ATTR_I64, offsetof(s, f), (def), (doc)}
+#define TB_ATTR_REAL(s, f, def, doc) {#f, TB_ATTR_F64, offsetof(s, f), (def), (doc)}
+#define TB_ATTR_BOOL(s, f, def, doc) {#f, TB_ATTR_BOOLEAN, offsetof(s, f), (def), (doc)}
+#define TB_ATTR_DTYPE(s, f, def, doc) {#f, TB_ATTR_DTYPE_, offsetof(s, f), (def), (doc)}
+#define TB_ATTR_LIST(s, f, doc) {#f, TB_ATTR_INTS, offsetof(s, f), 0, (doc)}
+#define TB_ATTRS(s, table) .attrs = (table), .n_attrs = sizeof(table) / sizeof((table)[0]), .attrs_bytes = sizeof(s)
+
+/* ---- a call ---- */
+typedef struct tb_out_spec {
+    tb_dtype dtype;
+    int rank;
+    int64_t dims[TB_MAX_RANK];
+    bool is_view;                 /* out shares in[view_of]'s storage with strides and offset below */
+    bool is_donated;              /* out takes over in[view_of]'s storage and layout: an update in place */
+    int view_of;
+    int64_t strides[TB_MAX_RANK]; /* views */
+    int64_t offset;
+} tb_out_spec;
+
+typedef struct tb_op_call {
+    const tb_op *op;
+    tb_ctx *ctx;
+    const void *attrs;            /* the op's structure, or NULL if it has none */
+    int n_in;
+    tb_tensor *const *in;         /* NULL entries are absent optional inputs */
+    tb_tensor *out[TB_MAX_OUT];
+    tb_out_spec spec[TB_MAX_OUT]; /* filled by the shape rule */
+    const char *kernel;           /* name of the kernel that ran, or "ref", "view" */
+    void *scratch[2];
+    int n_scratch;
+} tb_op_call;
+
+/* ---- gradients ---- */
+typedef struct tb_grad_call {
+    const tb_op *op;
+    tb_ctx *ctx;
+    const void *attrs;
+    int n_in, n_out;
+    tb_tensor **in;               /* saved inputs; NULL where the op does not save them (or they were absent) */
+    tb_tensor **out;              /* saved outputs; NULL where not saved */
+    tb_tensor **grad;             /* gradient of each output; NULL: none arrived (zero) */
+    const tb_out_spec *in_spec;   /* dtype, rank, dims of every input, saved or not */
+    const tb_out_spec *out_spec;
+    uint64_t wants;               /* bit i: input i needs a gradient now */
+    tb_tensor **result;           /* per input, NULL at first */
+} tb_grad_call;
+
+static inline bool tb_grad_wants(const tb_grad_call *c, int i) { return c->wants >> i & 1; }
+/* Hands over the gradient of input i. It is summed over broadcast dimensions and cast to the input's shape and dtype
+ * by the caller. Later calls for the same input add up. */
+void tb_grad_set(tb_grad_call *c, int i, tb_tensor *g);
+
+#define TB_SAVE_IN(i) (UINT32_C(1) << (i))
+#define TB_SAVE_OUT(i) (UINT32_C(1) << (24 + (i)))
+#define TB_SAVE_ALL_IN UINT32_C(0xffffff)
+
+/* ---- fusion kinds for the compiler (as TVM classes them) ---- */
+typedef enum tb_fusion {
+    TB_FUSE_OPAQUE,
+    TB_FUSE_POINTWISE, /* out[i] from in[i], broadcasting allowed */
+    TB_FUSE_VIEW,      /* moves or renames elements only */
+    TB_FUSE_ROW,       /* reduces along rows, may keep their shape */
+    TB_FUSE_ANCHOR     /* gemm, conv, attention: takes a pointwise tail */
+} tb_fusion;
+
+typedef struct tb_cost {
+    double flops;
+    double bytes;   /* each input and output counted once */
+    int64_t k;      /* terms summed into one output element (1: none); scales the tolerance */
+} tb_cost;
+
+/* Tolerance of the op's results against exact arithmetic: c * eps(dtype) * sqrt(k) relative to the magnitude of what
+ * is summed; c <= 8. `exact`: bit for bit. */
+typedef struct tb_tol {
+    double c;
+    bool exact;
+} tb_tol;
+#define TB_TOL(c_) ((tb_tol){.c = (c_)})
+#define TB_TOL_EXACT ((tb_tol){.exact = true})
+
+/* ---- samples: what the conformance tests run for every op, dtype, device, kernel ---- */
+typedef enum tb_fill { TB_FILL_UNIFORM, TB_FILL_INTEGER, TB_FILL_DISTINCT } tb_fill;
+typedef struct tb_sample_in {
+    bool absent;
+    int rank;
+    int64_t dims[TB_MAX_RANK];
+    double lo, hi;         /* range of values; both 0 means [-2, 2] (integers: [-4, 4], unsigned [0, 8]) */
+    tb_fill fill;          /* DISTINCT: a shuffled arithmetic progression, so that max and sort have no ties */
+    bool has_dtype;        /* true: `dtype` always; false: the dtype under test */
+    tb_dtype dtype;
+    bool no_grad;          /* the gradient check leaves this input alone (kinks, integers) */
+} tb_sample_in;
+typedef struct tb_sample_case {
+    void *attrs; /* NULL, or a structure of the op's attribute type */
+    int n_in;    /* at most 8 */
+    tb_sample_in in[8];
+} tb_sample_case;
+typedef struct tb_samples {
+    tb_sample_case *cases;
+    int n, capacity;
+    size_t attrs_bytes;
+    bool failed;
+} tb_samples;
+/* Adds a case; `attrs` (copied) may be NULL. */
+void tb_sample(tb_samples *to, const void *attrs, int n_in, const tb_sample_in *in);
+TB_MUST_USE tb_status tb_samples_of(const tb_op *op, tb_samples *out);
+void tb_samples_free(tb_samples *s);
+
+/* ---- the descriptor ---- */
+typedef enum tb_promotion {
+    TB_PROMOTE_NONE,   /* inputs of one dtype, or as the shape rule says */
+    TB_PROMOTE_COMMON, /* all inputs cast to their common dtype (torch: 0-d tensors count for less) */
+    TB_PROMOTE_FLOAT   /* common dtype, and integers become f32 */
+} tb_promotion;
+
+#define TB_DTYPE_BIT(t) (1u << (t))
+#define TB_FLOATS (TB_DTYPE_BIT(TB_F32) | TB_DTYPE_BIT(TB_F64) | TB_DTYPE_BIT(TB_BF16) | TB_DTYPE_BIT(TB_F16))
+#define TB_INTS (TB_DTYPE_BIT(TB_I8) | TB_DTYPE_BIT(TB_U8) | TB_DTYPE_BIT(TB_I32) | TB_DTYPE_BIT(TB_I64))
+#define TB_NUMBERS (TB_FLOATS | TB_INTS)
+#define TB_ALL_DTYPES (TB_NUMBERS | TB_DTYPE_BIT(TB_BOOL))
+
+struct tb_op {
+    const char *name;            /* set by TB_OP */
+    int id;                      /* index in the generated list, set by TB_OP */
+    const char *doc;             /* one line, shown by `tb ops` */
+    int n_in_min, n_in;          /* inputs from n_in_min on are optional (NULL); n_in = -1: any number >= n_in_min */
+    int n_out, n_hidden;         /* outputs, of which the last n_hidden are for the gradient only */
+    const tb_attr *attrs;
+    int n_attrs;
+    size_t attrs_bytes;
+    unsigned dtypes;             /* of input 0 (or of the output, for ops without input) */
+    const char *dtypes_reason;   /* why not all of TB_ALL_DTYPES, for `tb ops` */
+    tb_promotion promote;
+    tb_status (*shape)(tb_op_call *c);   /* fills spec[]; reads no data */
+    tb_status (*ref)(tb_op_call *c);     /* NULL only for pure views */
+    tb_status (*fast)(tb_op_call *c);    /* through kernels; TB_ERR_UNSUPPORTED falls back to ref. NULL: ref only */
+    const char *primitives[TB_MAX_PRIMITIVES];
+    void (*grad)(tb_grad_call *c);
+    const char *no_grad;         /* the reason, when grad is NULL */
+    uint32_t saves;
+    tb_fusion fusion;
+    void (*cost)(const tb_op_call *c, tb_cost *out); /* NULL: pointwise (1 flop an element) */
+    void (*samples)(tb_samples *to);
+    tb_tol tol;
+    const void *family;          /* what the files of a family share, e.g. a tb_pointwise (pointwise.h) */
+    bool is_random;              /* results depend on a key; samples are compared by key, not by value */
+};
+
+/* The list of ops, generated: TB_OP_ID_<name> are consecutive numbers. */
+enum {
+#define TB_OP_ENTRY(name_) TB_OP_ID_##name_,
+#include "tb_op_list.inc"
+#undef TB_OP_ENTRY
+    TB_OP_COUNT
+};
+#define TB_OP_ENTRY(name_) extern const tb_op tb_op_##name_;
+#include "tb_op_list.inc"
+#undef TB_OP_ENTRY
+#define TB_OP(name_, ...) const tb_op tb_op_##name_ = {.name = #name_, .id = TB_OP_ID_##name_, __VA_ARGS__}
+
+const tb_op *tb_op_at(int id);              /* 0 <= id < TB_OP_COUNT */
+const tb_op *tb_op_find(const char *name);  /* NULL with the record filled; the nearest name is in the sentence */
+
+/* Runs an op. Results belong to the current scope; on failure all of them are poison and the cause is kept. */
+tb_status tb_dispatch(const tb_op *op, const void *attrs, tb_tensor *const *in, int n_in, tb_tensor **out);
+/* The first (or only) result. */
+tb_tensor *tb_call(const tb_op *op, const void *attrs, int n_in, tb_tensor *const *in);
+#define TB_IN(...) (int)(sizeof((tb_tensor *[]){__VA_ARGS__}) / sizeof(tb_tensor *)), (tb_tensor *[]){__VA_ARGS__}
+
+/* ---- interceptors: what sees every call (tape, capture, profiler, anomaly, fault) ---- */
+struct tb_interceptor {
+    const char *name;
+    int order; /* lower sees the call first; TB_ORDER_* */
+    tb_status (*around)(tb_interceptor *self, tb_op_call *call); /* calls tb_dispatch_next() to go on, or does not */
+    tb_interceptor *next;
+};
+enum { TB_ORDER_TRACE = 10, TB_ORDER_TAPE = 20, TB_ORDER_CAPTURE = 30, TB_ORDER_ANOMALY = 40, TB_ORDER_FAULT = 50 };
+void tb_interceptor_add(tb_ctx *ctx, tb_interceptor *i);    /* `i` stays the caller's; added once */
+void tb_interceptor_remove(tb_ctx *ctx, tb_interceptor *i);
+tb_status tb_dispatch_next(tb_interceptor *self, tb_op_call *call); /* the rest of the chain, then the op itself */
+
+/* ---- for op files ---- */
+/* The best kernel for one of the op's primitives that accepts `args`; NULL: none (use ref). Notes its name in the
+ * call. The look-up is cached per context. */
+const tb_kernel *tb_call_kernel(tb_op_call *c, int primitive, tb_dtype dtype, const void *args);
+
+/* Shape rules. */
+void tb_out_like(tb_op_call *c, int o, const tb_tensor *t);
+void tb_out_set(tb_op_call *c, int o, tb_dtype dtype, int rank, const int64_t *dims);
+void tb_out_view(tb_op_call *c, int o, int rank, const int64_t *dims, const int64_t *strides, int64_t offset);
+tb_status tb_axis_check(const char *op, int64_t axis, int rank, int *out);              /* -rank..rank-1 -> 0..rank-1 */
+tb_status tb_broadcast_dims(const char *op, const tb_tensor *a, const tb_tensor *b, int *rank, int64_t *dims);
+
+/* Raw access inside ref and fast: the address of element 0, valid only there. */
+void *tb_op_scratch(tb_op_call *c, size_t bytes); /* at most twice a call; freed when it ends; NULL on failure */
+static inline void *tb_op_data(const tb_tensor *t) { return tbi_data(t); }
+
+/* Walks the elements of up to 4 operands in row-major order of `dims` with each operand's (broadcast) strides. The
+ * body gets the flat index and the element offsets. */
+typedef struct tb_walk {
+    int rank, n;
+    int64_t dims[TB_MAX_RANK], strides[4][TB_MAX_RANK], index[TB_MAX_RANK];
+    int64_t at[4];   /* current element offset per operand */
+    int64_t flat, total;
+} tb_walk;
+void tb_walk_init(tb_walk *w, int rank, const int64_t *dims);
+void tb_walk_add(tb_walk *w, const tb_tensor *t); /* strides aligned to the right, 0 where broadcast */
+bool tb_walk_next(tb_walk *w);                    /* false after the last element */
+#define TB_WALK(w) for (bool more_ = (w)->total > 0; more_; more_ = tb_walk_next(w))

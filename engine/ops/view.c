@@ -1,0 +1,329 @@
+/* Views: reshape (a copy only where strides force one), permute, expand, slice. They move no data; their gradients
+ * are views too, except slice's and expand's. */
+#include "tb_op.h"
+#include "tb_ops.h"
+
+//>>> tb_ops.h
+tb_tensor *tb_reshape(tb_tensor *x, int rank, const int64_t *dims); /* one entry may be -1: what is left */
+tb_tensor *tb_permute(tb_tensor *x, int rank, const int64_t *order); /* dim i of the result is dim order[i] of x */
+tb_tensor *tb_transpose(tb_tensor *x, int64_t a, int64_t b);
+tb_tensor *tb_expand(tb_tensor *x, int rank, const int64_t *dims);   /* broadcasts; new leading dims allowed */
+/* Elements start, start + step, ... below stop along an axis. start and stop: negative counts from the end, clamped
+ * to the dimension as Python does; step >= 1. */
+tb_tensor *tb_slice(tb_tensor *x, int64_t axis, int64_t start, int64_t stop, int64_t step);
+//<<<
+
+typedef struct dims_attrs {
+    tb_ints dims;
+} dims_attrs;
+static const tb_attr dims_attr_table[] = {TB_ATTR_LIST(dims_attrs, dims, "shape of the result, or order of axes")};
+
+static dims_attrs dims_of(int rank, const int64_t *dims)
+{
+    dims_attrs a = {.dims = {.n = rank < 0 ? 0 : rank > TB_MAX_RANK ? TB_MAX_RANK : rank}};
+    for (int i = 0; i < a.dims.n; i++) a.dims.at[i] = dims[i];
+    return a;
+}
+
+static tb_tensor *call_dims(const tb_op *op, tb_tensor *x, int rank, const int64_t *dims)
+{
+    dims_attrs a = dims_of(rank, dims);
+    return tb_call(op, &a, TB_IN(x));
+}
+
+/* ---- reshape ---- */
+static tb_status wanted_dims(const tb_op_call *c, int64_t *dims)
+{
+    const dims_attrs *a = c->attrs;
+    const tb_tensor *x = c->in[0];
+    int64_t known = 1;
+    int open = -1;
+    for (int i = 0; i < a->dims.n; i++) {
+        dims[i] = a->dims.at[i];
+        if (dims[i] == -1 && open < 0) open = i;
+        else if (dims[i] < 0 || __builtin_mul_overflow(known, dims[i], &known))
+            return TB_FAIL(TB_ERR_SHAPE, "reshape: %s is not a shape", tb_dims_text(a->dims.n, a->dims.at));
+    }
+    if (open >= 0 && known > 0 && x->numel % known == 0) {
+        dims[open] = x->numel / known;
+        known = x->numel;
+    }
+    if (known != x->numel || (open >= 0 && dims[open] < 0))
+        return TB_FAIL(TB_ERR_SHAPE, "reshape: %s has %lld elements, %s does not", tb_shape_text(x),
+                       (long long)x->numel, tb_dims_text(a->dims.n, a->dims.at));
+    return TB_OK;
+}
+
+static tb_status reshape_shape(tb_op_call *c)
+{
+    const dims_attrs *a = c->attrs;
+    int64_t dims[TB_MAX_RANK], strides[TB_MAX_RANK];
+    TB_TRY(wanted_dims(c, dims));
+    tbi_row_major(a->dims.n, dims, strides);
+    if (c->in[0]->is_contiguous) tb_out_view(c, 0, a->dims.n, dims, strides, c->in[0]->offset);
+    else tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, a->dims.n, dims);
+    return TB_OK;
+}
+
+static tb_status reshape_ref(tb_op_call *c) /* a strided input is copied in row-major order */
+{
+    const tb_tensor *x = c->in[0];
+    size_t size = tb_dtype_size((tb_dtype)x->dtype);
+    const char *in = tb_op_data(x);
+    char *out = tb_op_data(c->out[0]);
+    tb_walk w;
+    tb_walk_init(&w, x->rank, x->dims);
+    tb_walk_add(&w, x);
+    TB_WALK(&w) memcpy(out + w.flat * (int64_t)size, in + w.at[0] * (int64_t)size, size);
+    return TB_OK;
+}
+
+static void reshape_grad(tb_grad_call *c)
+{
+    tb_grad_set(c, 0, tb_reshape(c->grad[0], c->in_spec[0].rank, c->in_spec[0].dims));
+}
+
+static void reshape_samples(tb_samples *to)
+{
+    static const tb_sample_in x = {.rank = 3, .dims = {2, 3, 4}}, empty = {.rank = 2, .dims = {0, 3}};
+    tb_sample(to, &(dims_attrs){{2, {6, -1}}}, 1, &x);
+    tb_sample(to, &(dims_attrs){{1, {24}}}, 1, &x);
+    tb_sample(to, &(dims_attrs){{3, {0, 5, 1}}}, 1, &empty);
+}
+
+TB_OP(reshape, .doc = "same elements, other shape", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
+      TB_ATTRS(dims_attrs, dims_attr_table), .shape = reshape_shape, .ref = reshape_ref, .grad = reshape_grad,
+      .fusion = TB_FUSE_VIEW, .samples = reshape_samples, .tol = TB_TOL_EXACT);
+
+tb_tensor *tb_reshape(tb_tensor *x, int rank, const int64_t *dims)
+{
+    return call_dims(&tb_op_reshape, x, rank, dims);
+}
+
+/* ---- permute ---- */
+static tb_status permute_shape(tb_op_call *c)
+{
+    const dims_attrs *a = c->attrs;
+    const tb_tensor *x = c->in[0];
+    int64_t dims[TB_MAX_RANK], strides[TB_MAX_RANK];
+    unsigned seen = 0;
+    for (int i = 0; i < a->dims.n; i++) {
+        int axis;
+        TB_TRY(tb_axis_check("permute", a->dims.at[i], x->rank, &axis));
+        seen |= 1u << axis;
+        dims[i] = x->dims[axis];
+        strides[i] = x->strides[axis];
+    }
+    if (a->dims.n != x->rank || seen != (1u << x->rank) - 1)
+        return TB_FAIL(TB_ERR_SHAPE, "permute: %s is not an order of the %d axes of %s",
+                       tb_dims_text(a->dims.n, a->dims.at), x->rank, tb_shape_text(x));
+    tb_out_view(c, 0, x->rank, dims, strides, x->offset);
+    return TB_OK;
+}
+
+static void permute_grad(tb_grad_call *c)
+{
+    const dims_attrs *a = c->attrs;
+    int64_t inverse[TB_MAX_RANK];
+    for (int i = 0; i < a->dims.n; i++) inverse[a->dims.at[i] < 0 ? a->dims.at[i] + a->dims.n : a->dims.at[i]] = i;
+    tb_grad_set(c, 0, tb_permute(c->grad[0], a->dims.n, inverse));
+}
+
+static void permute_samples(tb_samples *to)
+{
+    static const tb_sample_in x = {.rank = 3, .dims = {2, 3, 4}};
+    tb_sample(to, &(dims_attrs){{3, {2, 0, 1}}}, 1, &x);
+    tb_sample(to, &(dims_attrs){{3, {0, -1, 1}}}, 1, &x);
+}
+
+TB_OP(permute, .doc = "axes in another order", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
+      TB_ATTRS(dims_attrs, dims_attr_table), .shape = permute_shape, .grad = permute_grad, .fusion = TB_FUSE_VIEW,
+      .samples = permute_samples, .tol = TB_TOL_EXACT);
+
+tb_tensor *tb_permute(tb_tensor *x, int rank, const int64_t *order)
+{
+    return call_dims(&tb_op_permute, x, rank, order);
+}
+
+tb_tensor *tb_transpose(tb_tensor *x, int64_t a, int64_t b)
+{
+    int64_t order[TB_MAX_RANK];
+    int rank = x->rank;
+    for (int i = 0; i < rank; i++) order[i] = i;
+    if (a < 0) a += rank;
+    if (b < 0) b += rank;
+    if (a >= 0 && a < rank && b >= 0 && b < rank) {
+        order[a] = b;
+        order[b] = a;
+    } else if (rank > 0) {
+        order[0] = a < 0 || a >= rank ? a : b; /* out of range: permute says so */
+    }
+    return tb_permute(x, rank, order);
+}
+
+/* ---- expand ---- */
+static tb_status expand_shape(tb_op_call *c)
+{
+    const dims_attrs *a = c->attrs;
+    const tb_tensor *x = c->in[0];
+    int64_t strides[TB_MAX_RANK];
+    int pad = a->dims.n - x->rank;
+    bool fits = pad >= 0;
+    for (int i = 0; fits && i < a->dims.n; i++) {
+        int64_t from = i < pad ? 1 : x->dims[i - pad];
+        fits = from == a->dims.at[i] || from == 1;
+        strides[i] = from == 1 ? 0 : x->strides[i - pad];
+    }
+    if (!fits)
+        return TB_FAIL(TB_ERR_SHAPE, "expand: %s does not broadcast to %s", tb_shape_text(x),
+                       tb_dims_text(a->dims.n, a->dims.at));
+    tb_out_view(c, 0, a->dims.n, a->dims.at, strides, x->offset);
+    return TB_OK;
+}
+
+static void expand_grad(tb_grad_call *c) { tb_grad_set(c, 0, c->grad[0]); } /* summed to the input's shape there */
+
+static void expand_samples(tb_samples *to)
+{
+    static const tb_sample_in x = {.rank = 2, .dims = {3, 1}}, point = {.rank = 0};
+    tb_sample(to, &(dims_attrs){{3, {2, 3, 4}}}, 1, &x);
+    tb_sample(to, &(dims_attrs){{1, {5}}}, 1, &point);
+    tb_sample(to, &(dims_attrs){{2, {3, 0}}}, 1, &x);
+}
+
+TB_OP(expand, .doc = "broadcast to a shape", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
+      TB_ATTRS(dims_attrs, dims_attr_table), .shape = expand_shape, .grad = expand_grad, .fusion = TB_FUSE_VIEW,
+      .samples = expand_samples, .tol = TB_TOL_EXACT);
+
+tb_tensor *tb_expand(tb_tensor *x, int rank, const int64_t *dims)
+{
+    return call_dims(&tb_op_expand, x, rank, dims);
+}
+
+/* ---- slice and its gradient: the slice's values put back into zeros ---- */
+typedef struct slice_attrs {
+    int64_t axis, start, stop, step;
+} slice_attrs;
+static const tb_attr slice_attr_table[] = {
+    TB_ATTR_INT(slice_attrs, axis, 0, "axis cut along"),
+    TB_ATTR_INT(slice_attrs, start, 0, "first index"),
+    TB_ATTR_INT(slice_attrs, stop, 0, "index after the last"),
+    TB_ATTR_INT(slice_attrs, step, 1, "distance, >= 1"),
+};
+
+static int64_t clamp_index(int64_t i, int64_t n)
+{
+    if (i < 0) i += n;
+    return i < 0 ? 0 : i > n ? n : i;
+}
+
+static tb_status slice_bounds(const char *op, const slice_attrs *a, int rank, const int64_t *dims, int *axis,
+                              int64_t *start, int64_t *count)
+{
+    TB_TRY(tb_axis_check(op, a->axis, rank, axis));
+    if (a->step < 1) return TB_FAIL(TB_ERR_INVALID, "%s: step must be at least 1, not %lld", op, (long long)a->step);
+    *start = clamp_index(a->start, dims[*axis]);
+    int64_t stop = clamp_index(a->stop, dims[*axis]);
+    *count = stop > *start ? (stop - *start + a->step - 1) / a->step : 0;
+    return TB_OK;
+}
+
+static tb_status slice_shape(tb_op_call *c)
+{
+    const slice_attrs *a = c->attrs;
+    const tb_tensor *x = c->in[0];
+    int64_t dims[TB_MAX_RANK], strides[TB_MAX_RANK], start, count;
+    int axis;
+    TB_TRY(slice_bounds("slice", a, x->rank, x->dims, &axis, &start, &count));
+    memcpy(dims, x->dims, sizeof dims);
+    memcpy(strides, x->strides, sizeof strides);
+    dims[axis] = count;
+    strides[axis] *= a->step;
+    tb_out_view(c, 0, x->rank, dims, strides, x->offset + (count ? start * x->strides[axis] : 0));
+    return TB_OK;
+}
+
+typedef struct unslice_attrs {
+    slice_attrs slice;
+    tb_ints dims;
+} unslice_attrs;
+static const tb_attr unslice_attr_table[] = {
+    {"axis", TB_ATTR_I64, offsetof(unslice_attrs, slice.axis), 0, "axis cut along"},
+    {"start", TB_ATTR_I64, offsetof(unslice_attrs, slice.start), 0, "first index"},
+    {"stop", TB_ATTR_I64, offsetof(unslice_attrs, slice.stop), 0, "index after the last"},
+    {"step", TB_ATTR_I64, offsetof(unslice_attrs, slice.step), 1, "distance, >= 1"},
+    TB_ATTR_LIST(unslice_attrs, dims, "shape of the result"),
+};
+
+static tb_status unslice_shape(tb_op_call *c)
+{
+    const unslice_attrs *a = c->attrs;
+    int64_t start, count;
+    int axis;
+    TB_TRY(slice_bounds("unslice", &a->slice, a->dims.n, a->dims.at, &axis, &start, &count));
+    if (c->in[0]->rank != a->dims.n || c->in[0]->dims[axis] != count)
+        return TB_FAIL(TB_ERR_SHAPE, "unslice: %s is not that slice of %s", tb_shape_text(c->in[0]),
+                       tb_dims_text(a->dims.n, a->dims.at));
+    tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, a->dims.n, a->dims.at);
+    return TB_OK;
+}
+
+static tb_status unslice_ref(tb_op_call *c)
+{
+    const unslice_attrs *a = c->attrs;
+    const tb_tensor *x = c->in[0], *y = c->out[0];
+    size_t size = tb_dtype_size((tb_dtype)x->dtype);
+    int64_t start, count;
+    int axis;
+    TB_TRY(slice_bounds("unslice", &a->slice, a->dims.n, a->dims.at, &axis, &start, &count));
+    char *out = tb_op_data(y);
+    const char *in = tb_op_data(x);
+    memset(out, 0, tb_tensor_bytes(y));
+    tb_walk w;
+    tb_walk_init(&w, x->rank, x->dims);
+    tb_walk_add(&w, x);
+    for (int i = 0; i < x->rank; i++) w.strides[1][i] = y->strides[i] * (i == axis ? a->slice.step : 1);
+    w.at[1] = start * y->strides[axis];
+    w.n = 2;
+    TB_WALK(&w) memcpy(out + w.at[1] * (int64_t)size, in + w.at[0] * (int64_t)size, size);
+    return TB_OK;
+}
+
+static void unslice_grad(tb_grad_call *c)
+{
+    const unslice_attrs *a = c->attrs;
+    tb_grad_set(c, 0, tb_call(&tb_op_slice, &a->slice, TB_IN(c->grad[0])));
+}
+
+static void slice_grad(tb_grad_call *c)
+{
+    const tb_out_spec *x = &c->in_spec[0];
+    unslice_attrs a = {.slice = *(const slice_attrs *)c->attrs, .dims = dims_of(x->rank, x->dims).dims};
+    tb_grad_set(c, 0, tb_call(&tb_op_unslice, &a, TB_IN(c->grad[0])));
+}
+
+static void slice_samples(tb_samples *to)
+{
+    static const tb_sample_in x = {.rank = 2, .dims = {5, 7}};
+    tb_sample(to, &(slice_attrs){0, 1, 4, 1}, 1, &x);
+    tb_sample(to, &(slice_attrs){-1, -5, 100, 2}, 1, &x);
+    tb_sample(to, &(slice_attrs){1, 3, 3, 1}, 1, &x);
+}
+
+static void unslice_samples(tb_samples *to)
+{
+    static const tb_sample_in x = {.rank = 2, .dims = {5, 3}};
+    tb_sample(to, &(unslice_attrs){{1, 1, 7, 2}, {2, {5, 7}}}, 1, &x);
+}
+
+TB_OP(slice, .doc = "part of one axis", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
+      TB_ATTRS(slice_attrs, slice_attr_table), .shape = slice_shape, .grad = slice_grad, .fusion = TB_FUSE_VIEW,
+      .samples = slice_samples, .tol = TB_TOL_EXACT);
+TB_OP(unslice, .doc = "a slice put back into zeros (gradient of slice)", .n_in_min = 1, .n_in = 1, .n_out = 1,
+      .dtypes = TB_ALL_DTYPES, TB_ATTRS(unslice_attrs, unslice_attr_table), .shape = unslice_shape,
+      .ref = unslice_ref, .grad = unslice_grad, .samples = unslice_samples, .tol = TB_TOL_EXACT);
+
+tb_tensor *tb_slice(tb_tensor *x, int64_t axis, int64_t start, int64_t stop, int64_t step)
+{
+    return tb_call(&tb_op_slice, &(slice_attrs){axis, start, stop, step}, TB_IN(x));
+}
