@@ -31,7 +31,7 @@ TB_MUST_USE tb_status tb_journal_end(tb_journal *j, const tb_end *end);
 TB_MUST_USE tb_status tb_journal_sync(tb_journal *j); /* block end: fdatasync */
 
 /* Bytes of a memory journal since the last tb_journal_drain; valid until the next write to it. */
-TB_MUST_USE tb_status tb_journal_bytes(const tb_journal *j, const void **data, size_t *bytes);
+void tb_journal_bytes(const tb_journal *j, const void **data, size_t *bytes);
 void tb_journal_drain(tb_journal *j);
 /* Appends records that a memory journal made; refuses bytes that are not whole, intact records. */
 TB_MUST_USE tb_status tb_journal_append(tb_journal *j, const void *data, size_t bytes);

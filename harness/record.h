@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define TB_RESULT_SCHEMA_MAJOR 1 /* a reader refuses another major */
-#define TB_RESULT_SCHEMA_MINOR 0 /* additions only */
+#define TB_RESULT_SCHEMA_MINOR 0 /* additions: a reader ignores what it does not know */
 
 /* First record of every journal: which point this is, and which launch of it. */
 typedef struct tb_point {
@@ -97,51 +97,73 @@ typedef struct tb_end {
     int64_t utc_ns;
 } tb_end;
 
-/* One launch as it was read. Lists are in the order of writing; series are joined over batches. */
+/* All samples of one (metric, rank, warm-up), joined over batches. */
+typedef struct tb_series {
+    const char *metric;
+    int64_t rank, warmup, n;
+    int64_t *steps;
+    double *values;
+} tb_series;
+
+/* Memory that lives as long as its owner. */
+typedef struct tb_store {
+    void **blocks;
+    int n;
+} tb_store;
+void *tb_store_add(tb_store *store, size_t bytes); /* zeroed; NULL with the record filled */
+void tb_store_free(tb_store *store);
+
+/* One launch as it was read. Lists are in the order of writing. */
 typedef struct tb_launch {
     tb_point point;
     tb_fact *facts;
     tb_metric *metrics;
-    tb_samples *series;      /* one for each (metric, rank, warmup) */
+    tb_series *series;
     tb_value *values;
     tb_artefact *artefacts;
     tb_event *events;
     tb_check *checks;
-    tb_end end;              /* status "running" when the journal holds no end record */
+    tb_end end; /* status "running" when there is no end record */
     int n_facts, n_metrics, n_series, n_values, n_artefacts, n_events, n_checks;
     int64_t torn_bytes;      /* behind the last complete record: the writer died inside a write */
     int64_t damaged_records; /* in the middle, checksum wrong; skipped */
+    tb_store store;          /* holds the strings */
 } tb_launch;
 
-/* One metric of a point over all its launches that ended ok. */
+/* One metric of a point over its launches. Launches that failed or are invalid give no number. */
 typedef struct tb_summary {
-    const tb_metric *metric; /* borrowed from a launch */
+    const char *metric, *unit, *dir, *scope;
     int64_t n_launches, n_samples, n_warmup, n_outliers;
-    double value;            /* median over launches of the launch's statistic over iterations of the reduced ranks */
-    double lo, hi, level;    /* interval and the level it really has; NaN, NaN, 0 when there is none */
-    const char *method;      /* "exact", "order statistics over launches", "order statistics over iterations", "none" */
-    double min, p25, p75, p95, p99, max, mean; /* of all samples, reduced over ranks */
+    double value;         /* median over launches of the launch's statistic over iterations, ranks reduced */
+    double lo, hi, level; /* interval and the level it really has; NaN, NaN, 0 when there is none */
+    const char *method;   /* exact | differs (deterministic, yet not equal) | launches | iterations | none */
+    double min, p25, p75, p95, p99, max, mean; /* of all samples, ranks reduced */
 } tb_summary;
 
 typedef struct tb_result {
-    tb_launch **launches;    /* by launch index */
+    tb_launch **launches; /* by launch index */
     int n_launches;
-    tb_summary *summaries;   /* by tb_result_summarise(), or as stored */
+    tb_summary *summaries; /* by tb_result_summarise(), or as stored */
     int n_summaries;
+    tb_store store;
 } tb_result;
 
+TB_MUST_USE tb_status tb_launch_create(tb_launch **out);
 void tb_launch_free(tb_launch *launch); /* NULL is accepted, here and below */
 void tb_result_free(tb_result *result);
 
-/* Reads the journals of one point; all must carry one hash. */
+/* Reads the journals of one point, in any order; all must carry one hash. */
 TB_MUST_USE tb_status tb_result_from_journals(const char *const *paths, int n, tb_result **out);
 /* Computes .summaries at the wanted level (0.95, 0.99). */
 TB_MUST_USE tb_status tb_result_summarise(tb_result *result, double level);
-/* "ok" when every launch ended ok and every check passed, else the first status that is not. */
+/* "ok" when every launch ended ok, every check passed and what is deterministic did not differ; else the status
+ * of the first launch that is not, or "invalid". */
 const char *tb_result_status(const tb_result *result);
 const tb_summary *tb_result_summary(const tb_result *result, const char *metric); /* NULL when absent */
 
-const tb_samples *tb_launch_series(const tb_launch *launch, const char *metric, int64_t rank, int64_t warmup);
+/* Lookups in one launch: NULL or "" when absent. */
+const tb_metric *tb_launch_metric(const tb_launch *launch, const char *name);
+const tb_series *tb_launch_series(const tb_launch *launch, const char *metric, int64_t rank, int64_t warmup);
 const tb_value *tb_launch_value(const tb_launch *launch, const char *name, int64_t rank);
-const char *tb_launch_fact(const tb_launch *launch, const char *key);                /* "" when absent */
-const char *tb_launch_artefact(const tb_launch *launch, const char *name, int64_t rank); /* "" when absent */
+const char *tb_launch_fact(const tb_launch *launch, const char *key);
+const char *tb_launch_artefact(const tb_launch *launch, const char *name, int64_t rank);
