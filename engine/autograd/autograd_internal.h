@@ -1,0 +1,80 @@
+/* The graph: nodes hang on the tensors they made; a list in order of creation is the order that backward walks. */
+#pragma once
+#include "tb_autograd.h"
+#include "tb_op.h"
+#include "tb_ops.h"
+
+typedef struct node node;
+
+/* Where the gradient of one input goes: to a leaf, to an output of another node, or nowhere. */
+typedef struct edge {
+    node *to;         /* counted reference */
+    int output;
+    tb_tensor *leaf;  /* counted reference */
+} edge;
+
+/* A recomputed segment stands in the graph as one node with one input (x) and further edges to the leaves it read. */
+typedef struct segment {
+    tb_segment run;
+    void *arg;
+    uint64_t stream, stream_uses;
+    int64_t first_sample;
+} segment;
+
+struct node {
+    tb_ctx *ctx;
+    int refs;
+    node *older, *newer;          /* all nodes of the context, by creation */
+    const tb_op *op;              /* NULL for a recomputed segment */
+    segment segment;
+    void *attrs;
+    int n_in, n_out;
+    edge *edges;                  /* [n_in] */
+    tb_out_spec *in_spec, *out_spec;
+    tb_tensor **saved_in, **saved_out;
+    uint32_t *version;            /* of saved_in, then saved_out, when they were saved */
+    tb_tensor **grads;            /* [n_out] what has arrived in the running backward */
+    tb_tensor **result;           /* [n_in] */
+    uint64_t mark;                /* backward pass that reaches this node */
+    bool is_useful;               /* leads to a wanted input (tb_gradients) */
+    bool is_freed, is_deferred;
+};
+
+/* What a tensor knows: the node that made it, or that it is a leaf. */
+typedef struct meta {
+    node *made_by;     /* NULL: leaf */
+    int output;
+    tb_tensor *grad;   /* leaf: NULL when nothing has arrived */
+    tb_tensor *buffer; /* leaf: given by the user */
+    tb_grad_hook hook;
+    void *hook_arg;
+    uint64_t mark;     /* backward pass in which `uses` counts */
+    int uses;          /* contributions still to come */
+    tb_tensor **capture; /* tb_gradients: where this leaf's gradient goes instead */
+} meta;
+
+typedef struct tape {
+    tb_interceptor interceptor;
+    tb_ctx *ctx;
+    bool is_on;
+    node *newest;
+    uint64_t passes;            /* marks handed out */
+    node *collecting;           /* a segment being recorded: notes the leaves that are read */
+    const tb_op *backward_op;   /* whose rule is running, for messages */
+    tb_interceptor anomaly;
+} tape;
+
+tape *tbi_tape(tb_ctx *ctx);    /* made on first use; NULL on failure */
+static inline meta *meta_of(const tb_tensor *t) { return t->autograd; }
+/* Gives `t` (an output of `n`) its place in the graph. */
+tb_status tbi_node_attach(node *n, int output, tb_tensor *t);
+node *tbi_node_new(tape *tp, int n_in, int n_out, size_t attrs_bytes);
+tb_status tbi_edge_set(node *n, int i, tb_tensor *in);
+void tbi_node_retain(node *n);
+void tbi_node_release(node *n);
+void tbi_node_free_saved(node *n);
+bool tbi_needs_grad(const tb_tensor *t);
+tb_status tbi_anomaly_around(tb_interceptor *self, tb_op_call *c);
+/* Adds `g` to the leaf's gradient; counts one use done when `mark` is the running pass. */
+tb_status tbi_leaf_receive(tb_tensor *leaf, tb_tensor *g, uint64_t mark);
+tb_status tbi_run_segment(tape *tp, node *n);

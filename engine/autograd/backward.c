@@ -1,0 +1,364 @@
+/* Backward: marks what the root reaches, then walks the nodes from newest to oldest. A node runs when everything newer
+ * has, so its gradients are complete; it frees what it saved and hands results to its edges. */
+#include "autograd_internal.h"
+
+typedef struct pass {
+    tape *tape;
+    const tb_backward_opts *opts;
+    uint64_t mark;
+    bool weights_only; /* second half of a deferred backward */
+    bool selective;    /* tb_gradients: only what leads to wanted inputs */
+    int n_wanted;
+    tb_tensor *const *wanted;
+    tb_tensor **grads;
+} pass;
+
+/* ---- marking ---- */
+static void mark_leaf(tb_tensor *leaf, uint64_t mark)
+{
+    meta *m = meta_of(leaf);
+    if (m->mark != mark) {
+        m->mark = mark;
+        m->uses = 0;
+    }
+    m->uses++;
+}
+
+/* Marks everything below the root; returns the oldest node reached. */
+static node *mark_reachable(node *root, uint64_t mark)
+{
+    node *oldest = root;
+    int64_t open = 1;
+    root->mark = mark;
+    for (node *n = root; open > 0; n = n->older) {
+        if (n->mark != mark) continue;
+        open--;
+        oldest = n;
+        n->is_useful = true;
+        for (int i = 0; i < n->n_in; i++) {
+            if (n->edges[i].leaf) mark_leaf(n->edges[i].leaf, mark);
+            node *to = n->edges[i].to;
+            if (!to || to->mark == mark) continue;
+            to->mark = mark;
+            open++;
+        }
+    }
+    return oldest;
+}
+
+static bool is_wanted(const pass *p, const node *n, const tb_tensor *leaf)
+{
+    for (int i = 0; i < p->n_wanted; i++) {
+        if (leaf && p->wanted[i] == leaf) return true;
+        const meta *m = meta_of(p->wanted[i]);
+        if (n && m && m->made_by == n) return true;
+    }
+    return false;
+}
+
+/* From the oldest upwards: a node is useful when it, or an edge of it, leads to a wanted input. */
+static void mark_useful(const pass *p, node *oldest, node *root)
+{
+    for (node *n = oldest;; n = n->newer) {
+        if (n->mark == p->mark) {
+            n->is_useful = is_wanted(p, n, NULL);
+            for (int i = 0; i < n->n_in && !n->is_useful; i++) {
+                const edge *e = &n->edges[i];
+                n->is_useful = (e->leaf && is_wanted(p, NULL, e->leaf)) || (e->to && e->to->is_useful);
+            }
+        }
+        if (n == root) return;
+    }
+}
+
+/* ---- leaves ---- */
+/* A result nobody else holds becomes the gradient itself; anything else is copied. */
+static bool is_exclusive(const tb_tensor *g)
+{
+    return atomic_load(&g->refs) == 1 && atomic_load(&g->storage->refs) == 1 && g->is_contiguous && !g->autograd;
+}
+
+static tb_status leaf_add(tb_tensor *leaf, meta *m, tb_tensor *g)
+{
+    tb_tensor *next;
+    if (m->buffer) {
+        next = tb_accumulate(m->buffer, g, !m->grad) == tb_poison() ? tb_poison() : m->buffer;
+    } else if (m->grad) {
+        next = tb_add(m->grad, g);
+    } else {
+        next = is_exclusive(g) || g->autograd ? g : tb_copy(g);
+    }
+    if (tb_is_poison(next)) return tb_ctx_take_error(leaf->ctx);
+    tb_retain(next);
+    tb_release(m->grad);
+    m->grad = next;
+    if (!m->buffer) tb_tensor_set_tag(next, TB_MEM_GRAD);
+    return TB_OK;
+}
+
+tb_status tbi_leaf_receive(tb_tensor *leaf, tb_tensor *g, uint64_t mark)
+{
+    meta *m = meta_of(leaf);
+    if (g) TB_TRY(leaf_add(leaf, m, g));
+    if (m->mark == mark && --m->uses == 0 && m->hook) m->hook(leaf, m->hook_arg);
+    return TB_OK;
+}
+
+/* ---- running a node ---- */
+static tb_status check_versions(const node *n)
+{
+    for (int i = 0; i < n->n_in + n->n_out; i++)
+        if (n->saved_in[i] && n->saved_in[i]->storage->version != n->version[i])
+            return TB_FAIL(TB_ERR_INVALID, "gradient of %s: a tensor of shape %s that it needs was changed in place",
+                           n->op->name, tb_shape_text(n->saved_in[i]));
+    return TB_OK;
+}
+
+/* Saved outputs are outside the graph; for gradients of gradients they get their place back for the call. */
+static tb_status reattach_outputs(node *n, tb_tensor **out)
+{
+    for (int o = 0; o < n->n_out; o++) {
+        const tb_tensor *t = out[o] = n->saved_out[o];
+        if (!t || !tb_dtype_is_float((tb_dtype)t->dtype)) continue;
+        out[o] = tbi_tensor_view(n->saved_out[o], (tb_dtype)t->dtype, t->rank, t->dims, t->strides, t->offset);
+        if (!out[o]) return TB_ERR_OOM;
+        TB_TRY(tbi_node_attach(n, o, out[o]));
+    }
+    return TB_OK;
+}
+
+static tb_tensor *fitted(tb_tensor *g, const tb_out_spec *to)
+{
+    g = tb_sum_to(g, to->rank, to->dims);
+    return tb_cast(g, to->dtype);
+}
+
+/* A recomputed segment gives all its leaves their gradients at once; its edges only count the uses. */
+static uint64_t wants_of(const pass *p, const node *n)
+{
+    uint64_t wants = 0;
+    if (!n->op) return UINT64_MAX;
+    for (int i = 0; i < n->n_in; i++) {
+        const edge *e = &n->edges[i];
+        bool wanted = e->leaf || e->to;
+        if (p->selective) wanted = (e->leaf && is_wanted(p, NULL, e->leaf)) || (e->to && e->to->is_useful);
+        if (p->weights_only) wanted = e->leaf != NULL;
+        else if (p->opts->defer_weights) wanted = e->to != NULL;
+        if (wanted) wants |= UINT64_C(1) << i;
+    }
+    return wants;
+}
+
+static tb_status call_rule(const pass *p, node *n, uint64_t wants)
+{
+    tb_tensor *out[TB_MAX_OUT];
+    TB_TRY(check_versions(n));
+    if (p->opts->create_graph) TB_TRY(reattach_outputs(n, out));
+    tb_grad_call c = {.op = n->op, .ctx = n->ctx, .attrs = n->attrs, .n_in = n->n_in, .n_out = n->n_out,
+                      .in = n->saved_in, .out = p->opts->create_graph ? out : n->saved_out, .grad = n->grads,
+                      .in_spec = n->in_spec, .out_spec = n->out_spec, .wants = wants, .result = n->result};
+    p->tape->backward_op = n->op;
+    n->op->grad(&c);
+    p->tape->backward_op = NULL;
+    for (int i = 0; i < n->n_in; i++)
+        if (n->result[i]) n->result[i] = fitted(n->result[i], &n->in_spec[i]);
+    tb_status st = tb_ctx_take_error(n->ctx);
+    if (st != TB_OK) tb_error_add("in the gradient of %s", n->op->name);
+    return st;
+}
+
+static tb_status give_to_node(node *to, int output, tb_tensor *g)
+{
+    tb_tensor *sum = to->grads[output] ? tb_add(to->grads[output], g) : g;
+    if (tb_is_poison(sum)) return tb_ctx_take_error(to->ctx);
+    tb_retain(sum);
+    tb_release(to->grads[output]);
+    to->grads[output] = sum;
+    return TB_OK;
+}
+
+static tb_status give_to_leaf(const pass *p, tb_tensor *leaf, tb_tensor *g)
+{
+    if (!p->selective) return tbi_leaf_receive(leaf, g, p->mark);
+    for (int i = 0; i < p->n_wanted; i++) {
+        if (p->wanted[i] != leaf || !g) continue;
+        tb_tensor *sum = p->grads[i] ? tb_add(p->grads[i], g) : g;
+        if (tb_is_poison(sum)) return tb_ctx_take_error(leaf->ctx);
+        tb_retain(sum);
+        tb_release(p->grads[i]);
+        p->grads[i] = sum;
+    }
+    return TB_OK;
+}
+
+static tb_status distribute(const pass *p, node *n, uint64_t wants)
+{
+    for (int i = 0; i < n->n_in; i++) {
+        const edge *e = &n->edges[i];
+        if (!(wants >> i & 1)) continue;
+        if (e->leaf) TB_TRY(give_to_leaf(p, e->leaf, n->result[i]));
+        else if (n->result[i]) TB_TRY(give_to_node(e->to, e->output, n->result[i]));
+    }
+    return TB_OK;
+}
+
+static tb_status capture_outputs(const pass *p, const node *n)
+{
+    for (int i = 0; i < p->n_wanted; i++) {
+        const meta *m = meta_of(p->wanted[i]);
+        if (m && m->made_by == n && n->grads[m->output] && !p->grads[i])
+            p->grads[i] = tb_retain(n->grads[m->output]);
+    }
+    return TB_OK;
+}
+
+/* Uses of leaves that get nothing from this node still count as done. */
+static tb_status skip_leaves(const pass *p, const node *n)
+{
+    for (int i = 0; i < n->n_in && !p->selective; i++)
+        if (n->edges[i].leaf) TB_TRY(tbi_leaf_receive(n->edges[i].leaf, NULL, p->mark));
+    return TB_OK;
+}
+
+static tb_status run_node(const pass *p, node *n)
+{
+    bool any_grad = false;
+    for (int o = 0; o < n->n_out; o++) any_grad |= n->grads[o] != NULL;
+    if (p->weights_only) {
+        if (!n->is_deferred) return skip_leaves(p, n);
+    } else {
+        if (!any_grad) return skip_leaves(p, n);
+        TB_TRY(capture_outputs(p, n));
+        if (!n->is_useful) return TB_OK;
+    }
+    if (n->is_freed)
+        return TB_FAIL(TB_ERR_INVALID, "backward a second time through %s: what it saved is freed; use retain_graph",
+                       n->op ? n->op->name : "a recomputed segment");
+    if (!n->op && (p->selective || p->opts->create_graph))
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "a recomputed segment has first gradients into its parameters only");
+    uint64_t wants = wants_of(p, n);
+    tb_scope *scope = tb_scope_open();
+    tb_status st = !wants ? TB_OK : n->op ? call_rule(p, n, wants) : tbi_run_segment(p->tape, n);
+    if (st == TB_OK) st = distribute(p, n, wants);
+    tb_scope_close(scope);
+    for (int i = 0; i < n->n_in; i++) n->result[i] = NULL;
+    if (st != TB_OK) return st;
+
+    bool keeps = p->opts->retain_graph || p->opts->create_graph;
+    if (p->opts->defer_weights && !p->weights_only) {
+        for (int i = 0; i < n->n_in; i++) n->is_deferred |= n->op && n->edges[i].leaf;
+        if (n->is_deferred) return TB_OK; /* keeps what it saved and its gradients for the second half */
+    }
+    n->is_deferred = false;
+    if (!keeps) {
+        tbi_node_free_saved(n);
+        n->is_freed = true;
+    }
+    for (int o = 0; o < n->n_out; o++) {
+        tb_release(n->grads[o]);
+        n->grads[o] = NULL;
+    }
+    return TB_OK;
+}
+
+static void drop_grads(node *root, uint64_t mark)
+{
+    for (node *n = root; n; n = n->older)
+        for (int o = 0; n->mark == mark && o < n->n_out; o++) {
+            tb_release(n->grads[o]);
+            n->grads[o] = NULL;
+        }
+}
+
+static tb_status seed_root(tb_tensor *root, const meta *m, const tb_backward_opts *opts)
+{
+    tb_tensor *g = opts->grad;
+    if (!g && root->numel != 1)
+        return TB_FAIL(TB_ERR_SHAPE, "backward from a tensor of shape %s needs its gradient; only one element implies 1",
+                       tb_shape_text(root));
+    tb_scope *scope = tb_scope_open();
+    if (!g) g = tb_ones_like(root);
+    tb_status st = tb_is_poison(g) ? tb_ctx_take_error(root->ctx) : TB_OK;
+    if (st == TB_OK && tb_tensor_numel(g) != root->numel)
+        st = TB_FAIL(TB_ERR_SHAPE, "the gradient %s of a root of shape %s", tb_shape_text(g), tb_shape_text(root));
+    if (st == TB_OK) m->made_by->grads[m->output] = tb_retain(g);
+    tb_scope_close(scope);
+    return st;
+}
+
+static tb_status walk(pass *p, tb_tensor *root)
+{
+    const meta *m = meta_of(root);
+    tb_ctx *ctx = root->ctx;
+    node *first = m->made_by, *oldest;
+    p->mark = ++p->tape->passes;
+    tbi_node_retain(first);
+    oldest = mark_reachable(first, p->mark);
+    if (p->selective) mark_useful(p, oldest, first);
+    bool was_on = p->tape->is_on;
+    p->tape->is_on = p->opts->create_graph;
+    tb_mem_tag tag = tb_ctx_set_tag(ctx, TB_MEM_ACT_GRAD);
+    tb_status st = p->weights_only ? TB_OK : seed_root(root, m, p->opts);
+    for (node *n = first, *next; st == TB_OK && n; n = next) {
+        bool is_last = n == oldest;
+        tbi_node_retain(n); /* hooks may let go of tensors */
+        if (n->mark == p->mark) st = run_node(p, n);
+        next = is_last ? NULL : n->older;
+        tbi_node_release(n);
+    }
+    if (st != TB_OK) drop_grads(first, p->mark);
+    tb_ctx_set_tag(ctx, tag);
+    p->tape->is_on = was_on;
+    tbi_node_release(first);
+    return st;
+}
+
+static tb_status start(tb_tensor *root, tape **tp)
+{
+    tb_ctx *ctx = root->ctx ? root->ctx : tb_ctx_current();
+    TB_TRY(tb_ctx_take_error(ctx));
+    if (tb_is_poison(root)) return TB_FAIL(TB_ERR_INVALID, "backward from the result of an op that failed earlier");
+    if (!root->autograd || !meta_of(root)->made_by)
+        return TB_FAIL(TB_ERR_INVALID, "backward from a tensor that no recorded op made: no input required a gradient, "
+                                       "or recording was off");
+    *tp = tbi_tape(ctx);
+    return TB_OK;
+}
+
+tb_status tb_backward_with(tb_tensor *root, const tb_backward_opts *opts)
+{
+    pass p = {.opts = opts};
+    TB_TRY(start(root, &p.tape));
+    return walk(&p, root);
+}
+
+tb_status tb_backward(tb_tensor *root) { return tb_backward_with(root, &(tb_backward_opts){0}); }
+
+tb_status tb_backward_weights(tb_tensor *root)
+{
+    pass p = {.opts = &(tb_backward_opts){0}, .weights_only = true};
+    TB_TRY(start(root, &p.tape));
+    return walk(&p, root);
+}
+
+tb_status tb_gradients(tb_tensor *root, const tb_backward_opts *opts, int n, tb_tensor *const *inputs,
+                       tb_tensor **grads)
+{
+    pass p = {.opts = opts ? opts : &(tb_backward_opts){0}, .selective = true, .n_wanted = n, .wanted = inputs,
+              .grads = grads};
+    for (int i = 0; i < n; i++) grads[i] = NULL;
+    TB_TRY(start(root, &p.tape));
+    tb_status st = walk(&p, root);
+    for (int i = 0; i < n; i++) {
+        if (!grads[i]) continue;
+        if (st != TB_OK) {
+            tb_release(grads[i]);
+            grads[i] = NULL;
+        } else if (grads[i]->scope) {
+            tb_release(grads[i]); /* the scope that made it still holds it */
+        } else {
+            tbi_scope_adopt(root->ctx->scope, grads[i]);
+        }
+    }
+    return st;
+}

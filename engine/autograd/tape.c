@@ -1,0 +1,296 @@
+/* Recording: the interceptor that makes nodes, and the life of nodes and of what tensors know about them. */
+#include "autograd_internal.h"
+
+static void tape_destroy(tb_ctx *ctx, void *state)
+{
+    tape *tp = state;
+    tb_interceptor_remove(ctx, &tp->anomaly);
+    tb_interceptor_remove(ctx, &tp->interceptor);
+    tb_heap_free(ctx->heap, tp);
+}
+
+bool tbi_needs_grad(const tb_tensor *t) { return t && t->autograd; }
+
+/* A leaf read inside a recomputed segment becomes an edge of the segment's node. */
+static tb_status note_leaves(node *n, const tb_op_call *c)
+{
+    for (int i = 0; i < c->n_in; i++) {
+        const meta *m = c->in[i] ? meta_of(c->in[i]) : NULL;
+        if (!m || m->made_by) continue;
+        bool is_known = false;
+        int free_edge = -1;
+        for (int e = n->n_in - 1; e > 0; e--) {
+            is_known |= n->edges[e].leaf == c->in[i];
+            if (!n->edges[e].leaf) free_edge = e;
+        }
+        if (is_known) continue;
+        if (free_edge < 0) return TB_FAIL(TB_ERR_UNSUPPORTED, "a recomputed segment reads more than %d parameters", n->n_in - 1);
+        n->edges[free_edge].leaf = tb_retain(c->in[i]);
+    }
+    return TB_OK;
+}
+
+static tb_status save(node *n, const tb_op_call *c)
+{
+    const tb_op *op = c->op;
+    for (int i = 0; i < c->n_in; i++) {
+        const tb_tensor *t = c->in[i];
+        n->in_spec[i] = (tb_out_spec){.dtype = t ? (tb_dtype)t->dtype : TB_F32, .rank = t ? t->rank : 0};
+        if (t) memcpy(n->in_spec[i].dims, t->dims, sizeof t->dims);
+        bool is_saved = t && (op->saves & TB_SAVE_IN(i < 23 ? i : 23));
+        n->saved_in[i] = is_saved ? tb_retain(c->in[i]) : NULL;
+        n->version[i] = is_saved ? t->storage->version : 0;
+        TB_TRY(tbi_edge_set(n, i, c->in[i]));
+    }
+    for (int o = 0; o < n->n_out; o++) {
+        n->out_spec[o] = c->spec[o];
+        tb_tensor *t = c->out[o];
+        if (!(op->saves & TB_SAVE_OUT(o))) continue;
+        /* An alias outside the graph: the node must not own the tensor that owns the node. */
+        tb_tensor *alias = tbi_tensor_view(t, (tb_dtype)t->dtype, t->rank, t->dims, t->strides, t->offset);
+        if (!alias) return TB_ERR_OOM;
+        tbi_scope_disown(alias);
+        n->saved_out[o] = alias;
+        n->version[n->n_in + o] = t->storage->version;
+    }
+    return TB_OK;
+}
+
+static tb_status record(tape *tp, const tb_op_call *c)
+{
+    const tb_op *op = c->op;
+    if (c->n_in > 64) return TB_FAIL(TB_ERR_UNSUPPORTED, "%s: gradients of at most 64 inputs, not %d", op->name, c->n_in);
+    node *n = tbi_node_new(tp, c->n_in, op->n_out, op->attrs_bytes);
+    if (!n) return TB_ERR_OOM;
+    n->op = op;
+    if (c->attrs && op->attrs_bytes) memcpy(n->attrs, c->attrs, op->attrs_bytes);
+    else n->attrs = NULL;
+    tb_status st = save(n, c);
+    for (int o = 0; o < op->n_out - op->n_hidden && st == TB_OK; o++)
+        if (tb_dtype_is_float((tb_dtype)c->out[o]->dtype)) st = tbi_node_attach(n, o, c->out[o]);
+    tbi_node_release(n);
+    return st;
+}
+
+static tb_status tape_around(tb_interceptor *self, tb_op_call *c)
+{
+    tape *tp = (tape *)self;
+    bool any = false;
+    for (int i = 0; i < c->n_in; i++) any |= tbi_needs_grad(c->in[i]);
+    TB_TRY(tb_dispatch_next(self, c));
+    if (!any) return TB_OK;
+    if (tp->collecting) return note_leaves(tp->collecting, c);
+    return tp->is_on && c->op->grad ? record(tp, c) : TB_OK;
+}
+
+tape *tbi_tape(tb_ctx *ctx)
+{
+    tape *tp = ctx->slot[TB_SLOT_AUTOGRAD].state;
+    if (tp) return tp;
+    tp = tb_heap_alloc(ctx->heap, sizeof *tp, TB_MEM_OTHER);
+    if (!tp) return NULL;
+    *tp = (tape){.interceptor = {.name = "tape", .order = TB_ORDER_TAPE, .around = tape_around},
+                 .anomaly = {.name = "anomaly", .order = TB_ORDER_ANOMALY, .around = tbi_anomaly_around},
+                 .ctx = ctx, .is_on = true};
+    tb_interceptor_add(ctx, &tp->interceptor);
+    ctx->slot[TB_SLOT_AUTOGRAD].state = tp;
+    ctx->slot[TB_SLOT_AUTOGRAD].destroy = tape_destroy;
+    return tp;
+}
+
+/* ---- nodes ---- */
+static size_t aligned(size_t bytes) { return (bytes + 15) & ~(size_t)15; }
+
+/* One block holds the node and all its arrays. */
+node *tbi_node_new(tape *tp, int n_in, int n_out, size_t attrs_bytes)
+{
+    size_t ins = (size_t)n_in, outs = (size_t)n_out;
+    size_t at[8] = {aligned(sizeof(node)), aligned(attrs_bytes), aligned(ins * sizeof(edge)),
+                    aligned((ins + outs) * sizeof(tb_out_spec)), aligned((ins + outs) * sizeof(tb_tensor *)),
+                    aligned((ins + outs) * sizeof(uint32_t)), aligned(outs * sizeof(tb_tensor *)),
+                    aligned(ins * sizeof(tb_tensor *))};
+    size_t bytes = 0;
+    for (int i = 0; i < 8; i++) bytes += at[i];
+    char *p = tb_heap_alloc(tp->ctx->heap, bytes, TB_MEM_OTHER);
+    if (!p) return NULL;
+    memset(p, 0, bytes);
+    node *n = (node *)p;
+    n->ctx = tp->ctx;
+    n->refs = 1;
+    n->n_in = n_in;
+    n->n_out = n_out;
+    n->attrs = p += at[0];
+    n->edges = (edge *)(p += at[1]);
+    n->in_spec = (tb_out_spec *)(p += at[2]);
+    n->out_spec = n->in_spec + n_in;
+    n->saved_in = (tb_tensor **)(p += at[3]);
+    n->saved_out = n->saved_in + n_in;
+    n->version = (uint32_t *)(p += at[4]);
+    n->grads = (tb_tensor **)(p += at[5]);
+    n->result = (tb_tensor **)(p + at[6]);
+    n->older = tp->newest;
+    if (tp->newest) tp->newest->newer = n;
+    tp->newest = n;
+    return n;
+}
+
+void tbi_node_retain(node *n) { n->refs++; }
+
+void tbi_node_free_saved(node *n)
+{
+    for (int i = 0; i < n->n_in + n->n_out; i++) { /* saved_out follows saved_in */
+        tb_release(n->saved_in[i]);
+        n->saved_in[i] = NULL;
+    }
+    for (int o = 0; o < n->n_out; o++) {
+        tb_release(n->grads[o]);
+        n->grads[o] = NULL;
+    }
+}
+
+static void unlink_node(node *n)
+{
+    tape *tp = n->ctx->slot[TB_SLOT_AUTOGRAD].state;
+    if (n->older) n->older->newer = n->newer;
+    if (n->newer) n->newer->older = n->older;
+    else tp->newest = n->older;
+}
+
+/* A graph can be thousands of nodes deep, so the dead queue up in a list (linked by `older`) instead of recursing.
+ * Saved inputs are what may release further nodes on the way, through their tensors; an edge to the same node is
+ * always released after them, so those never are the last reference and nothing nests. */
+void tbi_node_release(node *n)
+{
+    if (--n->refs > 0) return;
+    unlink_node(n);
+    n->older = NULL;
+    for (node *dead = n; dead;) {
+        node *queue = dead->older;
+        tbi_node_free_saved(dead);
+        for (int i = 0; i < dead->n_in; i++) {
+            tb_release(dead->edges[i].leaf);
+            node *to = dead->edges[i].to;
+            if (!to || --to->refs > 0) continue;
+            unlink_node(to);
+            to->older = queue;
+            queue = to;
+        }
+        tb_heap_free(dead->ctx->heap, dead);
+        dead = queue;
+    }
+}
+
+tb_status tbi_edge_set(node *n, int i, tb_tensor *in)
+{
+    const meta *m = in ? meta_of(in) : NULL;
+    if (!m) return TB_OK;
+    if (m->made_by) {
+        n->edges[i].to = m->made_by;
+        n->edges[i].output = m->output;
+        tbi_node_retain(m->made_by);
+    } else {
+        n->edges[i].leaf = tb_retain(in);
+    }
+    return TB_OK;
+}
+
+/* ---- what tensors know ---- */
+static void meta_free(tb_tensor *t)
+{
+    meta *m = meta_of(t);
+    t->autograd = NULL;
+    if (m->made_by) tbi_node_release(m->made_by);
+    tb_release(m->grad);
+    tb_release(m->buffer);
+    tb_heap_free(t->ctx->heap, m);
+}
+
+static meta *meta_new(tb_tensor *t)
+{
+    meta *m = tb_heap_alloc(t->ctx->heap, sizeof *m, TB_MEM_OTHER);
+    if (!m) return NULL;
+    *m = (meta){0};
+    t->ctx->autograd_free = meta_free;
+    return t->autograd = m;
+}
+
+tb_status tbi_node_attach(node *n, int output, tb_tensor *t)
+{
+    meta *m = meta_new(t);
+    if (!m) return TB_ERR_OOM;
+    m->made_by = n;
+    m->output = output;
+    tbi_node_retain(n);
+    return TB_OK;
+}
+
+/* ---- leaves ---- */
+tb_status tb_require_grad(tb_tensor *t)
+{
+    if (tb_is_poison(t)) return tb_ctx_take_error(tb_ctx_current());
+    if (!tb_dtype_is_float((tb_dtype)t->dtype))
+        return TB_FAIL(TB_ERR_DTYPE, "only floats have gradients, not %s", tb_dtype_name((tb_dtype)t->dtype));
+    if (t->autograd)
+        return meta_of(t)->made_by ? TB_FAIL(TB_ERR_INVALID, "the tensor is the result of an op that is recorded; "
+                                                             "tb_detach() it first") : TB_OK;
+    return tbi_tape(t->ctx) && meta_new(t) ? TB_OK : TB_ERR_OOM;
+}
+
+bool tb_requires_grad(const tb_tensor *t) { return tbi_needs_grad(t); }
+
+tb_tensor *tb_grad(const tb_tensor *leaf) { return leaf->autograd ? meta_of(leaf)->grad : NULL; }
+
+static tb_status leaf_of(tb_tensor *t, meta **out)
+{
+    *out = meta_of(t);
+    if (*out && !(*out)->made_by) return TB_OK;
+    return TB_FAIL(TB_ERR_INVALID, "tensor '%s' is not a leaf (tb_require_grad)", t->name);
+}
+
+tb_status tb_grad_set_buffer(tb_tensor *leaf, tb_tensor *buffer)
+{
+    meta *m;
+    TB_TRY(leaf_of(leaf, &m));
+    bool fits = !buffer || (buffer->is_contiguous && buffer->dtype == leaf->dtype && buffer->rank == leaf->rank &&
+                            memcmp(buffer->dims, leaf->dims, sizeof leaf->dims[0] * leaf->rank) == 0);
+    if (!fits)
+        return TB_FAIL(TB_ERR_SHAPE, "a gradient buffer of %s must be contiguous and like its leaf %s '%s'",
+                       tb_shape_text(buffer), tb_shape_text(leaf), leaf->name);
+    tb_grad_clear(leaf);
+    tb_release(m->buffer);
+    m->buffer = tb_retain(buffer);
+    return TB_OK;
+}
+
+void tb_grad_clear(tb_tensor *leaf)
+{
+    meta *m = meta_of(leaf);
+    if (!m) return;
+    tb_release(m->grad);
+    m->grad = NULL;
+}
+
+tb_status tb_grad_set_hook(tb_tensor *leaf, tb_grad_hook hook, void *arg)
+{
+    meta *m;
+    TB_TRY(leaf_of(leaf, &m));
+    m->hook = hook;
+    m->hook_arg = arg;
+    return TB_OK;
+}
+
+bool tb_grad_mode(tb_ctx *ctx, bool on)
+{
+    tape *tp = tbi_tape(ctx);
+    if (!tp) return true;
+    bool before = tp->is_on;
+    tp->is_on = on;
+    return before;
+}
+
+tb_tensor *tb_detach(tb_tensor *t)
+{
+    if (tb_is_poison(t)) return t;
+    tb_tensor *alias = tbi_tensor_view(t, (tb_dtype)t->dtype, t->rank, t->dims, t->strides, t->offset);
+    return alias ? alias : tbi_poisoned(t->ctx);
+}

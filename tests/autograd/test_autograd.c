@@ -1,0 +1,242 @@
+/* Recording and backward: values, accumulation, lifetimes, hooks, second gradients, recompute, deferral. */
+#include "tb_test.h"
+#include "tb_autograd.h"
+#include "tb_ops.h"
+
+static tb_tensor *leaf(tb_dtype t, int n, const double *x)
+{
+    tb_tensor *p = tb_cast(tb_tensor_from(TB_F64, 1, (int64_t[]){n}, x), t);
+    assert_ok(tb_require_grad(p));
+    return p;
+}
+
+static void assert_grad(tb_tensor *p, const double *expected, int n)
+{
+    double got[8];
+    assert_non_null(tb_grad(p));
+    assert_ok(tb_tensor_read(tb_cast(tb_grad(p), TB_F64), got, sizeof *got * (size_t)n));
+    for (int i = 0; i < n; i++) assert_float_equal(got[i], expected[i], 1e-6);
+}
+
+static void gradients_of_a_product_are_the_other_factor(void **state)
+{
+    (void)state;
+    tb_tensor *a = leaf(TB_F32, 2, (double[]){2, 3}), *b = leaf(TB_F32, 2, (double[]){5, 7});
+    assert_ok(tb_backward(tb_sum(tb_mul(a, b), 0, NULL, false)));
+    assert_grad(a, (double[]){5, 7}, 2);
+    assert_grad(b, (double[]){2, 3}, 2);
+}
+
+static void gradients_accumulate_until_cleared(void **state)
+{
+    (void)state;
+    tb_tensor *a = leaf(TB_F32, 1, (double[]){2});
+    for (int i = 0; i < 3; i++) assert_ok(tb_backward(tb_sum(tb_mul(a, a), 0, NULL, false)));
+    assert_grad(a, (double[]){12}, 1);
+    tb_grad_clear(a);
+    assert_null(tb_grad(a));
+}
+
+static void broadcast_operands_get_summed_gradients(void **state)
+{
+    (void)state;
+    tb_tensor *bias = leaf(TB_F32, 2, (double[]){1, 2}), *x = tb_full(TB_F32, 2, (int64_t[]){3, 2}, 1);
+    assert_ok(tb_backward(tb_sum(tb_add(x, bias), 0, NULL, false)));
+    assert_grad(bias, (double[]){3, 3}, 2);
+}
+
+static void a_given_buffer_receives_the_gradient_in_place(void **state)
+{
+    (void)state;
+    float arena[64] __attribute__((aligned(64))) = {9, 9};
+    tb_tensor *a = leaf(TB_F32, 2, (double[]){2, 3}), *buffer = tb_tensor_wrap(TB_F32, 1, (int64_t[]){2}, arena);
+    assert_ok(tb_grad_set_buffer(a, buffer));
+    for (int i = 1; i <= 2; i++) {
+        assert_ok(tb_backward(tb_sum(tb_mul(a, a), 0, NULL, false)));
+        assert_float_equal(arena[0], 4.0 * i, 0);
+        assert_float_equal(arena[1], 6.0 * i, 0);
+    }
+}
+
+static int calls_seen;
+static void count_call(tb_tensor *t, void *arg)
+{
+    assert_non_null(tb_grad(t));
+    *(int *)arg = ++calls_seen;
+}
+
+static void hooks_run_once_when_all_uses_have_contributed(void **state)
+{
+    (void)state;
+    tb_tensor *a = leaf(TB_F32, 1, (double[]){2}), *b = leaf(TB_F32, 1, (double[]){3});
+    int when_a = 0, when_b = 0;
+    calls_seen = 0;
+    assert_ok(tb_grad_set_hook(a, count_call, &when_a));
+    assert_ok(tb_grad_set_hook(b, count_call, &when_b));
+    tb_tensor *y = tb_mul(tb_mul(a, a), a); /* a is used three times, the last time by the oldest node */
+    assert_ok(tb_backward(tb_sum(tb_mul(y, b), 0, NULL, false)));
+    assert_int_equal(calls_seen, 2);
+    assert_int_equal(when_b, 1);
+    assert_int_equal(when_a, 2);
+    assert_grad(a, (double[]){36}, 1);
+}
+
+static void gradients_have_gradients(void **state)
+{
+    (void)state;
+    tb_tensor *x = leaf(TB_F64, 1, (double[]){3}), *g, *gg;
+    tb_tensor *y = tb_sum(tb_div(tb_mul(tb_mul(x, x), x), tb_scalar(TB_F64, 1)), 0, NULL, false);
+    assert_ok(tb_gradients(y, &(tb_backward_opts){.create_graph = true}, 1, &x, &g));
+    assert_ok(tb_gradients(g, NULL, 1, &x, &gg));
+    double v;
+    assert_ok(tb_item_f64(gg, &v));
+    assert_float_equal(v, 18, 1e-12);
+}
+
+static void several_graphs_go_backward_in_any_order(void **state)
+{
+    (void)state;
+    tb_tensor *w = leaf(TB_F32, 1, (double[]){2}), *loss[3];
+    for (int i = 0; i < 3; i++) loss[i] = tb_sum(tb_mul(tb_mul(w, w), tb_scalar(TB_F32, i + 1)), 0, NULL, false);
+    assert_ok(tb_backward(loss[1]));
+    assert_ok(tb_backward(loss[2]));
+    assert_ok(tb_backward(loss[0]));
+    assert_grad(w, (double[]){24}, 1);
+}
+
+static void a_second_backward_says_that_the_graph_is_freed(void **state)
+{
+    (void)state;
+    tb_tensor *w = leaf(TB_F32, 1, (double[]){2}), *y = tb_sum(tb_mul(w, w), 0, NULL, false);
+    assert_ok(tb_backward_with(y, &(tb_backward_opts){.retain_graph = true}));
+    assert_ok(tb_backward(y));
+    assert_grad(w, (double[]){8}, 1);
+    assert_fails(tb_backward(y), TB_ERR_INVALID, "retain_graph");
+}
+
+static void a_saved_tensor_changed_in_place_is_found(void **state)
+{
+    (void)state;
+    tb_tensor *w = leaf(TB_F32, 1, (double[]){2}), *x = tb_full(TB_F32, 1, (int64_t[]){1}, 1);
+    tb_tensor *y = tb_sum(tb_mul(w, x), 0, NULL, false);
+    tb_accumulate(x, x, false);
+    assert_fails(tb_backward(y), TB_ERR_INVALID, "changed in place");
+}
+
+static void nothing_is_recorded_when_the_mode_is_off(void **state)
+{
+    tb_tensor *w = leaf(TB_F32, 1, (double[]){2});
+    tb_grad_mode(*state, false);
+    assert_fails(tb_backward(tb_mul(w, w)), TB_ERR_INVALID, "no recorded op");
+    tb_grad_mode(*state, true);
+    assert_false(tb_requires_grad(tb_detach(tb_mul(w, w))));
+}
+
+static void closing_the_scope_keeps_what_the_graph_needs_and_no_more(void **state)
+{
+    tb_tensor *w = leaf(TB_F32, 1, (double[]){2});
+    int64_t before = tb_ctx_live_tensors(*state);
+    tb_scope *s = tb_scope_open();
+    tb_tensor *y = tb_scope_escape(s, tb_sum(tb_mul(tb_neg(w), tb_neg(tb_neg(w))), 0, NULL, false));
+    assert_int_equal(tb_ctx_live_tensors(*state), before + 3); /* y and the two factors that mul saved */
+    assert_ok(tb_backward(y));
+    assert_int_equal(tb_ctx_live_tensors(*state), before + 2); /* y and the gradient */
+    assert_grad(w, (double[]){-4}, 1);
+}
+
+static void a_graph_of_many_nodes_needs_no_stack(void **state)
+{
+    (void)state;
+    tb_tensor *w = leaf(TB_F32, 1, (double[]){1}), *y = w;
+    tb_retain(y);
+    for (int i = 0; i < 100000; i++) {
+        tb_scope *s = tb_scope_open();
+        tb_tensor *next = tb_retain(tb_neg(y));
+        tb_scope_close(s);
+        tb_release(y);
+        y = next;
+    }
+    assert_ok(tb_backward(y));
+    assert_grad(w, (double[]){1}, 1);
+    tb_release(y);
+}
+
+static tb_tensor *cube(void *arg, tb_tensor *x) { return tb_mul(tb_mul(x, x), tb_mul(x, (tb_tensor *)arg)); }
+
+static void recomputed_segments_give_the_same_gradients(void **state)
+{
+    (void)state;
+    double expected_w[1], expected_x[1];
+    for (int pass = 0; pass < 2; pass++) {
+        tb_tensor *x = leaf(TB_F64, 1, (double[]){3}), *w = leaf(TB_F64, 1, (double[]){5});
+        int hooked = 0;
+        calls_seen = 0;
+        assert_ok(tb_grad_set_hook(w, count_call, &hooked));
+        tb_tensor *h = tb_mul(x, w);
+        tb_tensor *y = pass ? tb_recompute(cube, w, h) : cube(w, h);
+        assert_ok(tb_backward(tb_sum(tb_mul(y, w), 0, NULL, false)));
+        double gw[1], gx[1];
+        assert_ok(tb_tensor_read(tb_grad(w), gw, sizeof gw));
+        assert_ok(tb_tensor_read(tb_grad(x), gx, sizeof gx));
+        if (pass) {
+            assert_float_equal(gw[0], expected_w[0], 1e-9);
+            assert_float_equal(gx[0], expected_x[0], 1e-9);
+        }
+        expected_w[0] = gw[0];
+        expected_x[0] = gx[0];
+        assert_int_equal(calls_seen, 1);
+    }
+}
+
+static void deferred_weight_gradients_arrive_in_the_second_half(void **state)
+{
+    (void)state;
+    tb_tensor *w = leaf(TB_F32, 1, (double[]){2}), *v = leaf(TB_F32, 1, (double[]){3}), *gx;
+    tb_tensor *x = tb_full(TB_F32, 1, (int64_t[]){1}, 5);
+    tb_tensor *y = tb_sum(tb_mul(tb_mul(x, w), v), 0, NULL, false);
+    (void)gx;
+    assert_ok(tb_backward_with(y, &(tb_backward_opts){.defer_weights = true}));
+    assert_null(tb_grad(w));
+    assert_null(tb_grad(v));
+    assert_ok(tb_backward_weights(y));
+    assert_grad(w, (double[]){15}, 1);
+    assert_grad(v, (double[]){10}, 1);
+}
+
+static void anomaly_mode_names_the_op_that_made_the_nan(void **state)
+{
+    assert_ok(tb_anomaly_mode(*state, true));
+    tb_tensor *zero = tb_full(TB_F32, 1, (int64_t[]){2}, 0);
+    tb_tensor *y = tb_neg(tb_add(tb_div(zero, zero), zero));
+    assert_true(tb_is_poison(y));
+    assert_fails(tb_ctx_take_error(*state), TB_ERR_INVALID, "op div made the first NaN");
+}
+
+static tb_tensor *wrong_square(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    return tb_sum(tb_mul(in[0], tb_detach(in[0])), 0, NULL, false); /* half of the gradient is missing */
+}
+
+static void the_gradient_check_finds_a_wrong_gradient(void **state)
+{
+    (void)state;
+    tb_tensor *x = leaf(TB_F64, 2, (double[]){1, 2});
+    assert_fails(tb_gradcheck(wrong_square, NULL, 1, &x, 1e-4, 1e-6), TB_ERR_PARITY, "gradient of input 0");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        ctx_test(gradients_of_a_product_are_the_other_factor), ctx_test(gradients_accumulate_until_cleared),
+        ctx_test(broadcast_operands_get_summed_gradients), ctx_test(a_given_buffer_receives_the_gradient_in_place),
+        ctx_test(hooks_run_once_when_all_uses_have_contributed), ctx_test(gradients_have_gradients),
+        ctx_test(several_graphs_go_backward_in_any_order), ctx_test(a_second_backward_says_that_the_graph_is_freed),
+        ctx_test(a_saved_tensor_changed_in_place_is_found), ctx_test(nothing_is_recorded_when_the_mode_is_off),
+        ctx_test(closing_the_scope_keeps_what_the_graph_needs_and_no_more),
+        ctx_test(a_graph_of_many_nodes_needs_no_stack), ctx_test(recomputed_segments_give_the_same_gradients),
+        ctx_test(deferred_weight_gradients_arrive_in_the_second_half),
+        ctx_test(anomaly_mode_names_the_op_that_made_the_nan), ctx_test(the_gradient_check_finds_a_wrong_gradient),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
