@@ -14,6 +14,7 @@
 #pragma once
 #include "tb_cpu.h"
 #include "tb_dtype.h"
+#include <stddef.h>
 
 typedef struct tb_kernel {
     const char *name;
@@ -23,7 +24,9 @@ typedef struct tb_kernel {
     int priority;                        /* higher first among equals */
     bool (*supports)(const void *args);  /* NULL: everything the primitive can express */
     void (*run)(const void *args);       /* args: the primitive's structure */
-    size_t (*scratch_bytes)(const void *args); /* what run needs in args->scratch; NULL: nothing */
+    size_t (*scratch_bytes)(const void *args); /* what args->scratch must hold; NULL: none (args->scratch is unused) */
+    size_t (*pack_bytes)(const void *args);    /* size of an operand in the kernel's own layout; NULL: no such layout */
+    void (*pack)(const void *args, void *out); /* writes that layout, 64-byte aligned; reads shapes and that operand */
 } tb_kernel;
 
 #define TB_KERNEL(name_) const tb_kernel tbi_kernel_##name_
@@ -44,9 +47,11 @@ typedef struct tb_pointwise_args {
 } tb_pointwise_args;
 
 /* ---- gemm: C[M,N] (+)= op(A)[M,K] op(B)[K,N], then the epilogue. Canonical order: each C element is one chain of
- * fused multiply-adds over ascending k from +0 (from C where accumulate), so every f32 kernel gives the same bits on
- * every ISA. With tree > 1, K is cut into `tree` equal blocks of ceil(K / tree), each its own chain, summed as a
- * balanced pairwise tree: the order for sums over the batch. ---- */
+ * fused multiply-adds over ascending k from +0, so every f32 kernel gives the same bits on every ISA. With tree > 1,
+ * K is cut into `tree` blocks of ceil(K / tree) (the last ones shorter or empty), each its own chain, summed as a
+ * balanced pairwise tree: the order for sums over the batch. Kernels offer a packed layout of B (the operand that is
+ * constant when it is a weight): pack() reads n, k, b, b_row, b_col; run() then takes it as packed_b and b may be
+ * NULL. ---- */
 typedef enum tb_epilogue_act { TB_ACT_NONE, TB_ACT_RELU, TB_ACT_GELU_TANH, TB_ACT_GELU_ERF, TB_ACT_SILU } tb_epilogue_act;
 typedef struct tb_gemm_args {
     int64_t m, n, k;
@@ -60,8 +65,9 @@ typedef struct tb_gemm_args {
     bool accumulate;      /* C += instead of C = (the sum of the chains is added to C once) */
     const void *bias;     /* [N] or NULL: added to the finished sum */
     tb_epilogue_act act;  /* applied after the bias */
-    const void *packed_b; /* from the pack kernel of the same implementation, or NULL */
-    void *scratch;        /* the kernel's scratch_bytes(args), 64-byte aligned */
+    const void *packed_b; /* from .pack of the same kernel, or NULL */
+    void *scratch;        /* .scratch_bytes of it, 64-byte aligned; what is needed depends on all fields but pointers
+                             (a NULL packed_b and the pool's size count) */
     struct tb_pool *pool; /* gemm splits itself over the pool's threads; NULL: one thread */
 } tb_gemm_args;
 

@@ -1,0 +1,20 @@
+/* Blocking sizes of the gemm family, one line per dtype and ISA; each number says where it comes from.
+ *
+ *   MR x NV   register tile: MR rows of C by NV vectors. Wanted: MR * NV accumulators + NV vectors of B + 1 of A fit
+ *             the register file (16 on AVX2, 32 on AVX-512), and >= latency * issue (4 * 2) accumulators.
+ *   KC        K range of one pass. The A rows of a tile (MR * KC floats) and one panel of B (NV * VL * KC) pass
+ *             through L1; longer passes cost fewer reloads of the tile.
+ *   NC        columns of B packed at once: KC * NC floats are to stay in half of L2, where the tiles stream them.
+ *   MC        rows of C that reuse a packed block: its packing costs about 1/MC of the arithmetic.
+ *   DIRECT_M  up to this many rows B is read where it lies: packing it would cost as much as the arithmetic. */
+#pragma once
+
+#define BLOCKING(mr, nv, kc, nc, mc, direct_m)                                                                        \
+    enum { MR = mr, NV = nv, KC = kc, NC = nc, MC = mc, DIRECT_M = direct_m }
+
+#define BLOCKING_F32_SCALAR BLOCKING(4, 4, 256, 256, 1024, 4)
+#define BLOCKING_F32_AVX2 BLOCKING(6, 2, 256, 256, 1024, 12)
+#define BLOCKING_F32_AVX512 BLOCKING(14, 2, 256, 512, 1024, 28)
+
+/* A thread is worth its hand-over (about a microsecond) from this many multiply-adds on. */
+enum { MACS_PER_THREAD = 1 << 17 };

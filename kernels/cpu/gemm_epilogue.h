@@ -1,0 +1,27 @@
+/* What happens to a finished tile of gemm on its way into C: (C +) sum (+ bias), then the activation. */
+#pragma once
+#include "tb_kernel.h"
+#include "vec_math.h"
+
+VEC vf epilogue_act(vf x, tb_epilogue_act act)
+{
+    switch (act) {
+    case TB_ACT_RELU: return vf_relu(x);
+    case TB_ACT_GELU_TANH: return vf_gelu_tanh(x);
+    case TB_ACT_GELU_ERF: return vf_gelu_erf(x);
+    case TB_ACT_SILU: return vf_silu(x);
+    case TB_ACT_NONE: break;
+    }
+    return x;
+}
+
+static void epilogue_row(const float *sum, float *c, int n, bool accumulate, const float *bias, tb_epilogue_act act)
+{
+    for (int j = 0; j < n; j += VL) {
+        int left = n - j < VL ? n - j : VL;
+        vf x = vf_load(sum + j);
+        if (accumulate) x = vf_add(vf_load_n(c + j, left), x);
+        if (bias) x = vf_add(x, vf_load_n(bias + j, left));
+        vf_store_n(c + j, epilogue_act(x, act), left);
+    }
+}

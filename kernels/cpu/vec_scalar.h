@@ -1,0 +1,75 @@
+/* One f32 lane in plain C: the names of vec_avx2.h, for the ISA every machine has. */
+#pragma once
+#include "tb_dtype.h"
+#include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#define VEC static inline __attribute__((always_inline, unused))
+
+enum { VL = 1 };
+typedef float vf;
+typedef int32_t vi;
+typedef bool vm;
+
+VEC vf vf_zero(void) { return 0.0f; }
+VEC vf vf_set1(float x) { return x; }
+VEC vf vf_load(const float *p) { return *p; }
+VEC vf vf_load_n(const float *p, int n) { return n > 0 ? *p : 0.0f; }
+VEC void vf_store(float *p, vf x) { *p = x; }
+VEC void vf_store_n(float *p, vf x, int n)
+{
+    if (n > 0) *p = x;
+}
+
+VEC vf vf_add(vf a, vf b) { return a + b; }
+VEC vf vf_sub(vf a, vf b) { return a - b; }
+VEC vf vf_mul(vf a, vf b) { return a * b; }
+VEC vf vf_div(vf a, vf b) { return a / b; }
+VEC vf vf_sqrt(vf a) { return sqrtf(a); }
+VEC vf vf_fma(vf a, vf b, vf c) { return fmaf(a, b, c); }
+VEC vf vf_fnma(vf a, vf b, vf c) { return fmaf(-a, b, c); }
+VEC vf vf_min(vf a, vf b) { return a < b ? a : b; }
+VEC vf vf_max(vf a, vf b) { return a > b ? a : b; }
+VEC vf vf_round(vf a) { return rintf(a); }
+
+VEC vi vf_bits(vf a)
+{
+    vi i;
+    memcpy(&i, &a, sizeof i);
+    return i;
+}
+VEC vf vi_as_vf(vi a)
+{
+    vf f;
+    memcpy(&f, &a, sizeof f);
+    return f;
+}
+VEC vi vf_to_vi(vf a) { return a >= -0x1p31f && a < 0x1p31f ? (vi)rintf(a) : INT32_MIN; }
+VEC vf vi_to_vf(vi a) { return (vf)a; }
+VEC vi vi_set1(int32_t x) { return x; }
+VEC vi vi_add(vi a, vi b) { return (vi)((uint32_t)a + (uint32_t)b); }
+VEC vi vi_sub(vi a, vi b) { return (vi)((uint32_t)a - (uint32_t)b); }
+VEC vi vi_and(vi a, vi b) { return a & b; }
+VEC vi vi_or(vi a, vi b) { return a | b; }
+VEC vi vi_xor(vi a, vi b) { return a ^ b; }
+VEC vi vi_shl(vi a, int bits) { return (vi)((uint32_t)a << bits); }
+VEC vi vi_shr(vi a, int bits) { return (vi)((uint32_t)a >> bits); }
+VEC vi vi_sar(vi a, int bits) { return a >> bits; }
+
+VEC vm vf_lt(vf a, vf b) { return a < b; }
+VEC vm vf_le(vf a, vf b) { return a <= b; }
+VEC vm vf_eq(vf a, vf b) { return a == b; }
+VEC vm vf_isnan(vf a) { return a != a; }
+VEC vm vi_eq(vi a, vi b) { return a == b; }
+VEC vf vf_select(vm m, vf yes, vf no) { return m ? yes : no; }
+VEC vi vi_select(vm m, vi yes, vi no) { return m ? yes : no; }
+VEC bool vm_any(vm m) { return m; }
+
+VEC void vf_transpose(vf r[VL]) { (void)r; }
+
+VEC vf vf_load_f16(const uint16_t *p) { return tb_f16_to_f32(*p); }
+VEC void vf_store_f16(uint16_t *p, vf x) { *p = tb_f32_to_f16(x); }
+VEC vi vi_load_u16(const uint16_t *p) { return *p; }
+VEC void vi_store_u16(uint16_t *p, vi x) { *p = (uint16_t)x; }
