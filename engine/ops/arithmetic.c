@@ -63,13 +63,11 @@ static void div_grad(tb_grad_call *c)
 
 static void neg_grad(tb_grad_call *c) { tb_grad_set(c, 0, tb_neg(c->grad[0])); }
 
-#define SHAPE(...) .rank = sizeof((int[]){__VA_ARGS__}) / sizeof(int), .dims = {__VA_ARGS__}
-
 static void div_samples(tb_samples *to) /* divisors away from zero */
 {
-    tb_sample(to, NULL, 2, (tb_sample_in[]){{SHAPE(3, 5)}, {SHAPE(3, 5), .lo = 0.5, .hi = 3}});
-    tb_sample(to, NULL, 2, (tb_sample_in[]){{SHAPE(2, 3, 4)}, {SHAPE(4), .lo = 0.5, .hi = 3}});
-    tb_sample(to, NULL, 2, (tb_sample_in[]){{SHAPE(0)}, {.rank = 0, .lo = 0.5, .hi = 3}});
+    tb_sample(to, NULL, 2, (tb_sample_in[]){{TB_SHAPE(3, 5)}, {TB_SHAPE(3, 5), .lo = 0.5, .hi = 3}});
+    tb_sample(to, NULL, 2, (tb_sample_in[]){{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(4), .lo = 0.5, .hi = 3}});
+    tb_sample(to, NULL, 2, (tb_sample_in[]){{TB_SHAPE(0)}, {.rank = 0, .lo = 0.5, .hi = 3}});
 }
 
 TB_OP(add, .doc = "a + b", .n_in_min = 2, .n_in = 2, .dtypes = TB_ALL_DTYPES, .promote = TB_PROMOTE_COMMON,

@@ -172,17 +172,17 @@ static tb_status check_inputs(const tb_op *op, tb_tensor *const *in, int n_in)
     return TB_OK;
 }
 
-static tb_status check_dtype(const tb_op *op, tb_tensor *const *in, int n_in)
+static tb_status check_dtype(const tb_op *op, tb_dtype dtype)
 {
-    if (n_in == 0 || !in[0] || op->dtypes >> in[0]->dtype & 1u) return TB_OK;
-    return TB_FAIL(TB_ERR_DTYPE, "%s: not defined for %s%s%s", op->name, tb_dtype_name((tb_dtype)in[0]->dtype),
+    if (op->dtypes >> dtype & 1u) return TB_OK;
+    return TB_FAIL(TB_ERR_DTYPE, "%s: not defined for %s%s%s", op->name, tb_dtype_name(dtype),
                    op->dtypes_reason ? ": " : "", op->dtypes_reason ? op->dtypes_reason : "");
 }
 
 static int category(tb_dtype t) { return tb_dtype_is_float(t) ? 2 : t == TB_BOOL ? 0 : 1; }
 
 /* torch's rule: tensors with dimensions decide; 0-d tensors only where they are of a higher category. */
-static tb_dtype common_dtype(tb_tensor *const *in, int n_in)
+tb_dtype tb_common_dtype(tb_tensor *const *in, int n_in)
 {
     int dtype[2] = {-1, -1}; /* of 0-d tensors, of the others */
     for (int i = 0; i < n_in; i++)
@@ -197,7 +197,7 @@ static tb_dtype common_dtype(tb_tensor *const *in, int n_in)
 
 static tb_status promote(const tb_op *op, tb_tensor *const *in, int n_in, tb_tensor **to)
 {
-    tb_dtype common = common_dtype(in, n_in);
+    tb_dtype common = tb_common_dtype(in, n_in);
     if (op->promote == TB_PROMOTE_FLOAT && !tb_dtype_is_float(common)) common = TB_F32;
     for (int i = 0; i < n_in; i++) {
         to[i] = in[i] && in[i]->dtype != common ? tb_cast(in[i], common) : in[i];
@@ -217,8 +217,10 @@ static bool is_mixed(const tb_op *op, tb_tensor *const *in, int n_in)
 
 static tb_status call_op(tb_op_call *c)
 {
-    TB_TRY(check_dtype(c->op, c->in, c->n_in));
+    int typed_by = c->n_in > 0 ? c->op->typed_by : -1;
+    if (typed_by >= 0) TB_TRY(check_dtype(c->op, (tb_dtype)c->in[typed_by]->dtype));
     TB_TRY(c->op->shape(c));
+    if (typed_by < 0) TB_TRY(check_dtype(c->op, c->spec[0].dtype));
     tb_interceptor *first = c->ctx->interceptors;
     return first ? first->around(first, c) : execute(c);
 }

@@ -148,20 +148,27 @@ tb_status tbi_pointwise_fast(tb_op_call *c)
 }
 
 /* ---- samples ---- */
-#define SHAPE(...) .rank = sizeof((int[]){__VA_ARGS__}) / sizeof(int), .dims = {__VA_ARGS__}
-
+/* The last one is larger than a chunk, so that threads share it. */
 void tbi_pointwise_samples1(tb_samples *to)
 {
-    static const tb_sample_in cases[] = {{SHAPE(3, 5)}, {SHAPE(1)}, {SHAPE(2, 0, 3)}, {.rank = 0}, {SHAPE(131)}};
+    static const tb_sample_in cases[] = {
+        {TB_SHAPE(3, 5)}, {TB_SHAPE(1)}, {TB_SHAPE(2, 0, 3)}, {.rank = 0}, {TB_SHAPE(131)}, {TB_SHAPE(5, 7001)},
+    };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, NULL, 1, &cases[i]);
 }
 
 void tbi_pointwise_samples2(tb_samples *to)
 {
     static const tb_sample_in cases[][2] = {
-        {{SHAPE(3, 5)}, {SHAPE(3, 5)}}, {{SHAPE(2, 3, 4)}, {SHAPE(4)}}, {{SHAPE(3, 1)}, {SHAPE(1, 5)}},
-        {{SHAPE(7)}, {.rank = 0}},      {{.rank = 0}, {SHAPE(2, 2)}},   {{SHAPE(0, 3)}, {SHAPE(1, 3)}},
-        {{SHAPE(131)}, {SHAPE(131)}},   {{SHAPE(2, 1, 3)}, {SHAPE(4, 1)}},
+        {{TB_SHAPE(3, 5)}, {TB_SHAPE(3, 5)}},
+        {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(4)}},
+        {{TB_SHAPE(3, 1)}, {TB_SHAPE(1, 5)}},
+        {{TB_SHAPE(7)}, {.rank = 0}},
+        {{.rank = 0}, {TB_SHAPE(2, 2)}},
+        {{TB_SHAPE(0, 3)}, {TB_SHAPE(1, 3)}},
+        {{TB_SHAPE(131)}, {TB_SHAPE(131)}},
+        {{TB_SHAPE(2, 1, 3)}, {TB_SHAPE(4, 1)}},
+        {{TB_SHAPE(5, 7001)}, {TB_SHAPE(7001)}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, NULL, 2, cases[i]);
 }

@@ -6,8 +6,8 @@ void tb_out_set(tb_op_call *c, int o, tb_dtype dtype, int rank, const int64_t *d
 {
     tb_out_spec *s = &c->spec[o];
     s->dtype = dtype;
-    s->rank = rank;
-    for (int i = 0; i < rank; i++) s->dims[i] = dims[i];
+    s->rank = rank; /* more than TB_MAX_RANK is refused when the tensor is made */
+    for (int i = 0; i < rank && i < TB_MAX_RANK; i++) s->dims[i] = dims[i];
 }
 
 void tb_out_like(tb_op_call *c, int o, const tb_tensor *t) { tb_out_set(c, o, (tb_dtype)t->dtype, t->rank, t->dims); }

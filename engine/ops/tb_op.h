@@ -130,6 +130,8 @@ typedef struct tb_samples {
     size_t attrs_bytes;
     bool failed;
 } tb_samples;
+/* The shape of a tb_sample_in: {TB_SHAPE(3, 5), .lo = 0}. */
+#define TB_SHAPE(...) .rank = sizeof((int[]){__VA_ARGS__}) / sizeof(int), .dims = {__VA_ARGS__}
 /* Adds a case; `attrs` (copied) may be NULL. */
 void tb_sample(tb_samples *to, const void *attrs, int n_in, const tb_sample_in *in);
 TB_MUST_USE tb_status tb_samples_of(const tb_op *op, tb_samples *out);
@@ -157,7 +159,8 @@ struct tb_op {
     const tb_attr *attrs;
     int n_attrs;
     size_t attrs_bytes;
-    unsigned dtypes;             /* of input 0 (or of the output, for ops without input) */
+    unsigned dtypes;             /* of input `typed_by` */
+    int typed_by;                /* 0 mostly; -1, and ops without input: `dtypes` speaks of the output */
     const char *dtypes_reason;   /* why not all of TB_ALL_DTYPES, for `tb ops` */
     tb_promotion promote;
     tb_status (*shape)(tb_op_call *c);   /* fills spec[]; reads no data */
@@ -209,6 +212,9 @@ void tb_interceptor_remove(tb_ctx *ctx, tb_interceptor *i);
 tb_status tb_dispatch_next(tb_interceptor *self, tb_op_call *call); /* the rest of the chain, then the op itself */
 
 /* ---- for op files ---- */
+/* The dtype that torch computes in for these inputs (NULLs left out): what TB_PROMOTE_COMMON casts to. */
+tb_dtype tb_common_dtype(tb_tensor *const *in, int n_in);
+
 /* The best kernel for one of the op's primitives that accepts `args`; NULL: none (use ref). Notes its name in the
  * call. The look-up is cached per context. */
 const tb_kernel *tb_call_kernel(tb_op_call *c, int primitive, tb_dtype dtype, const void *args);
