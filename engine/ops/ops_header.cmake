@@ -1,6 +1,7 @@
-# Collects the public declarations of all op files into tb_ops.h, in file order.
+# Collects the public declarations of all op files into tb_ops.h, in file order. An op file includes tb_ops.h too: a
+# block that defines types stands between "#ifndef TB_OPS_H" and "#endif" there, so that they are defined once.
 cmake_minimum_required(VERSION 3.25)
-set(text "/* Generated from the files of engine/ops: the public functions of all ops. */\n#pragma once\n#include \"tb_tensor.h\"\n")
+set(text "/* Generated from the files of engine/ops: the public functions of all ops. */\n#pragma once\n#define TB_OPS_H 1\n#include \"tb_tensor.h\"\n")
 foreach(source ${SOURCES})
   file(READ ${source} body)
   get_filename_component(name ${source} NAME)

@@ -1,0 +1,27 @@
+/* A tensor seen as rows: all dimensions but the last are one. What linear, softmax, the losses and the norms share,
+ * with the blocks of rows that sums over the batch are made of. */
+#pragma once
+#include "tb_op.h"
+
+static inline int64_t tbi_last_dim(const tb_tensor *t) { return t->rank ? t->dims[t->rank - 1] : 1; }
+static inline int64_t tbi_last_stride(const tb_tensor *t) { return t->rank ? t->strides[t->rank - 1] : 1; }
+int64_t tbi_rows(const tb_tensor *t);                    /* product of all dimensions but the last */
+int64_t tbi_row_at(const tb_tensor *t, int64_t row);     /* element offset of a row's first element */
+int64_t tbi_element_at(const tb_tensor *t, int64_t index); /* element offset of the index-th in row-major order */
+/* True if all rows lie at one distance (then in *stride, elements), so that they make one matrix. */
+bool tbi_rows_are_even(const tb_tensor *t, int64_t *stride);
+/* Even rows with adjacent elements: what row kernels take. */
+static inline bool tbi_rows_are_dense(const tb_tensor *t, int64_t *stride)
+{
+    return (tbi_last_stride(t) == 1 || tbi_last_dim(t) == 1) && tbi_rows_are_even(t, stride);
+}
+
+/* Sums over the batch: `rows` is cut into `blocks` blocks of ceil(rows / blocks), the last ones shorter or empty. */
+static inline int64_t tbi_block_rows(int64_t rows, int blocks) { return (rows + blocks - 1) / blocks; }
+/* The pairwise tree over n (a power of two) finished block sums, in place; returns the root. */
+static inline float tbi_tree_f32(float *sum, int n)
+{
+    for (; n > 1; n /= 2)
+        for (int i = 0; i < n / 2; i++) sum[i] = sum[2 * i] + sum[2 * i + 1];
+    return sum[0];
+}
