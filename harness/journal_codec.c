@@ -48,6 +48,7 @@ static void encode_fields(const tb_record_type *t, const char *record, tb_text *
 
 tb_status tb_record_encode(tb_record_kind kind, const void *record, tb_text *to)
 {
+    TB_TRY(tb_record_check(kind, record));
     size_t start = to->size;
     tb_text_add_bytes(to, (uint8_t[HEADER]){0}, HEADER);
     encode_fields(&tb_record_types[kind], record, to);
@@ -133,7 +134,7 @@ tb_status tb_record_decode(tb_record_kind kind, const uint8_t *payload, size_t b
         if (t->fields[i].type <= TB_FIELD_SHARED)
             *(const char **)(void *)(record.bytes + t->fields[i].offset) = "";
     size_t used = decode_fields(t, payload, bytes, record.bytes);
-    if (used == SIZE_MAX) return malformed(kind);
+    if (used == SIZE_MAX || tb_record_check(kind, &record) != TB_OK) return malformed(kind);
     if (kind == TB_RECORD_SAMPLES) return decode_arrays(&record.samples, payload + used, bytes - used, to);
     return tb_launch_add(to, kind, &record);
 }

@@ -97,9 +97,26 @@ static tb_status join_samples(tb_launch *l, const tb_samples *batch)
     return TB_OK;
 }
 
+tb_status tb_record_check(tb_record_kind kind, const void *record)
+{
+    const char *name = "x";
+    if (kind == TB_RECORD_SAMPLES) name = ((const tb_samples *)record)->metric;
+    if (kind == TB_RECORD_ARTEFACT) name = ((const tb_artefact *)record)->name;
+    if (!name || !name[0] || !strcmp(name, ".") || strlen(name) > 100 || strchr(name, '/'))
+        return TB_FAIL(TB_ERR_INVALID, "record: the name '%.110s' must have 1 to 100 bytes and no '/'",
+                       name ? name : "");
+    if (kind != TB_RECORD_SAMPLES) return TB_OK;
+    const tb_samples *s = record;
+    if (s->rank < 0 || s->rank > 65535 || s->n < 0)
+        return TB_FAIL(TB_ERR_INVALID, "samples of '%s': rank %lld or count %lld is out of range", name,
+                       (long long)s->rank, (long long)s->n);
+    return TB_OK;
+}
+
 tb_status tb_launch_add(tb_launch *l, tb_record_kind kind, const void *record)
 {
     const tb_record_type *t = &tb_record_types[kind];
+    TB_TRY(tb_record_check(kind, record));
     if (kind == TB_RECORD_SAMPLES) return join_samples(l, record);
     char *place = (char *)l + t->at;
     if (t->count_at) {

@@ -36,7 +36,7 @@ typedef struct tb_fact {
 
 /* Declares a metric before its samples or values. */
 typedef struct tb_metric {
-    const char *name;        /* "step_ms"; no '/' */
+    const char *name;        /* "step_ms": at most 100 bytes, no '/' */
     const char *unit;        /* "ms", "samples/s", "B", "" */
     const char *dir;         /* lower | higher | none */
     const char *kind;        /* ratio | exact | curve | parity | trend */
@@ -67,7 +67,7 @@ typedef struct tb_value {
 
 /* Text that belongs to the result: "log" (tail of stderr), "sample" (generated text), "weights_hash". */
 typedef struct tb_artefact {
-    const char *name, *text;
+    const char *name, *text; /* name: at most 100 bytes, no '/' */
     int64_t rank;
 } tb_artefact;
 

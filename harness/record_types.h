@@ -42,5 +42,9 @@ typedef struct tb_record_type {
 extern const tb_record_type tb_record_types[TB_RECORD_KINDS];
 extern const tb_record_type tb_summary_type;
 
+/* Refuses what could not be stored: samples and artefacts are found by their name, which must be 1 to 100 bytes
+ * without '/'; samples belong to a rank in 0 .. 65535. */
+TB_MUST_USE tb_status tb_record_check(tb_record_kind kind, const void *record);
+
 /* Puts a record into its place in the launch; strings stay borrowed. Samples are joined to their series. */
 TB_MUST_USE tb_status tb_launch_add(tb_launch *launch, tb_record_kind kind, const void *record);

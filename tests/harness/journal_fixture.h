@@ -1,8 +1,8 @@
 /* A journal with every kind of record, in a private folder. */
 #pragma once
 #include "journal.h"
-#include <ftw.h>
 #include "tb_test.h"
+#include <ftw.h>
 #include <stdlib.h>
 #include <unistd.h>
 
