@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include "tb_ctx.h"
 #include "tb_tensor.h"
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -25,6 +26,14 @@
                      tb_error_message());                                                                             \
         if (!strstr(tb_error_message(), (text)))                                                                      \
             fail_msg("%s: '%s' is not in: %s", #call, (text), tb_error_message());                                    \
+    } while (0)
+
+/* |a - b| <= tolerance, in double. */
+#define assert_near(a, b, tolerance)                                                                                  \
+    do {                                                                                                              \
+        double near_a = (double)(a), near_b = (double)(b);                                                            \
+        if (!(fabs(near_a - near_b) <= (double)(tolerance)))                                                          \
+            fail_msg("%s = %.17g, %s = %.17g, further apart than %g", #a, near_a, #b, near_b, (double)(tolerance));    \
     } while (0)
 
 static inline int test_setup_on(void **state, const char *device, int threads)
