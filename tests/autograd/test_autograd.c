@@ -166,7 +166,7 @@ static tb_tensor *cube(void *arg, tb_tensor *x) { return tb_mul(tb_mul(x, x), tb
 static void recomputed_segments_give_the_same_gradients(void **state)
 {
     (void)state;
-    double expected_w[1], expected_x[1];
+    double expected_w[1] = {0}, expected_x[1] = {0};
     for (int pass = 0; pass < 2; pass++) {
         tb_tensor *x = leaf(TB_F64, 1, (double[]){3}), *w = leaf(TB_F64, 1, (double[]){5});
         int hooked = 0;

@@ -4,12 +4,6 @@
 #include "tb_test.h"
 #include <math.h>
 
-static void assert_near(double value, double expected, double tolerance)
-{
-    if (!(fabs(value - expected) <= tolerance))
-        fail_msg("%.17g is not within %g of %.17g", value, tolerance, expected);
-}
-
 static void quantiles_interpolate_like_hyndman_fan_7(void **state)
 {
     (void)state;
