@@ -18,10 +18,10 @@ VEC vf epilogue_act(vf x, tb_epilogue_act act)
 static void epilogue_row(const float *sum, float *c, int n, bool accumulate, const float *bias, tb_epilogue_act act)
 {
     for (int j = 0; j < n; j += VL) {
-        int left = n - j < VL ? n - j : VL;
+        int left = n - j;
         vf x = vf_load(sum + j);
-        if (accumulate) x = vf_add(vf_load_n(c + j, left), x);
-        if (bias) x = vf_add(x, vf_load_n(bias + j, left));
-        vf_store_n(c + j, epilogue_act(x, act), left);
+        if (accumulate) x = vf_add(vf_load_part(c + j, left), x);
+        if (bias) x = vf_add(x, vf_load_part(bias + j, left));
+        vf_store_part(c + j, epilogue_act(x, act), left);
     }
 }

@@ -12,6 +12,9 @@
 
 #define VEC static inline __attribute__((always_inline, unused))
 
+#define VEC_ISA TB_ISA_AVX2
+#define VEC_ISA_NAME "avx2"
+
 enum { VL = 8 };
 typedef __m256 vf;
 typedef __m256i vi;
@@ -29,6 +32,13 @@ VEC vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 VEC vf vf_load_n(const float *p, int n) { return _mm256_maskload_ps(p, lanes_below(n)); }
 VEC void vf_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
 VEC void vf_store_n(float *p, vf x, int n) { _mm256_maskstore_ps(p, lanes_below(n), x); }
+/* The next `left` > 0 elements of an array, at most VL. */
+VEC vf vf_load_part(const float *p, int64_t left) { return left >= VL ? vf_load(p) : vf_load_n(p, (int)left); }
+VEC void vf_store_part(float *p, vf x, int64_t left)
+{
+    if (left >= VL) vf_store(p, x);
+    else vf_store_n(p, x, (int)left);
+}
 
 VEC vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 VEC vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
@@ -66,6 +76,13 @@ VEC vi vi_select(vm m, vi yes, vi no)
     return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(no), _mm256_castsi256_ps(yes), m));
 }
 VEC bool vm_any(vm m) { return _mm256_movemask_ps(m) != 0; }
+
+/* Lanes are true where the byte is not 0. */
+VEC vm vm_load_bool(const uint8_t *p)
+{
+    __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(x, _mm256_setzero_si256()));
+}
 
 /* r[i][j] <-> r[j][i] */
 VEC void vf_transpose(vf r[VL])

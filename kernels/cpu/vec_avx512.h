@@ -7,6 +7,9 @@
 
 #define VEC static inline __attribute__((always_inline, unused))
 
+#define VEC_ISA TB_ISA_AVX512
+#define VEC_ISA_NAME "avx512"
+
 enum { VL = 16 };
 typedef __m512 vf;
 typedef __m512i vi;
@@ -20,6 +23,13 @@ VEC vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 VEC vf vf_load_n(const float *p, int n) { return _mm512_maskz_loadu_ps(lanes_below(n), p); }
 VEC void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
 VEC void vf_store_n(float *p, vf x, int n) { _mm512_mask_storeu_ps(p, lanes_below(n), x); }
+/* The next `left` > 0 elements of an array, at most VL. */
+VEC vf vf_load_part(const float *p, int64_t left) { return left >= VL ? vf_load(p) : vf_load_n(p, (int)left); }
+VEC void vf_store_part(float *p, vf x, int64_t left)
+{
+    if (left >= VL) vf_store(p, x);
+    else vf_store_n(p, x, (int)left);
+}
 
 VEC vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 VEC vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
@@ -54,6 +64,12 @@ VEC vm vi_eq(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 VEC vi vi_select(vm m, vi yes, vi no) { return _mm512_mask_blend_epi32(m, no, yes); }
 VEC bool vm_any(vm m) { return m != 0; }
+
+VEC vm vm_load_bool(const uint8_t *p)
+{
+    __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm512_test_epi32_mask(x, x);
+}
 
 /* r[i][j] <-> r[j][i]: 4x4 blocks within 128-bit lanes, then the lanes as a 4x4 matrix. */
 VEC void vf_transpose(vf r[VL])

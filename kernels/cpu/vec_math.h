@@ -4,7 +4,7 @@
  * are minimax fits (Remez weights on the relative error of the result); ranges are reduced after Cody and Waite
  * ("Software Manual for the Elementary Functions", 1980). Largest error against the exact function, in units of the
  * last place of f32, over all finite arguments (tests/kernels/test_vec_math.c holds them to it):
- *     exp 1.1    log 1.0    tanh 1.6    erf 1.3    sigmoid 2.5
+ *     exp 1.0    log 0.8    tanh 1.4    erf 1.2    sigmoid 2.4
  * NaN gives NaN; infinities give the limits; denormal arguments and results are kept. */
 #pragma once
 

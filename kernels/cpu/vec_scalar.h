@@ -8,6 +8,9 @@
 
 #define VEC static inline __attribute__((always_inline, unused))
 
+#define VEC_ISA TB_ISA_SCALAR
+#define VEC_ISA_NAME "scalar"
+
 enum { VL = 1 };
 typedef float vf;
 typedef int32_t vi;
@@ -21,6 +24,13 @@ VEC void vf_store(float *p, vf x) { *p = x; }
 VEC void vf_store_n(float *p, vf x, int n)
 {
     if (n > 0) *p = x;
+}
+/* The next `left` > 0 elements of an array, at most VL. */
+VEC vf vf_load_part(const float *p, int64_t left) { return left >= VL ? vf_load(p) : vf_load_n(p, (int)left); }
+VEC void vf_store_part(float *p, vf x, int64_t left)
+{
+    if (left >= VL) vf_store(p, x);
+    else vf_store_n(p, x, (int)left);
 }
 
 VEC vf vf_add(vf a, vf b) { return a + b; }
@@ -66,6 +76,8 @@ VEC vm vi_eq(vi a, vi b) { return a == b; }
 VEC vf vf_select(vm m, vf yes, vf no) { return m ? yes : no; }
 VEC vi vi_select(vm m, vi yes, vi no) { return m ? yes : no; }
 VEC bool vm_any(vm m) { return m; }
+
+VEC vm vm_load_bool(const uint8_t *p) { return *p != 0; }
 
 VEC void vf_transpose(vf r[VL]) { (void)r; }
 

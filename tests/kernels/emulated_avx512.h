@@ -94,6 +94,12 @@ EMULATED __m512i emulated_cvtepu16_epi32(__m256i h)
 }
 #define _mm512_cvtepu16_epi32(h) emulated_cvtepu16_epi32(h)
 
+EMULATED __m512i emulated_cvtepu8_epi32(__m128i b)
+{
+    return emulated_join_i(_mm256_cvtepu8_epi32(b), _mm256_cvtepu8_epi32(_mm_srli_si128(b, 8)));
+}
+#define _mm512_cvtepu8_epi32(b) emulated_cvtepu8_epi32(b)
+
 EMULATED __m256i emulated_cvtepi32_epi16(__m512i v)
 {
     int32_t x[16];

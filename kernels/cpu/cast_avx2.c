@@ -1,0 +1,9 @@
+/* Casts between f32, bf16 and f16; the work is in cast.h. */
+#include "vec_avx2.h"
+
+#include "cast.h"
+
+TB_KERNEL(cast_bf16_f32_avx2) = CAST("cast_bf16", TB_F32, "f32", run_cast_bf16);
+TB_KERNEL(cast_f16_f32_avx2) = CAST("cast_f16", TB_F32, "f32", run_cast_f16);
+TB_KERNEL(cast_f32_bf16_avx2) = CAST("cast_f32", TB_BF16, "bf16", run_cast_from_bf16);
+TB_KERNEL(cast_f32_f16_avx2) = CAST("cast_f32", TB_F16, "f16", run_cast_from_f16);
