@@ -45,8 +45,8 @@ typedef struct tb_pointwise_args {
     int8_t step[3];       /* per operand: 1 contiguous, 0 one value for all n */
     const void *attrs;    /* the op's attributes, or NULL */
 } tb_pointwise_args;
-typedef struct tb_clamp_attrs { /* what a clamp kernel reads */
-    double min, max;
+typedef struct tb_clamp_attrs { /* of "clamp" */
+    double lo, hi;
 } tb_clamp_attrs;
 
 /* ---- gemm: C[M,N] (+)= op(A)[M,K] op(B)[K,N], then the epilogue. Canonical order: each C element is one chain of

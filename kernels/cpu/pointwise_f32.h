@@ -69,10 +69,8 @@ VEC vf gelu_tanh_grad(vf g, vf x)
 /* Phi(x) + x phi(x), with the normal distribution Phi and its density phi */
 VEC vf gelu_erf_grad(vf g, vf x)
 {
-    vf half = vf_set1(0.5f);
     vf phi = vf_mul(vf_exp(vf_mul(vf_mul(x, x), vf_set1(-0.5f))), vf_set1(0.39894228040f));
-    vf cdf = vf_fma(half, vf_erf(vf_mul(x, vf_set1(0.70710678119f))), half);
-    return vf_mul(g, vf_fma(x, phi, cdf));
+    return vf_mul(g, vf_fma(x, phi, vf_normal_cdf(x)));
 }
 
 #define RUN1(op, f)                                                                                                   \
@@ -91,7 +89,7 @@ static void run_clamp(const void *args)
 {
     const tb_pointwise_args *p = args;
     const tb_clamp_attrs *range = p->attrs;
-    vf lo = vf_set1((float)range->min), hi = vf_set1((float)range->max);
+    vf lo = vf_set1((float)range->lo), hi = vf_set1((float)range->hi);
     const float *x = p->in[0];
     for (int64_t i = 0; i < p->n; i += VL) {
         vf v = p->step[0] ? vf_load_part(x + i, p->n - i) : vf_set1(*x);

@@ -80,18 +80,22 @@ VEC vf vf_tanh(vf x)
     return vf_select(vf_lt(a, vf_set1(0.625f)), small, vf_copysign(big, x));
 }
 
-/* |x| < 0.93: x + x P(x^2); beyond: 1 - exp(Q(|x|)), where Q fits log erfc on [0.93, 4]; erf(4) rounds to 1. */
-VEC vf vf_erf(vf x)
+/* erf(x) / x - 1 for |x| < 0.93, from z = x^2 */
+VEC vf erf_small(vf z)
 {
-    vf a = vf_abs(x), z = vf_mul(x, x);
     vf p = vf_set1(8.31677535e-05f);
     p = vf_fma(p, z, vf_set1(-0.000813001243f));
     p = vf_fma(p, z, vf_set1(0.00519990688f));
     p = vf_fma(p, z, vf_set1(-0.0268589407f));
     p = vf_fma(p, z, vf_set1(0.112836875f));
     p = vf_fma(p, z, vf_set1(-0.376126319f));
-    p = vf_fma(p, z, vf_set1(0.128379166f));
-    vf small = vf_fma(x, p, x);
+    return vf_fma(p, z, vf_set1(0.128379166f));
+}
+
+/* |x| < 0.93: x + x P(x^2); beyond: 1 - exp(Q(|x|)), where Q fits log erfc on [0.93, 4]; erf(4) rounds to 1. */
+VEC vf vf_erf(vf x)
+{
+    vf a = vf_abs(x), small = vf_fma(x, erf_small(vf_mul(x, x)), x);
     vf b = vf_min(vf_set1(4.0f), a);
     vf q = vf_set1(0.00019477772f);
     q = vf_fma(q, b, vf_set1(-0.00303182006f));
@@ -122,9 +126,30 @@ VEC vf vf_gelu_tanh(vf x)
     return vf_mul(x, vf_sigmoid(vf_mul(cubic, vf_set1(1.5957691216f)))); /* 2 sqrt(2/pi) */
 }
 
-/* x/2 (1 + erf(x / sqrt 2)) */
-VEC vf vf_gelu_erf(vf x)
+/* The normal distribution function (1 + erf(x / sqrt 2)) / 2 with its digits kept in the left tail. |x| < 1: from erf's
+ * polynomial; beyond: exp(-x^2/2) R((|x| - 3) / (|x| + 3)) for the tail, with the rounding of x^2 put back. */
+VEC vf vf_normal_cdf(vf x)
 {
-    vf h = vf_mul(x, vf_set1(0.5f));
-    return vf_fma(h, vf_erf(vf_mul(x, vf_set1(0.70710678119f))), h);
+    vf one = vf_set1(1.0f), half = vf_set1(0.5f);
+    vf a = vf_min(vf_set1(14.5f), vf_abs(x)), three = vf_set1(3.0f); /* the tail at 14.5 is below the denormals */
+    vf t = vf_div(vf_sub(a, three), vf_add(a, three));
+    vf r = vf_set1(3.63737418e-05f);
+    r = vf_fma(r, t, vf_set1(0.000128196567f));
+    r = vf_fma(r, t, vf_set1(-0.000329071365f));
+    r = vf_fma(r, t, vf_set1(-0.000991890323f));
+    r = vf_fma(r, t, vf_set1(0.00290271174f));
+    r = vf_fma(r, t, vf_set1(0.00613372168f));
+    r = vf_fma(r, t, vf_set1(-0.0462132208f));
+    r = vf_fma(r, t, vf_set1(0.123224922f));
+    r = vf_fma(r, t, vf_set1(-0.206402615f));
+    r = vf_fma(r, t, vf_set1(0.121513948f));
+    vf square = vf_mul(a, a), lost = vf_fma(a, a, vf_neg(square));
+    vf e = vf_exp(vf_mul(square, vf_set1(-0.5f)));
+    vf tail = vf_mul(vf_fnma(e, vf_mul(lost, half), e), r);
+    vf outer = vf_select(vf_lt(x, vf_zero()), tail, vf_sub(one, tail));
+    vf z = vf_mul(x, vf_set1(0.70710678119f));
+    vf inner = vf_fma(vf_fma(z, erf_small(vf_mul(z, z)), z), half, half);
+    return vf_select(vf_lt(a, one), inner, vf_select(vf_isnan(x), x, outer));
 }
+
+VEC vf vf_gelu_erf(vf x) { return vf_mul(x, vf_normal_cdf(x)); }

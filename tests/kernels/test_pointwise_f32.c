@@ -20,7 +20,7 @@ static double f_erf(double a, double b, double c) { return (void)b, (void)c, erf
 static double f_sigmoid(double a, double b, double c) { return (void)b, (void)c, 1 / (1 + exp(-a)); }
 static double f_relu(double a, double b, double c) { return (void)b, (void)c, a < 0 ? 0 : a; }
 static double f_silu(double a, double b, double c) { return (void)b, (void)c, a / (1 + exp(-a)); }
-static double f_gelu_erf(double a, double b, double c) { return (void)b, (void)c, a / 2 * (1 + erf(a / sqrt(2))); }
+static double f_gelu_erf(double a, double b, double c) { return (void)b, (void)c, a / 2 * erfc(-a / sqrt(2)); }
 static double f_gelu_tanh(double a, double b, double c)
 {
     (void)b, (void)c;
@@ -56,8 +56,8 @@ static const struct {
     {"sqrt", 1, f_sqrt, 0, 50, 0, 6e-8},      {"rsqrt", 1, f_rsqrt, 0, 50, 0, 2e-7},
     {"tanh", 1, f_tanh, -5, 5, 0, 2e-7},      {"erf", 1, f_erf, -4, 4, 0, 2e-7},
     {"sigmoid", 1, f_sigmoid, -20, 20, 0, 4e-7}, {"relu", 1, f_relu, -2, 2, 0, 0},
-    {"silu", 1, f_silu, -20, 20, 0, 4e-7},    {"gelu_tanh", 1, f_gelu_tanh, -6, 6, 2e-7, 8e-7},
-    {"gelu_erf", 1, f_gelu_erf, -6, 6, 4e-7, 4e-7}, {"where", 3, f_where, -2, 2, 0, 0},
+    {"silu", 1, f_silu, -20, 20, 0, 4e-7},    {"gelu_tanh", 1, f_gelu_tanh, -6, 6, 1e-7, 4e-7},
+    {"gelu_erf", 1, f_gelu_erf, -12, 12, 0, 4e-7}, {"where", 3, f_where, -2, 2, 0, 0},
     {"clamp", 1, f_clamp, -2, 2, 0, 0},       {"relu_grad", 2, f_relu_grad, -2, 2, 0, 0},
     {"tanh_grad", 2, f_tanh_grad, -1, 1, 2e-7, 0},      {"sigmoid_grad", 2, f_sigmoid_grad, -1, 1, 2e-7, 0},
     {"silu_grad", 2, f_silu_grad, -8, 8, 8e-6, 0},      {"gelu_tanh_grad", 2, f_gelu_tanh_grad, -6, 6, 8e-6, 0},
