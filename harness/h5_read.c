@@ -69,14 +69,6 @@ static const char *dataset_text(reader *r, hid_t set, const char *what)
     return text ? text : "";
 }
 
-static const char *text_at(reader *r, const char *name)
-{
-    hid_t set = H5Dopen2(r->file, name, H5P_DEFAULT);
-    const char *text = dataset_text(r, set, name);
-    H5Dclose(set);
-    return text;
-}
-
 static hsize_t extent(hid_t set, int rank, hsize_t *dims) /* elements; 0 when it has another rank */
 {
     hid_t space = H5Dget_space(set);
@@ -291,6 +283,23 @@ static void each_link(reader *r, const char *name, H5L_iterate_t visit)
     H5Gclose(group);
 }
 
+/* The long texts that all launches share: /config/resolved, source, ... */
+static void read_shared(reader *r)
+{
+    const tb_record_type *t = &tb_record_types[TB_RECORD_POINT];
+    for (int f = 0; f < t->n_fields; f++) {
+        char name[64];
+        if (t->fields[f].type != TB_FIELD_SHARED) continue;
+        snprintf(name, sizeof name, "config/%s", t->fields[f].name);
+        if (H5Lexists(r->file, name, H5P_DEFAULT) <= 0) continue;
+        hid_t set = H5Dopen2(r->file, name, H5P_DEFAULT);
+        const char *text = dataset_text(r, set, name);
+        for (int l = 0; l < r->result->n_launches; l++)
+            memcpy((char *)&r->result->launches[l]->point + t->fields[f].offset, &text, sizeof text);
+        H5Dclose(set);
+    }
+}
+
 static void read_file(reader *r)
 {
     if (strcmp(text_attribute(r, r->file, "schema"), "tensorbrain.result"))
@@ -303,11 +312,7 @@ static void read_file(reader *r)
         return;
     }
     read_table(r, &tb_record_types[TB_RECORD_POINT], add_launch);
-    const char *config = text_at(r, "config/resolved"), *source = text_at(r, "config/source");
-    for (int l = 0; l < r->result->n_launches; l++) {
-        r->result->launches[l]->point.config = config;
-        r->result->launches[l]->point.source = source;
-    }
+    read_shared(r);
     static const tb_record_kind kinds[] = {TB_RECORD_END,   TB_RECORD_FACT,  TB_RECORD_METRIC,
                                            TB_RECORD_VALUE, TB_RECORD_EVENT, TB_RECORD_CHECK};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)

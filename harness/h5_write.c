@@ -299,11 +299,19 @@ static void write_root(writer *w)
     text_attribute(w, w->file, "status", tb_result_status(w->result));
     int_attribute(w, w->file, "torn_bytes", torn);
     int_attribute(w, w->file, "damaged_records", damaged);
+}
+
+/* The long texts that all launches share: /config/resolved, source, ... */
+static void write_shared(writer *w)
+{
+    const tb_record_type *t = &tb_record_types[TB_RECORD_POINT];
     hid_t config = open_group(w, w->file, "config"), set;
-    write_text(w, config, "resolved", p->config, &set);
-    H5Dclose(set);
-    write_text(w, config, "source", p->source, &set);
-    H5Dclose(set);
+    for (int f = 0; f < t->n_fields; f++) {
+        if (t->fields[f].type != TB_FIELD_SHARED) continue;
+        write_text(w, config, t->fields[f].name,
+                   text_member((const char *)&w->result->launches[0]->point, &t->fields[f]), &set);
+        H5Dclose(set);
+    }
     H5Gclose(config);
 }
 
@@ -318,6 +326,7 @@ static bool write_file(writer *w, const char *path)
     H5Pclose(create);
     if (w->file < 0) return false;
     write_root(w);
+    write_shared(w);
     write_records(w, TB_RECORD_POINT);
     write_records(w, TB_RECORD_END);
     write_records(w, TB_RECORD_FACT);

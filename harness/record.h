@@ -26,6 +26,8 @@ typedef struct tb_point {
     int64_t ranks, threads;  /* threads: of each rank */
     int64_t seed;            /* root of all streams */
     int64_t utc_ns;          /* when the launch was started */
+    const char *question;    /* the experiment's, for captions */
+    const char *plots;       /* its plots, as a JSON list: scripts/plot draws them */
 } tb_point;
 
 /* Provenance: "build/git_sha", "host/cpu", "env/OMP_NUM_THREADS", "seeds/data", "data/<file>/sha256", ... */

@@ -1,20 +1,19 @@
 /* The table of record_types.h. */
 #include "record_types.h"
 
-#define FIELD(type, name, as)                                                                                \
-    {                                                                                                        \
-#name, TB_FIELD_##as, offsetof(type, name)                                                           \
-    }
-#define STR(type, name)    FIELD(type, name, STR)
-#define SHARED(type, name) FIELD(type, name, SHARED)
-#define INT(type, name)    FIELD(type, name, INT)
-#define NUM(type, name)    FIELD(type, name, NUM)
+#define FIELD_AS(text, type, name, as) {text, TB_FIELD_##as, offsetof(type, name)}
+#define STR(type, name) FIELD_AS(#name, type, name, STR)
+#define SHARED(type, name) FIELD_AS(#name, type, name, SHARED)
+#define INT(type, name) FIELD_AS(#name, type, name, INT)
+#define NUM(type, name) FIELD_AS(#name, type, name, NUM)
 
 static const tb_field point_fields[] = {
-    STR(tb_point, experiment), STR(tb_point, driver),    STR(tb_point, profile),   STR(tb_point, hash),
-    STR(tb_point, label),      SHARED(tb_point, config), SHARED(tb_point, source), STR(tb_point, scope),
-    STR(tb_point, run),        INT(tb_point, launch),    INT(tb_point, launches),  INT(tb_point, ranks),
-    INT(tb_point, threads),    INT(tb_point, seed),      INT(tb_point, utc_ns),
+    STR(tb_point, experiment), STR(tb_point, driver),  STR(tb_point, profile),
+    STR(tb_point, hash),       STR(tb_point, label),   FIELD_AS("resolved", tb_point, config, SHARED),
+    SHARED(tb_point, source),  STR(tb_point, scope),   STR(tb_point, run),
+    INT(tb_point, launch),     INT(tb_point, launches), INT(tb_point, ranks),
+    INT(tb_point, threads),    INT(tb_point, seed),    INT(tb_point, utc_ns),
+    SHARED(tb_point, question), SHARED(tb_point, plots),
 };
 static const tb_field fact_fields[] = {STR(tb_fact, key), STR(tb_fact, value), INT(tb_fact, rank)};
 static const tb_field metric_fields[] = {

@@ -48,6 +48,8 @@ static inline tb_point sample_point(int64_t launch)
                       .ranks = 2,
                       .threads = 1,
                       .seed = -1,
+                      .question = "How fast?",
+                      .plots = "[]",
                       .utc_ns = 77};
 }
 

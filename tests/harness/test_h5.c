@@ -32,6 +32,7 @@ static void a_result_reads_back_as_it_was_written(void **state)
         assert_int_equal(b->point.seed, -1);
         assert_string_equal(b->point.config, a->point.config);
         assert_string_equal(b->point.source, a->point.source);
+        assert_string_equal(b->point.question, "How fast?");
         assert_string_equal(tb_launch_fact(b, "build/git_sha"), "0123abcd");
         assert_int_equal(b->n_metrics, a->n_metrics);
         assert_int_equal(b->n_series, a->n_series);
