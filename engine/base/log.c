@@ -19,7 +19,7 @@ static tb_log_level wanted_level(void)
     return TB_LOG_WARN;
 }
 
-void tb_log(tb_log_level level, const char *fmt, ...)
+void tb_log_write(tb_log_level level, const char *fmt, ...)
 {
     if (level > wanted_level()) return;
     char line[2048];

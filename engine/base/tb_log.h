@@ -3,5 +3,5 @@
 #include "tb_status.h"
 
 typedef enum tb_log_level { TB_LOG_ERROR, TB_LOG_WARN, TB_LOG_INFO, TB_LOG_DEBUG } tb_log_level;
-void tb_log(tb_log_level level, const char *fmt, ...) TB_PRINTF(2, 3);
+void tb_log_write(tb_log_level level, const char *fmt, ...) TB_PRINTF(2, 3);
 void tb_log_set_rank(int rank); /* of the calling thread; < 0: none */

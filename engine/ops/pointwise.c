@@ -138,7 +138,7 @@ tb_status tbi_pointwise_fast(tb_op_call *c)
         }
     }
     r.args.n = r.run;
-    r.kernel = tb_call_kernel(c, 0, (tb_dtype)c->in[0]->dtype, &r.args);
+    r.kernel = tb_call_kernel(c, 0, (tb_dtype)c->in[c->n_in - 1]->dtype, &r.args); /* not where's condition */
     if (!r.kernel) return TB_ERR_UNSUPPORTED;
     r.pieces = (r.run + CHUNK - 1) / CHUNK;
     if (total <= CHUNK && r.rank <= 1) r.kernel->run(&r.args);
@@ -148,27 +148,22 @@ tb_status tbi_pointwise_fast(tb_op_call *c)
 }
 
 /* ---- samples ---- */
-/* The last one is larger than a chunk, so that threads share it. */
-void tbi_pointwise_samples1(tb_samples *to)
-{
-    static const tb_sample_in cases[] = {
-        {TB_SHAPE(3, 5)}, {TB_SHAPE(1)}, {TB_SHAPE(2, 0, 3)}, {.rank = 0}, {TB_SHAPE(131)}, {TB_SHAPE(5, 7001)},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, NULL, 1, &cases[i]);
-}
-
-void tbi_pointwise_samples2(tb_samples *to)
+void tbi_pointwise_samples_in(tb_samples *to, const void *attrs, int n_in, double lo, double hi)
 {
     static const tb_sample_in cases[][2] = {
-        {{TB_SHAPE(3, 5)}, {TB_SHAPE(3, 5)}},
-        {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(4)}},
-        {{TB_SHAPE(3, 1)}, {TB_SHAPE(1, 5)}},
-        {{TB_SHAPE(7)}, {.rank = 0}},
-        {{.rank = 0}, {TB_SHAPE(2, 2)}},
-        {{TB_SHAPE(0, 3)}, {TB_SHAPE(1, 3)}},
-        {{TB_SHAPE(131)}, {TB_SHAPE(131)}},
-        {{TB_SHAPE(2, 1, 3)}, {TB_SHAPE(4, 1)}},
+        {{TB_SHAPE(3, 5)}, {TB_SHAPE(3, 5)}},       {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(4)}},
+        {{TB_SHAPE(3, 1)}, {TB_SHAPE(1, 5)}},       {{.rank = 0}, {TB_SHAPE(2, 2)}},
+        {{TB_SHAPE(2, 0, 3)}, {TB_SHAPE(1, 3)}},    {{TB_SHAPE(131)}, {TB_SHAPE(131)}},
+        {{TB_SHAPE(2, 1, 3)}, {TB_SHAPE(4, 1)}},    {{TB_SHAPE(7)}, {.rank = 0}},
         {{TB_SHAPE(5, 7001)}, {TB_SHAPE(7001)}},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, NULL, 2, cases[i]);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tb_sample_in in[2] = {cases[i][0], cases[i][1]};
+        in[0].lo = in[1].lo = lo;
+        in[0].hi = in[1].hi = hi;
+        tb_sample(to, attrs, n_in, in);
+    }
 }
+
+void tbi_pointwise_samples1(tb_samples *to) { tbi_pointwise_samples_in(to, NULL, 1, 0, 0); }
+void tbi_pointwise_samples2(tb_samples *to) { tbi_pointwise_samples_in(to, NULL, 2, 0, 0); }

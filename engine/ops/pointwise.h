@@ -13,10 +13,25 @@ tb_status tbi_pointwise_shape(tb_op_call *c);
 tb_status tbi_pointwise_ref(tb_op_call *c);
 tb_status tbi_pointwise_fast(tb_op_call *c);
 
-/* Samples: same shapes, broadcasting both sides, scalars, empty and size-1 dims, a prime length. */
+/* The functions of a family's ops: an expression in a, b, c (double, or int64_t) and attrs. */
+#define TB_F(name_, expr_)                                                                                            \
+    static double name_(double a, double b, double c, const void *attrs)                                              \
+    {                                                                                                                 \
+        return (void)a, (void)b, (void)c, (void)attrs, (expr_);                                                       \
+    }
+#define TB_I(name_, expr_)                                                                                            \
+    static int64_t name_(int64_t a, int64_t b, int64_t c, const void *attrs)                                          \
+    {                                                                                                                 \
+        return (void)a, (void)b, (void)c, (void)attrs, (expr_);                                                       \
+    }
+
+/* Samples for one or two operands in [lo, hi] (both 0: the default): same shapes, broadcasting both sides, scalars,
+ * empty and size-1 dims, a prime length, one that several threads share. `attrs` may be NULL. */
 void tbi_pointwise_samples1(tb_samples *to);
 void tbi_pointwise_samples2(tb_samples *to);
+void tbi_pointwise_samples_in(tb_samples *to, const void *attrs, int n_in, double lo, double hi);
 
-#define TB_POINTWISE(...)                                                                                             \
-    .shape = tbi_pointwise_shape, .ref = tbi_pointwise_ref, .fast = tbi_pointwise_fast, .fusion = TB_FUSE_POINTWISE,  \
-    .n_out = 1, .family = &(const tb_pointwise){__VA_ARGS__}
+#define TB_POINTWISE(n_, ...) TB_POINTWISE_SHAPED(n_, tbi_pointwise_shape, __VA_ARGS__)
+#define TB_POINTWISE_SHAPED(n_, shape_, ...)                                                                          \
+    .n_in_min = (n_), .n_in = (n_), .n_out = 1, .shape = (shape_), .ref = tbi_pointwise_ref,                          \
+    .fast = tbi_pointwise_fast, .fusion = TB_FUSE_POINTWISE, .family = &(const tb_pointwise){__VA_ARGS__}

@@ -54,7 +54,7 @@ int64_t tb_ctx_destroy(tb_ctx *ctx)
     tb_free(ctx);
 #ifdef TB_DEBUG
     if (tensors || blocks)
-        tb_log(TB_LOG_ERROR, "context destroyed with %lld tensors and %lld blocks still alive", (long long)tensors,
+        tb_log_write(TB_LOG_ERROR, "context destroyed with %lld tensors and %lld blocks still alive", (long long)tensors,
                (long long)blocks);
 #endif
     return tensors > blocks ? tensors : blocks;

@@ -43,7 +43,8 @@ VEC vf maximum(vf a, vf b) { return vf_select(vf_isnan(a), a, vf_max(a, b)); }
 VEC vf minimum(vf a, vf b) { return vf_select(vf_isnan(a), a, vf_min(a, b)); }
 VEC vf rsqrt(vf x) { return vf_div(vf_set1(1.0f), vf_sqrt(x)); }
 
-VEC vf relu_grad(vf g, vf x) { return vf_select(vf_lt(vf_zero(), x), g, vf_zero()); }
+/* A NaN lets the gradient pass, as in torch. */
+VEC vf relu_grad(vf g, vf x) { return vf_select(vf_le(x, vf_zero()), vf_zero(), g); }
 VEC vf tanh_grad(vf g, vf y) { return vf_mul(g, vf_fnma(y, y, vf_set1(1.0f))); }
 VEC vf sigmoid_grad(vf g, vf y) { return vf_mul(g, vf_mul(y, vf_sub(vf_set1(1.0f), y))); }
 
