@@ -8,9 +8,9 @@
 
 #ifndef TB_OPS_H
 //>>> tb_ops.h
-typedef enum tb_reduction { TB_REDUCE_MEAN, TB_REDUCE_SUM, TB_REDUCE_NONE } tb_reduction;
+typedef enum tb_loss_reduction { TB_LOSS_MEAN, TB_LOSS_SUM, TB_LOSS_NONE } tb_loss_reduction;
 typedef struct tb_ce_opts {
-    tb_reduction reduction;
+    tb_loss_reduction reduction;
     bool has_ignore_index; /* false: rows labelled -100 count for nothing, as in torch; true: those labelled */
     int64_t ignore_index;  /* this */
     tb_tensor *count;      /* 0-d: the mean divides by it; NULL: by the number of rows that count. Data parallelism
@@ -26,7 +26,7 @@ typedef struct ce_attrs {
     int64_t reduction, ignore_index;
 } ce_attrs;
 static const tb_attr ce_attr_table[] = {
-    TB_ATTR_INT(ce_attrs, reduction, TB_REDUCE_MEAN, "0 mean, 1 sum, 2 none"),
+    TB_ATTR_INT(ce_attrs, reduction, TB_LOSS_MEAN, "0 mean, 1 sum, 2 none"),
     TB_ATTR_INT(ce_attrs, ignore_index, -100, "rows with this label count for nothing"),
 };
 
@@ -35,7 +35,7 @@ typedef struct ce_rows {
     const tb_tensor *logits, *labels, *count;
     tb_dtype dtype, label_dtype;
     int64_t rows, classes, ignore_index;
-    tb_reduction reduction;
+    tb_loss_reduction reduction;
 } ce_rows;
 
 static ce_rows rows_of(const tb_op_call *c, int at, int count_at)
@@ -45,7 +45,7 @@ static ce_rows rows_of(const tb_op_call *c, int at, int count_at)
     return (ce_rows){.logits = x, .labels = labels, .count = c->n_in > count_at ? c->in[count_at] : NULL,
                      .dtype = (tb_dtype)x->dtype, .label_dtype = (tb_dtype)labels->dtype, .rows = tbi_rows(x),
                      .classes = tbi_last_dim(x), .ignore_index = a->ignore_index,
-                     .reduction = (tb_reduction)a->reduction};
+                     .reduction = (tb_loss_reduction)a->reduction};
 }
 
 static tb_status check_rows(const char *op, const ce_rows *r)
@@ -58,7 +58,7 @@ static tb_status check_rows(const char *op, const ce_rows *r)
         return TB_FAIL(TB_ERR_DTYPE, "%s: labels must be i64 or i32, not %s", op, tb_dtype_name(r->label_dtype));
     if (r->count && r->count->rank != 0)
         return TB_FAIL(TB_ERR_SHAPE, "%s: count must be one number (0-d), not %s", op, tb_shape_text(r->count));
-    if ((unsigned)r->reduction > TB_REDUCE_NONE)
+    if ((unsigned)r->reduction > TB_LOSS_NONE)
         return TB_FAIL(TB_ERR_INVALID, "%s: no reduction has the number %d", op, (int)r->reduction);
     return TB_OK;
 }
@@ -87,7 +87,7 @@ static tb_status check_labels(const tb_op_call *c, const ce_rows *r, int64_t *co
 /* What the sum over rows is divided by. */
 static double divisor(const ce_rows *r, int64_t counted)
 {
-    if (r->reduction != TB_REDUCE_MEAN) return 1;
+    if (r->reduction != TB_LOSS_MEAN) return 1;
     return r->count ? tb_load_f64((tb_dtype)r->count->dtype, tb_op_data(r->count)) : (double)counted;
 }
 
@@ -98,7 +98,7 @@ static tb_status ce_shape(tb_op_call *c)
 {
     ce_rows r = rows_of(c, 0, 2);
     TB_TRY(check_rows("cross_entropy", &r));
-    tb_out_set(c, 0, r.dtype, r.reduction == TB_REDUCE_NONE ? r.labels->rank : 0, r.labels->dims);
+    tb_out_set(c, 0, r.dtype, r.reduction == TB_LOSS_NONE ? r.labels->rank : 0, r.labels->dims);
     tb_out_set(c, 1, stat_dtype(r.dtype), r.labels->rank, r.labels->dims);
     return TB_OK;
 }
@@ -133,10 +133,10 @@ static tb_status ce_ref(tb_op_call *c)
         double row_sum = row_lse(&r, tbi_row_at(r.logits, row));
         double l = label == r.ignore_index ? 0 : row_sum - logit_at(&r, row, label);
         tb_store_f64(c->spec[1].dtype, lse + row * lse_size, row_sum);
-        if (r.reduction == TB_REDUCE_NONE) tb_store_f64(r.dtype, loss + row * loss_size, l);
+        if (r.reduction == TB_LOSS_NONE) tb_store_f64(r.dtype, loss + row * loss_size, l);
         total += l;
     }
-    if (r.reduction != TB_REDUCE_NONE) tb_store_f64(r.dtype, loss, total / divisor(&r, counted));
+    if (r.reduction != TB_LOSS_NONE) tb_store_f64(r.dtype, loss, total / divisor(&r, counted));
     return TB_OK;
 }
 
@@ -165,7 +165,7 @@ static tb_status ce_grad_shape(tb_op_call *c)
 {
     ce_rows r = rows_of(c, 1, 4);
     TB_TRY(check_rows("cross_entropy_grad", &r));
-    int rank = r.reduction == TB_REDUCE_NONE ? r.labels->rank : 0;
+    int rank = r.reduction == TB_LOSS_NONE ? r.labels->rank : 0;
     const tb_tensor *g = c->in[0], *lse = c->in[3];
     if (g->dtype != r.logits->dtype || lse->dtype != stat_dtype(r.dtype))
         return TB_FAIL(TB_ERR_DTYPE, "cross_entropy_grad: gradient %s and lse %s do not fit logits of %s",
@@ -213,12 +213,12 @@ typedef struct ce_case {
     tb_sample_in logits, labels, count;
 } ce_case;
 static const ce_case ce_cases[] = {
-    {{TB_REDUCE_MEAN, -100}, {SHAPE(5, 3)}, {SHAPE(5), LABELS, .hi = 2}, {.absent = true}},
-    {{TB_REDUCE_SUM, -100}, {SHAPE(2, 3, 4)}, {SHAPE(2, 3), LABELS, .hi = 3}, {.absent = true}},
-    {{TB_REDUCE_NONE, 1}, {SHAPE(4, 3)}, {SHAPE(4), LABELS, .hi = 2}, {.absent = true}},
-    {{TB_REDUCE_MEAN, -1}, {SHAPE(3, 5)}, {SHAPE(3), LABELS, .lo = -1, .hi = 4}, {.lo = 8, .hi = 9, .no_grad = true}},
-    {{TB_REDUCE_SUM, -100}, {SHAPE(0, 3)}, {SHAPE(0), LABELS, .hi = 2}, {.absent = true}},
-    {{TB_REDUCE_MEAN, -100}, {SHAPE(37, 131)}, {SHAPE(37), LABELS, .hi = 130}, {.absent = true}},
+    {{TB_LOSS_MEAN, -100}, {SHAPE(5, 3)}, {SHAPE(5), LABELS, .hi = 2}, {.absent = true}},
+    {{TB_LOSS_SUM, -100}, {SHAPE(2, 3, 4)}, {SHAPE(2, 3), LABELS, .hi = 3}, {.absent = true}},
+    {{TB_LOSS_NONE, 1}, {SHAPE(4, 3)}, {SHAPE(4), LABELS, .hi = 2}, {.absent = true}},
+    {{TB_LOSS_MEAN, -1}, {SHAPE(3, 5)}, {SHAPE(3), LABELS, .lo = -1, .hi = 4}, {.lo = 8, .hi = 9, .no_grad = true}},
+    {{TB_LOSS_SUM, -100}, {SHAPE(0, 3)}, {SHAPE(0), LABELS, .hi = 2}, {.absent = true}},
+    {{TB_LOSS_MEAN, -100}, {SHAPE(37, 131)}, {SHAPE(37), LABELS, .hi = 130}, {.absent = true}},
 };
 enum { CE_CASES = sizeof ce_cases / sizeof ce_cases[0] };
 
@@ -237,7 +237,7 @@ static void ce_grad_samples(tb_samples *to)
         tb_sample_in g = {.rank = 0}, lse = k->labels;
         lse.has_dtype = lse.no_grad = false;
         lse.lo = 1, lse.hi = 3;
-        if (k->attrs.reduction == TB_REDUCE_NONE) g = lse;
+        if (k->attrs.reduction == TB_LOSS_NONE) g = lse;
         if (i == CE_CASES - 1) continue; /* lse has a dtype of its own in bf16 and f16; small cases show that */
         tb_sample(to, &k->attrs, 5, (tb_sample_in[]){g, k->logits, k->labels, lse, k->count});
     }

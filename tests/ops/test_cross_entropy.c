@@ -6,8 +6,8 @@ static void the_loss_is_the_negative_log_probability_of_the_label(void **state)
     (void)state;
     tb_tensor *x = F32(DIMS(2, 3), 1, 2, 3, 0, 0, 0), *y = I64(DIMS(2), 2, 0);
     const double row[2] = {0.407605964, 1.098612289};
-    assert_close(tb_cross_entropy(x, y, &(tb_ce_opts){.reduction = TB_REDUCE_NONE}), 1e-6, row[0], row[1]);
-    assert_close(tb_cross_entropy(x, y, &(tb_ce_opts){.reduction = TB_REDUCE_SUM}), 1e-6, row[0] + row[1]);
+    assert_close(tb_cross_entropy(x, y, &(tb_ce_opts){.reduction = TB_LOSS_NONE}), 1e-6, row[0], row[1]);
+    assert_close(tb_cross_entropy(x, y, &(tb_ce_opts){.reduction = TB_LOSS_SUM}), 1e-6, row[0] + row[1]);
     assert_close(tb_cross_entropy(x, y, NULL), 1e-6, (row[0] + row[1]) / 2);
     assert_close(tb_cross_entropy(x, tb_cast(y, TB_I32), NULL), 1e-6, (row[0] + row[1]) / 2);
 }
