@@ -61,10 +61,12 @@ void tb_error_add(const char *fmt, ...)
 
 tb_status tb_fail(tb_status st, const char *file, int line, const char *fmt, ...)
 {
+    char message[MESSAGE_BYTES]; /* the arguments may point into the record: a cause that is wrapped */
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(record.message, sizeof record.message, fmt, ap);
+    vsnprintf(message, sizeof message, fmt, ap);
     va_end(ap);
+    memcpy(record.message, message, sizeof message);
     record.code = st;
     const char *trace = getenv("TB_LOG");
     if (trace && strcmp(trace, "debug") == 0) fprintf(stderr, "%s:%d: %s\n", file, line, record.message);

@@ -57,14 +57,7 @@ typedef struct tb_op_call {
     const char *kernel;           /* name of the kernel that ran, or "ref", "view" */
     void *scratch[2];
     int n_scratch;
-    struct tb_arena *arena;       /* where scratch comes from in a planned run, or NULL */
 } tb_op_call;
-
-/* Scratch memory of a planned run. */
-typedef struct tb_arena {
-    char *data;
-    size_t bytes, used, wanted;
-} tb_arena;
 
 /* ---- gradients ---- */
 typedef struct tb_grad_call {
@@ -217,9 +210,6 @@ enum { TB_ORDER_TRACE = 10, TB_ORDER_TAPE = 20, TB_ORDER_CAPTURE = 30, TB_ORDER_
 void tb_interceptor_add(tb_ctx *ctx, tb_interceptor *i);    /* `i` stays the caller's; added once */
 void tb_interceptor_remove(tb_ctx *ctx, tb_interceptor *i);
 tb_status tb_dispatch_next(tb_interceptor *self, tb_op_call *call); /* the rest of the chain, then the op itself */
-
-/* Runs a call whose outputs exist: the fast path or ref. For the compiler's executor. */
-tb_status tbi_op_compute(tb_op_call *c);
 
 /* ---- for op files ---- */
 /* The dtype that torch computes in for these inputs (NULLs left out): what TB_PROMOTE_COMMON casts to. */

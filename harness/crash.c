@@ -1,0 +1,45 @@
+/* Crash handlers. The state they read is set once, before they are installed; the board's slot is this rank's own. */
+#include "crash.h"
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+static int crash_rank;
+static const tb_board_slot *crash_slot;
+
+static const struct {
+    int number;
+    const char *name;
+} names[] = {{SIGSEGV, "SIGSEGV"}, {SIGBUS, "SIGBUS"},   {SIGFPE, "SIGFPE"},   {SIGILL, "SIGILL"},
+             {SIGABRT, "SIGABRT"}, {SIGKILL, "SIGKILL"}, {SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"},
+             {SIGPIPE, "SIGPIPE"}, {SIGXCPU, "SIGXCPU"}, {SIGHUP, "SIGHUP"},   {SIGSYS, "SIGSYS"}};
+
+const char *tb_signal_name(int signal)
+{
+    static _Thread_local char other[16];
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (names[i].number == signal) return names[i].name;
+    snprintf(other, sizeof other, "signal %d", signal);
+    return other;
+}
+
+/* snprintf is not on the list of async-signal-safe functions; glibc's needs no lock and no heap for %d and %s, and the
+ * process is about to die. */
+static void tell_and_die(int signal)
+{
+    char where[96] = "start-up", line[192];
+    if (crash_slot) tb_board_describe(crash_slot, where, sizeof where);
+    int n = snprintf(line, sizeof line, "\nrank %d died: %s in %s\n", crash_rank, tb_signal_name(signal), where);
+    ssize_t written = write(STDERR_FILENO, line, (size_t)n);
+    (void)written;
+    raise(signal); /* SA_RESETHAND has put the default back: the exit status tells the truth */
+}
+
+void tb_crash_handlers(int rank, const tb_board_slot *slot)
+{
+    crash_rank = rank;
+    crash_slot = slot;
+    static const int caught[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+    struct sigaction action = {.sa_handler = tell_and_die, .sa_flags = (int)SA_RESETHAND | SA_NODEFER};
+    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++) sigaction(caught[i], &action, NULL);
+}

@@ -1,0 +1,259 @@
+/* Folder, order and bookkeeping of a run. */
+#include "runner.h"
+#include "h5.h"
+#include "journal.h"
+#include "progress.h"
+#include "tb_alloc.h"
+#include "tb_rng.h"
+#include "tb_text.h"
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static tb_status make_folder(const char *path)
+{
+    char *partial = tb_strdup(path);
+    if (!partial) return TB_ERR_OOM;
+    int rc = 0;
+    for (char *slash = partial + 1; rc == 0 && (slash = strchr(slash, '/')); slash++) {
+        *slash = '\0';
+        rc = mkdir(partial, 0755) < 0 && errno != EEXIST;
+        *slash = '/';
+    }
+    if (rc == 0) rc = mkdir(path, 0755) < 0 && errno != EEXIST;
+    tb_free(partial);
+    return rc == 0 ? TB_OK : TB_FAIL(TB_ERR_IO, "%s: cannot make this folder: %s", path, strerror(errno));
+}
+
+/* The newest run folder of the experiment: names are UTC times, so it is the last by name. */
+static char *newest_folder(const tb_experiment *e)
+{
+    char newest[256] = "";
+    char *parent = tb_asprintf("%s/results/runs/%s", e->root, e->name);
+    DIR *dir = parent ? opendir(parent) : NULL;
+    for (const struct dirent *entry; dir && (entry = readdir(dir));)
+        if (entry->d_name[0] != '.' && strcmp(entry->d_name, newest) > 0)
+            snprintf(newest, sizeof newest, "%s", entry->d_name);
+    if (dir) closedir(dir);
+    char *path = newest[0] ? tb_asprintf("%s/%s", parent, newest) : NULL;
+    tb_free(parent);
+    return path;
+}
+
+static char *new_folder(const tb_experiment *e)
+{
+    char utc[32];
+    time_t now = time(NULL);
+    struct tm parts;
+    strftime(utc, sizeof utc, "%Y%m%dT%H%M%SZ", gmtime_r(&now, &parts));
+    char *path = tb_asprintf("%s/results/runs/%s/%s", e->root, e->name, utc);
+    for (int i = 2; path && access(path, F_OK) == 0; i++) { /* a run of the same second */
+        tb_free(path);
+        path = tb_asprintf("%s/results/runs/%s/%s-%d", e->root, e->name, utc, i);
+    }
+    return path;
+}
+
+static char *h5_path(const tb_runner *r, int point)
+{
+    return tb_asprintf("%s/%s.h5", r->folder, r->experiment->points[point].stem);
+}
+
+static tb_launch_plan plan_of(const tb_runner *r, int index)
+{
+    int launches = (int)r->experiment->launches;
+    return (tb_launch_plan){.experiment = r->experiment, .point = &r->experiment->points[index / launches],
+                            .launch = index % launches, .folder = r->folder, .traced = r->traced,
+                            .interrupts = r->interrupts};
+}
+
+static bool is_final(const char *status) { return strcmp(status, "ok") == 0 || strcmp(status, "invalid") == 0; }
+
+/* Is there a complete launch of this point in the folder? An incomplete one is set aside, to be launched again. */
+static tb_status look_at_journal(tb_runner *r, int index)
+{
+    tb_launch_plan plan = plan_of(r, index);
+    char *path = tb_launch_journal_path(&plan), *aside = NULL;
+    tb_launch *launch = NULL;
+    if (!path) return TB_ERR_OOM;
+    tb_status st = TB_OK;
+    if (access(path, F_OK) == 0) {
+        bool readable = tb_journal_read(path, &launch) == TB_OK;
+        r->done[index] = r->mode == TB_RUN_RESUME && readable && is_final(launch->end.status);
+        for (int n = 1; !r->done[index] && !aside && (aside = tb_asprintf("%s.aside-%d", path, n)); n++) {
+            if (access(aside, F_OK) != 0) break;
+            tb_free(aside);
+            aside = NULL;
+        }
+        if (!r->done[index] && (!aside || rename(path, aside) < 0))
+            st = TB_FAIL(TB_ERR_IO, "%s: cannot set aside: %s", path, strerror(errno));
+        tb_launch_free(launch);
+    }
+    tb_free(path);
+    tb_free(aside);
+    return st;
+}
+
+static tb_status look_at_point(tb_runner *r, int point)
+{
+    int launches = (int)r->experiment->launches;
+    char *path = h5_path(r, point);
+    tb_result *result = NULL;
+    tb_status st = TB_OK;
+    if (!path) return TB_ERR_OOM;
+    bool complete = r->mode == TB_RUN_RESUME && access(path, F_OK) == 0 && tb_h5_read(path, &result) == TB_OK &&
+                    result->n_launches >= launches;
+    for (int l = 0; l < launches && complete; l++) complete = is_final(result->launches[l]->end.status);
+    tb_result_free(result);
+    if (!complete) unlink(path);
+    tb_free(path);
+    for (int l = 0; l < launches && st == TB_OK; l++) {
+        if (complete) r->done[point * launches + l] = true;
+        else st = look_at_journal(r, point * launches + l);
+        r->n_done += r->done[point * launches + l];
+    }
+    return st;
+}
+
+static bool has_results(const char *folder)
+{
+    DIR *dir = opendir(folder);
+    bool found = false;
+    for (const struct dirent *entry; dir && (entry = readdir(dir));)
+        found |= strstr(entry->d_name, ".journal") || strstr(entry->d_name, ".h5");
+    if (dir) closedir(dir);
+    return found;
+}
+
+tb_status tb_runner_open(const tb_experiment *e, tb_run_mode mode, const char *out, tb_runner *r)
+{
+    *r = (tb_runner){.experiment = e, .mode = mode};
+    r->folder = out ? tb_strdup(out) : mode == TB_RUN_NEW ? new_folder(e) : newest_folder(e);
+    if (!r->folder && mode != TB_RUN_NEW)
+        return TB_FAIL(TB_ERR_NOT_FOUND, "%s: no earlier run in %s/results/runs/%s", e->name, e->root, e->name);
+    r->done = tb_calloc((size_t)(e->n_points * e->launches), sizeof *r->done);
+    if (!r->folder || !r->done) return TB_ERR_OOM;
+    if (mode == TB_RUN_NEW && has_results(r->folder))
+        return TB_FAIL(TB_ERR_INVALID, "%s holds results: --resume goes on with them, --force starts them again",
+                       r->folder);
+    TB_TRY(make_folder(r->folder));
+    for (int p = 0; p < e->n_points; p++) TB_TRY(look_at_point(r, p));
+    r->n_kept = r->n_done;
+    return TB_OK;
+}
+
+void tb_runner_close(tb_runner *r)
+{
+    tb_free(r->folder);
+    tb_free(r->done);
+    r->folder = NULL;
+    r->done = NULL;
+}
+
+int tb_runner_order(const tb_runner *r, int *order)
+{
+    const tb_experiment *e = r->experiment;
+    int n = 0, launches = (int)e->launches;
+    if (!e->interleaved) {
+        for (int i = 0; i < e->n_points * launches; i++)
+            if (!r->done[i]) order[n++] = i;
+        return n;
+    }
+    int64_t *points = tb_calloc((size_t)e->n_points, sizeof *points);
+    for (int l = 0; l < launches && points; l++) { /* every round all points once, each round in its own order */
+        tb_random_permutation(e->seed, tb_stream_index(tb_stream_name(0, "order"), (uint64_t)l), e->n_points, points);
+        for (int p = 0; p < e->n_points; p++) {
+            int index = (int)points[p] * launches + l;
+            if (!r->done[index]) order[n++] = index;
+        }
+    }
+    tb_free(points);
+    return n;
+}
+
+static tb_status run_one(tb_runner *r, int index, tb_progress *progress)
+{
+    tb_launch_plan plan = plan_of(r, index);
+    tb_outcome outcome;
+    plan.tick = tb_progress_tick;
+    plan.tick_arg = progress;
+    tb_progress_begin(progress, plan.point, plan.launch);
+    TB_TRY(tb_launch_run(&plan, &outcome));
+    tb_progress_end(progress, &outcome);
+    r->interrupted |= strcmp(outcome.status, "interrupted") == 0;
+    r->done[index] = is_final(outcome.status);
+    r->n_done += r->done[index];
+    r->n_failed += !r->done[index] && !r->interrupted;
+    r->launch_seconds += outcome.seconds;
+    r->n_launched++;
+    return TB_OK;
+}
+
+tb_status tb_runner_run(tb_runner *r)
+{
+    int total = (int)(r->experiment->n_points * r->experiment->launches);
+    int *order = tb_calloc((size_t)total, sizeof *order);
+    if (!order) return TB_ERR_OOM;
+    int n = tb_runner_order(r, order);
+    tb_progress progress;
+    tb_progress_open(&progress, r->experiment, n);
+    tb_status st = TB_OK;
+    for (int i = 0; i < n && st == TB_OK && !r->interrupted && !*r->interrupts; i++)
+        st = run_one(r, order[i], &progress);
+    r->interrupted |= *r->interrupts > 0;
+    tb_free(order);
+    return st;
+}
+
+static tb_status read_journals(const tb_runner *r, int point, tb_result **out)
+{
+    int launches = (int)r->experiment->launches, n = 0;
+    char **paths = tb_calloc((size_t)launches, sizeof *paths);
+    if (!paths) return TB_ERR_OOM;
+    for (int l = 0; l < launches; l++) {
+        tb_launch_plan plan = plan_of(r, point * launches + l);
+        char *path = tb_launch_journal_path(&plan);
+        if (path && access(path, R_OK) == 0) paths[n++] = path;
+        else tb_free(path);
+    }
+    tb_status st = n ? tb_result_from_journals((const char *const *)paths, n, out) : TB_OK;
+    if (st == TB_OK && *out) st = tb_result_summarise(*out, r->experiment->level);
+    for (int i = 0; i < n; i++) tb_free(paths[i]);
+    tb_free(paths);
+    return st;
+}
+
+tb_status tb_runner_result(tb_runner *r, int point, tb_result **out)
+{
+    *out = NULL;
+    int launches = (int)r->experiment->launches;
+    char *path = h5_path(r, point);
+    if (!path) return TB_ERR_OOM;
+    tb_status st = TB_OK;
+    if (access(path, R_OK) == 0) {
+        st = tb_h5_read(path, out);
+        tb_free(path);
+        return st;
+    }
+    bool complete = true;
+    for (int l = 0; l < launches; l++) complete &= r->done[point * launches + l];
+    st = read_journals(r, point, out);
+    if (st == TB_OK && complete && *out) {
+        st = tb_h5_write(path, *out);
+        for (int l = 0; l < launches && st == TB_OK; l++) {
+            tb_launch_plan plan = plan_of(r, point * launches + l);
+            char *journal = tb_launch_journal_path(&plan);
+            if (journal) unlink(journal);
+            tb_free(journal);
+        }
+    }
+    tb_free(path);
+    if (st != TB_OK) {
+        tb_result_free(*out);
+        *out = NULL;
+    }
+    return st;
+}

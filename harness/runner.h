@@ -1,0 +1,33 @@
+/* A run: the launches of an experiment's points, in an order, into a folder; what is there already is kept. */
+#pragma once
+#include "experiment.h"
+#include "launch.h"
+#include "record.h"
+
+typedef enum tb_run_mode { TB_RUN_NEW, TB_RUN_RESUME, TB_RUN_FORCE } tb_run_mode;
+
+typedef struct tb_runner {
+    const tb_experiment *experiment;
+    char *folder;              /* results/runs/<experiment>/<utc> unless --out says another */
+    tb_run_mode mode;
+    bool traced;
+    const volatile int *interrupts;
+    bool *done;                /* [point * launches + launch]: ended ok or invalid, now or before */
+    int n_done, n_kept;        /* n_kept of them before this run */
+    int n_failed;              /* launches that failed or timed out, now */
+    double launch_seconds;     /* of the launches of this run, summed; with n_launched: the estimate */
+    int n_launched;
+    bool interrupted;
+} tb_runner;
+
+/* Chooses or makes the folder and finds what is done. `out` NULL: a new folder (resume: the newest one). */
+TB_MUST_USE tb_status tb_runner_open(const tb_experiment *e, tb_run_mode mode, const char *out, tb_runner *r);
+void tb_runner_close(tb_runner *r);
+/* The launches that are still to be done, as point * launches + launch, in the order of the experiment; returns how
+ * many. `order` has room for all. */
+int tb_runner_order(const tb_runner *r, int *order);
+/* Carries them out one after the other. Returns TB_OK also when launches failed: the counts tell. */
+TB_MUST_USE tb_status tb_runner_run(tb_runner *r);
+/* Reads the journals (or the HDF5 file) of a point; writes its HDF5 file when all of its launches are done. NULL
+ * when nothing was measured. The caller frees with tb_result_free(). */
+TB_MUST_USE tb_status tb_runner_result(tb_runner *r, int point, tb_result **out);

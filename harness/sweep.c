@@ -1,0 +1,274 @@
+/* From an experiment's tree to its points: product x zip, each assignment applied, checked, hashed and named. */
+#include "experiment.h"
+#include "experiment_internal.h"
+#include "tb_alloc.h"
+#include "tb_text.h"
+#include "tb_topo.h"
+#include <ctype.h>
+#include <string.h>
+
+enum { DIMS_MAX = 16, POINTS_MAX = 10000 };
+
+/* One dimension: keys that change together. A product key is a dimension of one key; all of zip is one dimension. */
+typedef struct dim {
+    const tb_conf *map; /* of lists */
+    int first, n_keys;  /* members of map */
+    int n_values;
+} dim;
+
+static tb_status check_values(const tb_experiment *e, const char *path, const tb_conf *list)
+{
+    if (!tbi_experiment_key(e, list, path)) return TB_ERR_CONFIG;
+    if (list->kind != TB_CONF_LIST || list->n_items == 0)
+        return tb_conf_fail(list, TB_ERR_CONFIG, "sweep: '%s' wants a list of values", path);
+    return TB_OK;
+}
+
+static tb_status find_dims(const tb_experiment *e, dim *dims, int *n)
+{
+    const tb_conf *sweep = tb_conf_find(e->tree, "sweep");
+    for (int i = 0; sweep && i < sweep->n_items; i++) {
+        static const char *const known[] = {"product", "zip", "exclude"};
+        const char *near = tb_nearest(sweep->keys[i], known, 3);
+        if (near && strcmp(near, sweep->keys[i]) == 0) continue;
+        return tb_conf_fail(sweep->items[i], TB_ERR_CONFIG, "unknown key 'sweep.%s'; it may hold product, zip, exclude",
+                            sweep->keys[i]);
+    }
+    const tb_conf *product = tb_conf_find(sweep, "product"), *zip = tb_conf_find(sweep, "zip");
+    for (int i = 0; product && i < product->n_items; i++) {
+        TB_TRY(check_values(e, product->keys[i], product->items[i]));
+        if (*n == DIMS_MAX) return tb_conf_fail(product, TB_ERR_CONFIG, "sweep: more than %d dimensions", DIMS_MAX);
+        dims[(*n)++] = (dim){product, i, 1, product->items[i]->n_items};
+    }
+    for (int i = 0; zip && i < zip->n_items; i++) {
+        TB_TRY(check_values(e, zip->keys[i], zip->items[i]));
+        if (zip->items[i]->n_items != zip->items[0]->n_items)
+            return tb_conf_fail(zip->items[i], TB_ERR_CONFIG, "sweep.zip: '%s' has %d values, '%s' has %d",
+                                zip->keys[i], zip->items[i]->n_items, zip->keys[0], zip->items[0]->n_items);
+    }
+    if (zip && zip->n_items > 0) {
+        if (*n == DIMS_MAX) return tb_conf_fail(zip, TB_ERR_CONFIG, "sweep: more than %d dimensions", DIMS_MAX);
+        dims[(*n)++] = (dim){zip, 0, zip->n_items, zip->items[0]->n_items};
+    }
+    return TB_OK;
+}
+
+/* A copy of a section of the tree, or an empty map. */
+static tb_status section(const tb_experiment *e, const char *name, tb_conf *to)
+{
+    const tb_conf *found = tb_conf_find(e->tree, name);
+    tb_conf *copy = NULL;
+    if (found) TB_TRY(tb_conf_clone(found, &copy));
+    else TB_TRY(tb_conf_parse("{}", 2, e->path, &copy));
+    return tb_conf_set(to, name, copy);
+}
+
+static tb_status apply_dim(const dim *d, int value, tb_conf *config)
+{
+    for (int k = d->first; k < d->first + d->n_keys; k++) {
+        tb_conf *copy;
+        TB_TRY(tb_conf_clone(d->map->items[k]->items[value], &copy));
+        TB_TRY(tb_conf_set(config, d->map->keys[k], copy));
+    }
+    return TB_OK;
+}
+
+/* "cnn ranks=2": texts stand for themselves, numbers and flags get their key. */
+static void add_label(const tb_experiment *e, const dim *d, const tb_conf *config, tb_text *label)
+{
+    for (int k = d->first; k < d->first + d->n_keys && d->n_values > 1; k++) {
+        const char *path = d->map->keys[k], *last = strrchr(path, '.') + 1;
+        const tb_key *key = tbi_experiment_key(e, NULL, path);
+        bool is_text = key->type == TB_KEY_STR || key->type == TB_KEY_CHOICE;
+        tb_text_add(label, "%s%s%s%s", label->size ? " " : "", is_text ? "" : last, is_text ? "" : "=",
+                    tb_conf_find(config, path)->text);
+    }
+}
+
+static const tb_metric *find_metric(const tb_driver *driver, const char *name)
+{
+    for (int i = 0; i < tb_driver_metric_count(driver); i++)
+        if (strcmp(tb_driver_metric_at(driver, i)->name, name) == 0) return tb_driver_metric_at(driver, i);
+    return NULL;
+}
+
+/* Each metric of the experiment, completed from the driver's table. */
+static tb_status complete_metrics(const tb_experiment *e, tb_conf *metrics)
+{
+    for (int i = 0; i < metrics->n_items; i++) {
+        const tb_metric *m = find_metric(e->driver, metrics->keys[i]);
+        const char *names[64];
+        int n = 0;
+        for (; !m && n < tb_driver_metric_count(e->driver) && n < 64; n++)
+            names[n] = tb_driver_metric_at(e->driver, n)->name;
+        const char *near = m ? NULL : tb_nearest(metrics->keys[i], names, n);
+        if (!m)
+            return tb_conf_fail(metrics->items[i], TB_ERR_CONFIG, "driver '%s' has no metric '%s'%s%s",
+                                e->driver->name, metrics->keys[i], near ? "; nearest: " : "", near ? near : "");
+        char prefix[128], margin[32];
+        snprintf(prefix, sizeof prefix, "metrics.%s.", m->name);
+        snprintf(margin, sizeof margin, "%g", m->margin);
+        const char *defaults[] = {m->dir, m->kind, m->reduce, m->statistic, m->scope, margin};
+        tb_key keys[6];
+        for (int k = 0; k < tb_n_metric_keys; k++) {
+            keys[k] = tb_metric_keys[k];
+            if (defaults[k] && *defaults[k]) keys[k].default_text = defaults[k];
+        }
+        TB_TRY(tb_conf_apply_keys(metrics->items[i], prefix, keys, tb_n_metric_keys));
+    }
+    return TB_OK;
+}
+
+static void drop(tb_conf *map, const char *name)
+{
+    for (int i = 0; map && i < map->n_items; i++) {
+        if (strcmp(map->keys[i], name) != 0) continue;
+        tb_free(map->keys[i]);
+        tb_conf_free(map->items[i]);
+        map->n_items--;
+        memmove(&map->keys[i], &map->keys[i + 1], sizeof map->keys[0] * (size_t)(map->n_items - i));
+        memmove(&map->items[i], &map->items[i + 1], sizeof map->items[0] * (size_t)(map->n_items - i));
+        return;
+    }
+}
+
+/* Checks and completes all sections, and takes out what plans the sweep but does not change what is measured: a
+ * point keeps its hash, and so its results, when only the number of launches, their order or the timeout change. */
+static tb_status complete(tb_experiment *e, tb_conf *config, tb_plan_point *p)
+{
+    tb_conf *launch = tb_conf_find(config, "launch"), *measure = tb_conf_find(config, "measure");
+    int64_t ranks, threads, seed;
+    const char *order;
+    TB_TRY(tb_conf_apply_keys(launch, "launch.", tb_launch_keys, tb_n_launch_keys));
+    TB_TRY(tb_conf_apply_keys(measure, "measure.", tb_measure_keys, tb_n_measure_keys));
+    TB_TRY(tb_conf_apply_keys(tb_conf_find(config, "params"), "params.", e->driver->keys, e->driver->n_keys));
+    TB_TRY(complete_metrics(e, tb_conf_find(config, "metrics")));
+    TB_TRY(tb_conf_int(tb_conf_find(launch, "ranks"), "launch.ranks", 1, 4096, &ranks));
+    TB_TRY(tb_conf_int(tb_conf_find(launch, "threads"), "launch.threads", 1, 1024, &threads));
+    TB_TRY(tb_conf_num(tb_conf_find(launch, "timeout_s"), "launch.timeout_s", 0, 1e9, &e->timeout_s));
+    TB_TRY(tb_conf_int(tb_conf_find(measure, "launches"), "measure.launches", 1, 1000, &e->launches));
+    TB_TRY(tb_conf_num(tb_conf_find(measure, "level"), "measure.level", 0, 1, &e->level));
+    TB_TRY(tb_conf_int(tb_conf_find(measure, "seed"), "measure.seed", 0, INT64_MAX, &seed));
+    TB_TRY(tb_conf_str(tb_conf_find(measure, "order"), "measure.order", &order));
+    e->interleaved = strcmp(order, "interleaved") == 0;
+    e->seed = (uint64_t)seed;
+    p->ranks = (int)ranks;
+    p->threads = (int)threads;
+    drop(launch, "timeout_s");
+    drop(measure, "launches");
+    drop(measure, "order");
+    return TB_OK;
+}
+
+static tb_status name_point(const tb_experiment *e, tb_plan_point *p, const tb_topo *topo)
+{
+    if (p->threads > topo->n_cores)
+        return tb_conf_fail(tb_conf_find(p->config, "launch.threads"), TB_ERR_CONFIG,
+                            "launch.threads: %d threads, but this process may use %d core(s)", p->threads,
+                            topo->n_cores);
+    p->scope = (int64_t)p->ranks * p->threads > topo->n_cores ? "oversubscribed" : "measured";
+    tb_text json = {0}, hashed = {0};
+    tb_conf_canonical(p->config, &json);
+    tb_text_add(&hashed, "%s\ndriver version %d\n", tb_text_str(&json), e->driver->version);
+    p->json = json.data;
+    tb_status st = json.failed || hashed.failed ? TB_ERR_OOM : tb_sha256_of(hashed.data, hashed.size, p->hash);
+    tb_text_free(&hashed);
+    if (st != TB_OK) return st;
+    p->stem = tb_asprintf("%s-%.8s", p->label, p->hash);
+    if (!p->stem) return TB_ERR_OOM;
+    for (char *c = p->stem; *c; c++)
+        if (!isalnum((unsigned char)*c) && *c != '-' && *c != '_') *c = '-';
+    return TB_OK;
+}
+
+static tb_status build_point(tb_experiment *e, const dim *dims, int n_dims, int64_t index, tb_plan_point *p)
+{
+    static const char *const sections[] = {"launch", "measure", "params", "metrics"};
+    TB_TRY(tb_conf_parse("{}", 2, e->path, &p->config));
+    for (int s = 0; s < 4; s++) TB_TRY(section(e, sections[s], p->config));
+    tb_conf *driver = tb_conf_scalar(NULL, e->driver->name, true), *valid = NULL;
+    if (!driver) return TB_ERR_OOM;
+    TB_TRY(tb_conf_set(p->config, "driver", driver));
+    if (tb_conf_find(e->tree, "valid")) TB_TRY(tb_conf_clone(tb_conf_find(e->tree, "valid"), &valid));
+    else TB_TRY(tb_conf_parse("[]", 2, e->path, &valid));
+    TB_TRY(tb_conf_set(p->config, "valid", valid));
+    for (int d = n_dims - 1; d >= 0; d--) { /* the last key changes fastest */
+        TB_TRY(apply_dim(&dims[d], (int)(index % dims[d].n_values), p->config));
+        index /= dims[d].n_values;
+    }
+    tb_text label = {0};
+    TB_TRY(complete(e, p->config, p));
+    for (int d = 0; d < n_dims; d++) add_label(e, &dims[d], p->config, &label);
+    if (label.size == 0) tb_text_add(&label, "%s", e->name);
+    p->label = label.data;
+    return label.failed ? TB_ERR_OOM : TB_OK;
+}
+
+static void clear_point(tb_plan_point *p)
+{
+    tb_conf_free(p->config);
+    tb_free(p->label);
+    tb_free(p->json);
+    tb_free(p->stem);
+    *p = (tb_plan_point){0};
+}
+
+static tb_status is_wanted(const tb_experiment *e, const tb_plan_point *p, const char *where, bool *wanted)
+{
+    const tb_conf *exclude = tb_conf_find(e->tree, "sweep.exclude");
+    *wanted = true;
+    bool holds;
+    for (int i = 0; exclude && i < exclude->n_items; i++) {
+        const char *text;
+        TB_TRY(tb_conf_str(exclude->items[i], "sweep.exclude", &text));
+        if (tb_expr_test(text, tb_conf_lookup, p->config, &holds) != TB_OK)
+            return tb_conf_fail(exclude->items[i], TB_ERR_CONFIG, "sweep.exclude: %s", tb_error_message());
+        *wanted &= !holds;
+    }
+    if (!where) return TB_OK;
+    if (tb_expr_test(where, tb_conf_lookup, p->config, &holds) != TB_OK)
+        return TB_FAIL(TB_ERR_CONFIG, "%s: --where %s", e->name, tb_error_message());
+    *wanted &= holds;
+    return TB_OK;
+}
+
+/* Keys that only plan (measure.launches) are not part of a point, so a sweep over them is a sweep over nothing. */
+static tb_status refuse_twin(const tb_experiment *e, const tb_plan_point *p)
+{
+    for (int i = 0; i < e->n_points; i++)
+        if (strcmp(e->points[i].hash, p->hash) == 0)
+            return TB_FAIL(TB_ERR_CONFIG, "%s: the points '%s' and '%s' are one and the same", e->name,
+                           e->points[i].label, p->label);
+    return TB_OK;
+}
+
+tb_status tbi_experiment_expand(tb_experiment *e, const char *where)
+{
+    dim dims[DIMS_MAX];
+    int n_dims = 0;
+    TB_TRY(find_dims(e, dims, &n_dims));
+    int64_t total = 1;
+    for (int d = 0; d < n_dims; d++) {
+        total *= dims[d].n_values;
+        if (total > POINTS_MAX) return TB_FAIL(TB_ERR_CONFIG, "%s: the sweep has more than %d points", e->name, POINTS_MAX);
+    }
+    tb_topo topo;
+    TB_TRY(tb_topo_load(&topo));
+    e->points = tb_calloc((size_t)total, sizeof *e->points);
+    if (!e->points) return TB_ERR_OOM;
+    for (int64_t i = 0; i < total; i++) {
+        tb_plan_point *p = &e->points[e->n_points];
+        bool wanted = false;
+        tb_status st = build_point(e, dims, n_dims, i, p);
+        if (st == TB_OK) st = is_wanted(e, p, where, &wanted);
+        if (st == TB_OK && wanted) st = name_point(e, p, &topo);
+        if (st == TB_OK && wanted) st = refuse_twin(e, p);
+        if (st != TB_OK || !wanted) clear_point(p);
+        else e->n_points++;
+        if (st != TB_OK) return st;
+    }
+    if (e->n_points == 0)
+        return TB_FAIL(TB_ERR_CONFIG, "%s: no point is left of %lld%s%s", e->name, (long long)total,
+                       where ? " by --where " : "; sweep.exclude takes all", where ? where : "");
+    return TB_OK;
+}
