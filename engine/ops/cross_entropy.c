@@ -51,7 +51,7 @@ static ce_rows rows_of(const tb_op_call *c, int at, int count_at)
 static tb_status check_rows(const char *op, const ce_rows *r)
 {
     const tb_tensor *x = r->logits, *y = r->labels;
-    if (x->rank < 1 || y->rank != x->rank - 1 || memcmp(x->dims, y->dims, (size_t)y->rank * sizeof(int64_t)) != 0)
+    if (x->rank < 1 || !tbi_has_dims(y, x->rank - 1, x->dims))
         return TB_FAIL(TB_ERR_SHAPE, "%s: labels %s do not fit logits %s: one label for each row of classes", op,
                        tb_shape_text(y), tb_shape_text(x));
     if (r->label_dtype != TB_I64 && r->label_dtype != TB_I32)
@@ -91,65 +91,63 @@ static double divisor(const ce_rows *r, int64_t counted)
     return r->count ? tb_load_f64((tb_dtype)r->count->dtype, tb_op_data(r->count)) : (double)counted;
 }
 
-static tb_dtype stat_dtype(tb_dtype t) { return t == TB_F64 ? TB_F64 : TB_F32; }
-
 /* ---- forward ---- */
 static tb_status ce_shape(tb_op_call *c)
 {
     ce_rows r = rows_of(c, 0, 2);
     TB_TRY(check_rows("cross_entropy", &r));
     tb_out_set(c, 0, r.dtype, r.reduction == TB_LOSS_NONE ? r.labels->rank : 0, r.labels->dims);
-    tb_out_set(c, 1, stat_dtype(r.dtype), r.labels->rank, r.labels->dims);
+    tb_out_set(c, 1, tbi_stat_dtype(r.dtype), r.labels->rank, r.labels->dims);
     return TB_OK;
 }
 
-static double row_lse(const ce_rows *r, int64_t at)
+static double row_lse(const tb_tensor *x, int64_t at)
 {
-    const char *x = (const char *)tb_op_data(r->logits) + at * (int64_t)tb_dtype_size(r->dtype);
-    int64_t step = tbi_last_stride(r->logits) * (int64_t)tb_dtype_size(r->dtype);
+    int64_t n = tbi_last_dim(x), step = tbi_last_stride(x);
     double max = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < r->classes; i++) max = fmax(max, tb_load_f64(r->dtype, x + i * step));
+    for (int64_t i = 0; i < n; i++) max = fmax(max, tbi_get(x, at + i * step));
     if (!isfinite(max)) max = 0;
-    for (int64_t i = 0; i < r->classes; i++) sum += exp(tb_load_f64(r->dtype, x + i * step) - max);
+    for (int64_t i = 0; i < n; i++) sum += exp(tbi_get(x, at + i * step) - max);
     return max + log(sum);
-}
-
-static double logit_at(const ce_rows *r, int64_t row, int64_t class)
-{
-    int64_t at = tbi_row_at(r->logits, row) + class * tbi_last_stride(r->logits);
-    return tb_load_f64(r->dtype, (const char *)tb_op_data(r->logits) + at * (int64_t)tb_dtype_size(r->dtype));
 }
 
 static tb_status ce_ref(tb_op_call *c)
 {
     ce_rows r = rows_of(c, 0, 2);
     int64_t counted;
-    TB_TRY(check_labels(c, &r, &counted));
-    char *loss = tb_op_data(c->out[0]), *lse = tb_op_data(c->out[1]);
-    int64_t loss_size = (int64_t)tb_dtype_size(r.dtype), lse_size = (int64_t)tb_dtype_size(c->spec[1].dtype);
     double total = 0;
+    TB_TRY(check_labels(c, &r, &counted));
     for (int64_t row = 0; row < r.rows; row++) {
-        int64_t label = label_at(&r, row);
-        double row_sum = row_lse(&r, tbi_row_at(r.logits, row));
-        double l = label == r.ignore_index ? 0 : row_sum - logit_at(&r, row, label);
-        tb_store_f64(c->spec[1].dtype, lse + row * lse_size, row_sum);
-        if (r.reduction == TB_LOSS_NONE) tb_store_f64(r.dtype, loss + row * loss_size, l);
-        total += l;
+        int64_t label = label_at(&r, row), at = tbi_row_at(r.logits, row);
+        double lse = row_lse(r.logits, at);
+        double loss = label == r.ignore_index ? 0 : lse - tbi_get(r.logits, at + label * tbi_last_stride(r.logits));
+        tbi_put(c->out[1], row, lse);
+        if (r.reduction == TB_LOSS_NONE) tbi_put(c->out[0], row, loss);
+        total += loss;
     }
-    if (r.reduction != TB_LOSS_NONE) tb_store_f64(r.dtype, loss, total / divisor(&r, counted));
+    if (r.reduction != TB_LOSS_NONE) tbi_put(c->out[0], 0, total / divisor(&r, counted));
     return TB_OK;
 }
 
-static tb_tensor *call_backward(const tb_grad_call *c)
+static tb_tensor *as_column(tb_tensor *t, const tb_out_spec *rows_like) /* [..] -> [.., 1] */
 {
-    tb_tensor *in[] = {c->grad[0], c->in[0], c->in[1], c->out[1], c->n_in > 2 ? c->in[2] : NULL};
-    return tb_call(&tb_op_cross_entropy_grad, c->attrs, 5, in);
+    int64_t dims[TB_MAX_RANK];
+    memcpy(dims, rows_like->dims, sizeof dims);
+    dims[rows_like->rank - 1] = 1;
+    return tb_reshape(t, rows_like->rank, dims);
 }
 
+/* dlse / dx is the softmax: what second derivatives need. */
 static void ce_grad(tb_grad_call *c)
 {
+    tb_tensor *x = c->in[0], *lse = c->out[1], *count = c->n_in > 2 ? c->in[2] : NULL;
     if (!tb_grad_wants(c, 0)) return;
-    if (c->grad[0]) tb_grad_set(c, 0, call_backward(c));
+    if (c->grad[0])
+        tb_grad_set(c, 0, tb_call(&tb_op_cross_entropy_grad, c->attrs, TB_IN(c->grad[0], x, c->in[1], lse, count)));
+    if (c->grad[1]) {
+        tb_tensor *p = tb_exp(tb_sub(x, as_column(lse, &c->in_spec[0])));
+        tb_grad_set(c, 0, tb_mul(as_column(c->grad[1], &c->in_spec[0]), p));
+    }
 }
 
 static void ce_cost(const tb_op_call *c, tb_cost *out)
@@ -167,11 +165,10 @@ static tb_status ce_grad_shape(tb_op_call *c)
     TB_TRY(check_rows("cross_entropy_grad", &r));
     int rank = r.reduction == TB_LOSS_NONE ? r.labels->rank : 0;
     const tb_tensor *g = c->in[0], *lse = c->in[3];
-    if (g->dtype != r.logits->dtype || lse->dtype != stat_dtype(r.dtype))
+    if (g->dtype != r.logits->dtype || lse->dtype != tbi_stat_dtype(r.dtype))
         return TB_FAIL(TB_ERR_DTYPE, "cross_entropy_grad: gradient %s and lse %s do not fit logits of %s",
                        tb_dtype_name((tb_dtype)g->dtype), tb_dtype_name((tb_dtype)lse->dtype), tb_dtype_name(r.dtype));
-    if (g->rank != rank || memcmp(g->dims, r.labels->dims, (size_t)rank * sizeof(int64_t)) != 0 ||
-        lse->rank != r.labels->rank || memcmp(lse->dims, r.labels->dims, (size_t)lse->rank * sizeof(int64_t)) != 0)
+    if (!tbi_has_dims(g, rank, r.labels->dims) || !tbi_has_dims(lse, r.labels->rank, r.labels->dims))
         return TB_FAIL(TB_ERR_SHAPE, "cross_entropy_grad: gradient %s and lse %s do not fit logits %s",
                        tb_shape_text(g), tb_shape_text(lse), tb_shape_text(r.logits));
     tb_out_like(c, 0, r.logits);
@@ -181,31 +178,41 @@ static tb_status ce_grad_shape(tb_op_call *c)
 static tb_status ce_grad_ref(tb_op_call *c)
 {
     ce_rows r = rows_of(c, 1, 4);
-    const tb_tensor *g = c->in[0], *lse = c->in[3];
-    tb_dtype lse_dtype = (tb_dtype)lse->dtype;
-    int64_t counted, size = (int64_t)tb_dtype_size(r.dtype), lse_size = (int64_t)tb_dtype_size(lse_dtype);
+    const tb_tensor *g = c->in[0], *x = r.logits, *lse = c->in[3];
+    int64_t counted;
     TB_TRY(check_labels(c, &r, &counted));
     double over = divisor(&r, counted);
-    char *out = tb_op_data(c->out[0]);
-    const char *pg = tb_op_data(g), *pl = tb_op_data(lse);
-    tb_walk w;
-    tb_walk_init(&w, r.labels->rank, r.labels->dims);
-    tb_walk_add(&w, g); /* one per row, or one for all */
-    tb_walk_add(&w, lse);
-    TB_WALK(&w) {
-        int64_t label = label_at(&r, w.flat);
-        double scale = tb_load_f64(r.dtype, pg + w.at[0] * size) / over;
-        double row_sum = tb_load_f64(lse_dtype, pl + w.at[1] * lse_size);
-        for (int64_t i = 0; i < r.classes; i++, out += size) {
-            double p = exp(logit_at(&r, w.flat, i) - row_sum);
-            tb_store_f64(r.dtype, out, label == r.ignore_index ? 0 : scale * (p - (i == label)));
+    for (int64_t row = 0; row < r.rows; row++) {
+        int64_t label = label_at(&r, row), at = tbi_row_at(x, row);
+        double scale = tbi_get(g, g->rank ? tbi_element_at(g, row) : 0) / over;
+        double log_sum = tbi_get(lse, tbi_element_at(lse, row));
+        for (int64_t i = 0; i < r.classes; i++) {
+            double p = exp(tbi_get(x, at + i * tbi_last_stride(x)) - log_sum);
+            tbi_put(c->out[0], row * r.classes + i, label == r.ignore_index ? 0 : scale * (p - (i == label)));
         }
     }
     return TB_OK;
 }
 
+/* The op is linear in g. With p = exp(x - lse) and s = g / divisor for rows that count, dx = h s p and dlse = -sum dx;
+ * s comes from the op itself: at lse = inf, p vanishes and -s one-hot is left. */
+static void ce_grad_grad(tb_grad_call *c)
+{
+    tb_tensor *h = c->grad[0], *g = c->in[0], *x = c->in[1], *lse = c->in[3], *count = c->n_in > 4 ? c->in[4] : NULL;
+    if (tb_grad_wants(c, 0)) {
+        tb_tensor *per_g = tb_call(c->op, c->attrs, TB_IN(tb_ones_like(g), x, c->in[2], lse, count));
+        tb_tensor *hq = tb_mul(h, per_g);
+        tb_grad_set(c, 0, c->in_spec[0].rank ? tb_sum_axis(hq, -1, false) : tb_sum(hq, 0, NULL, false));
+    }
+    if (!tb_grad_wants(c, 1) && !tb_grad_wants(c, 3)) return;
+    tb_tensor *inf = tb_full(c->in_spec[3].dtype, c->in_spec[3].rank, c->in_spec[3].dims, INFINITY);
+    tb_tensor *s = tb_neg(tb_sum_axis(tb_call(c->op, c->attrs, TB_IN(g, x, c->in[2], inf, count)), -1, true));
+    tb_tensor *dx = tb_mul(tb_mul(h, s), tb_exp(tb_sub(x, as_column(lse, &c->in_spec[1]))));
+    if (tb_grad_wants(c, 1)) tb_grad_set(c, 1, dx);
+    if (tb_grad_wants(c, 3)) tb_grad_set(c, 3, tb_neg(tb_sum_axis(dx, -1, false)));
+}
+
 /* ---- samples ---- */
-#define SHAPE(...) .rank = sizeof((int[]){__VA_ARGS__}) / sizeof(int), .dims = {__VA_ARGS__}
 #define LABELS .has_dtype = true, .dtype = TB_I64, .no_grad = true
 
 typedef struct ce_case {
@@ -213,12 +220,12 @@ typedef struct ce_case {
     tb_sample_in logits, labels, count;
 } ce_case;
 static const ce_case ce_cases[] = {
-    {{TB_LOSS_MEAN, -100}, {SHAPE(5, 3)}, {SHAPE(5), LABELS, .hi = 2}, {.absent = true}},
-    {{TB_LOSS_SUM, -100}, {SHAPE(2, 3, 4)}, {SHAPE(2, 3), LABELS, .hi = 3}, {.absent = true}},
-    {{TB_LOSS_NONE, 1}, {SHAPE(4, 3)}, {SHAPE(4), LABELS, .hi = 2}, {.absent = true}},
-    {{TB_LOSS_MEAN, -1}, {SHAPE(3, 5)}, {SHAPE(3), LABELS, .lo = -1, .hi = 4}, {.lo = 8, .hi = 9, .no_grad = true}},
-    {{TB_LOSS_SUM, -100}, {SHAPE(0, 3)}, {SHAPE(0), LABELS, .hi = 2}, {.absent = true}},
-    {{TB_LOSS_MEAN, -100}, {SHAPE(37, 131)}, {SHAPE(37), LABELS, .hi = 130}, {.absent = true}},
+    {{TB_LOSS_MEAN, -100}, {TB_SHAPE(5, 3)}, {TB_SHAPE(5), LABELS, .hi = 2}, {.absent = true}},
+    {{TB_LOSS_SUM, -100}, {TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3), LABELS, .hi = 3}, {.absent = true}},
+    {{TB_LOSS_NONE, 1}, {TB_SHAPE(4, 3)}, {TB_SHAPE(4), LABELS, .hi = 2}, {.absent = true}},
+    {{TB_LOSS_MEAN, -1}, {TB_SHAPE(3, 5)}, {TB_SHAPE(3), LABELS, .lo = -1, .hi = 4}, {.lo = 8, .hi = 9, .no_grad = true}},
+    {{TB_LOSS_SUM, -100}, {TB_SHAPE(0, 3)}, {TB_SHAPE(0), LABELS, .hi = 2}, {.absent = true}},
+    {{TB_LOSS_MEAN, -100}, {TB_SHAPE(37, 131)}, {TB_SHAPE(37), LABELS, .hi = 130}, {.absent = true}},
 };
 enum { CE_CASES = sizeof ce_cases / sizeof ce_cases[0] };
 
@@ -250,7 +257,7 @@ TB_OP(cross_entropy, .doc = "log-softmax and negative log-likelihood of labels",
       .samples = ce_samples, .tol = TB_TOL(4));
 TB_OP(cross_entropy_grad, .doc = "gradient of cross_entropy", .n_in_min = 4, .n_in = 5, .n_out = 1,
       .dtypes = TB_FLOATS, .dtypes_reason = "logits are floats", TB_ATTRS(ce_attrs, ce_attr_table),
-      .shape = ce_grad_shape, .ref = ce_grad_ref, .no_grad = "second derivatives go through log_softmax",
+      .shape = ce_grad_shape, .ref = ce_grad_ref, .grad = ce_grad_grad, .saves = TB_SAVE_ALL_IN,
       .fusion = TB_FUSE_ROW, .cost = ce_cost, .samples = ce_grad_samples, .tol = TB_TOL(4));
 
 tb_tensor *tb_cross_entropy(tb_tensor *logits, tb_tensor *labels, const tb_ce_opts *opts)

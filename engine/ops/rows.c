@@ -34,3 +34,15 @@ bool tbi_rows_are_even(const tb_tensor *t, int64_t *stride)
     *stride = rows > 1 ? step : tbi_last_dim(t);
     return true;
 }
+
+tb_tensor tbi_axis_last(const tb_tensor *t, int axis)
+{
+    tb_tensor moved = *t;
+    for (int i = axis; i < t->rank - 1; i++) {
+        moved.dims[i] = t->dims[i + 1];
+        moved.strides[i] = t->strides[i + 1];
+    }
+    moved.dims[t->rank - 1] = t->dims[axis];
+    moved.strides[t->rank - 1] = t->strides[axis];
+    return moved;
+}

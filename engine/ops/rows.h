@@ -3,6 +3,24 @@
 #pragma once
 #include "tb_op.h"
 
+/* One element, `at` elements from the first. */
+static inline double tbi_get(const tb_tensor *t, int64_t at)
+{
+    tb_dtype dtype = (tb_dtype)t->dtype;
+    return tb_load_f64(dtype, (const char *)tb_op_data(t) + at * (int64_t)tb_dtype_size(dtype));
+}
+static inline void tbi_put(const tb_tensor *t, int64_t at, double x)
+{
+    tb_dtype dtype = (tb_dtype)t->dtype;
+    tb_store_f64(dtype, (char *)tb_op_data(t) + at * (int64_t)tb_dtype_size(dtype), x);
+}
+static inline bool tbi_has_dims(const tb_tensor *t, int rank, const int64_t *dims)
+{
+    return t->rank == rank && memcmp(t->dims, dims, (size_t)rank * sizeof *dims) == 0;
+}
+/* What hidden outputs of statistics (lse, mean, rstd) are kept in: never less than f32. */
+static inline tb_dtype tbi_stat_dtype(tb_dtype t) { return t == TB_F64 ? TB_F64 : TB_F32; }
+
 static inline int64_t tbi_last_dim(const tb_tensor *t) { return t->rank ? t->dims[t->rank - 1] : 1; }
 static inline int64_t tbi_last_stride(const tb_tensor *t) { return t->rank ? t->strides[t->rank - 1] : 1; }
 int64_t tbi_rows(const tb_tensor *t);                    /* product of all dimensions but the last */
@@ -15,6 +33,9 @@ static inline bool tbi_rows_are_dense(const tb_tensor *t, int64_t *stride)
 {
     return (tbi_last_stride(t) == 1 || tbi_last_dim(t) == 1) && tbi_rows_are_even(t, stride);
 }
+
+/* The tensor with one axis moved to the end, so that its rows run along that axis. */
+tb_tensor tbi_axis_last(const tb_tensor *t, int axis);
 
 /* Sums over the batch: `rows` is cut into `blocks` blocks of ceil(rows / blocks), the last ones shorter or empty. */
 static inline int64_t tbi_block_rows(int64_t rows, int blocks) { return (rows + blocks - 1) / blocks; }

@@ -60,6 +60,25 @@ static void losses_of_shards_divided_by_the_global_count_add_up(void **state)
     assert_same(tb_add(half[0], half[1]), whole, 1e-6);
 }
 
+static tb_tensor *loss_of(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    return tb_cross_entropy(in[0], I64(DIMS(4), 2, 0, -100, 1), NULL);
+}
+static tb_tensor *losses_of(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    return weighted_sum(tb_cross_entropy(in[0], I64(DIMS(4), 2, 0, -100, 1), &(tb_ce_opts){.reduction = TB_LOSS_NONE}));
+}
+
+static void first_and_second_gradients_are_those_of_differences(void **state)
+{
+    (void)state;
+    tb_tensor *x = leaf_of(randoms(TB_F64, 1, DIMS(4, 3)));
+    assert_gradients(loss_of, 1, &x);
+    assert_gradients(losses_of, 1, &x);
+}
+
 static void wrong_labels_are_named(void **state)
 {
     tb_tensor *x = randoms(TB_F32, 1, DIMS(2, 3));
@@ -77,7 +96,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ctx_test(the_loss_is_the_negative_log_probability_of_the_label), ctx_test(ignored_rows_count_for_nothing),
         ctx_test(the_gradient_is_probability_minus_one_hot), ctx_test(large_logits_do_not_overflow),
-        ctx_test(losses_of_shards_divided_by_the_global_count_add_up), ctx_test(wrong_labels_are_named),
+        ctx_test(losses_of_shards_divided_by_the_global_count_add_up),
+        ctx_test(first_and_second_gradients_are_those_of_differences), ctx_test(wrong_labels_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
