@@ -74,7 +74,18 @@ typedef struct tb_gemm_args {
     struct tb_pool *pool; /* gemm splits itself over the pool's threads; NULL: one thread */
 } tb_gemm_args;
 
-/* ---- row kernels: `rows` rows of `n` elements, row r at r * stride (elements) ---- */
+/* ---- row kernels: `rows` rows of `n` elements, row r at r * stride (elements). Sums along a row run in 32 strided
+ * lanes and a fixed tree, on every ISA; sums over rows run over ascending rows. What each primitive reads and writes:
+ *   row_sum, row_max     out[r * out_stride] per row              column_sum   out[n], the sum over rows
+ *   row_softmax, row_log_softmax    in -> out; they may be the same
+ *   softmax_grad, log_softmax_grad  in = gradient, in2 = the forward's result -> out
+ *   cross_entropy        in = logits, extra_in[0] = labels i64[rows], ignore_index -> extra[0] = loss [rows] (0 where
+ *                        ignored), extra[1] = log of the row's sum of exponentials [rows]
+ *   cross_entropy_grad   also extra_in[1] = that log, in2 = what the row's loss counts (at r * in2_stride) -> out
+ *   layer_norm           in, gamma, beta, eps -> out, extra[0] = mean [rows], extra[1] = 1 / deviation [rows]
+ *   layer_norm_grad      in = gradient, in2 = x, gamma, extra_in[0] = mean, extra_in[1] = 1 / deviation -> out = dx
+ *   layer_norm_param_grad  the same -> extra[0] = dgamma [n], extra[1] = dbeta [n] of these rows
+ * gamma, beta, and the extras of the norms may be NULL. ---- */
 typedef struct tb_row_args {
     int64_t rows, n;
     const void *in;       /* x */
@@ -87,4 +98,5 @@ typedef struct tb_row_args {
     void *extra[3];       /* per-row or per-column outputs, as the primitive says */
     const void *extra_in[3];
     double eps;
+    int64_t ignore_index; /* cross entropy: rows with this label count for nothing */
 } tb_row_args;

@@ -70,12 +70,12 @@ VEC vm vf_le(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
 VEC vm vf_eq(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 VEC vm vf_isnan(vf a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
 VEC vm vi_eq(vi a, vi b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
+VEC vm vm_first(int n) { return _mm256_castsi256_ps(lanes_below(n)); } /* the first n lanes */
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
 VEC vi vi_select(vm m, vi yes, vi no)
 {
     return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(no), _mm256_castsi256_ps(yes), m));
 }
-VEC bool vm_any(vm m) { return _mm256_movemask_ps(m) != 0; }
 
 /* Lanes are true where the byte is not 0. */
 VEC vm vm_load_bool(const uint8_t *p)

@@ -73,9 +73,9 @@ VEC vm vf_le(vf a, vf b) { return a <= b; }
 VEC vm vf_eq(vf a, vf b) { return a == b; }
 VEC vm vf_isnan(vf a) { return a != a; }
 VEC vm vi_eq(vi a, vi b) { return a == b; }
+VEC vm vm_first(int n) { return n > 0; }
 VEC vf vf_select(vm m, vf yes, vf no) { return m ? yes : no; }
 VEC vi vi_select(vm m, vi yes, vi no) { return m ? yes : no; }
-VEC bool vm_any(vm m) { return m; }
 
 VEC vm vm_load_bool(const uint8_t *p) { return *p != 0; }
 

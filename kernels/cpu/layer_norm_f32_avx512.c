@@ -1,0 +1,8 @@
+/* Layer norm and its gradients, f32, AVX-512. */
+#include "vec_avx512.h"
+
+#include "layer_norm_f32.h"
+
+TB_KERNEL(layer_norm_f32_avx512) = ROW_KERNEL(layer_norm);
+TB_KERNEL(layer_norm_grad_f32_avx512) = ROW_KERNEL(layer_norm_grad);
+TB_KERNEL(layer_norm_param_grad_f32_avx512) = ROW_KERNEL(layer_norm_param_grad);

@@ -1,0 +1,11 @@
+/* Softmax, log-softmax, cross entropy and their gradients over rows, f32, AVX2. */
+#include "vec_avx2.h"
+
+#include "row_softmax_f32.h"
+
+TB_KERNEL(row_softmax_f32_avx2) = ROW_KERNEL(row_softmax);
+TB_KERNEL(row_log_softmax_f32_avx2) = ROW_KERNEL(row_log_softmax);
+TB_KERNEL(softmax_grad_f32_avx2) = ROW_KERNEL(softmax_grad);
+TB_KERNEL(log_softmax_grad_f32_avx2) = ROW_KERNEL(log_softmax_grad);
+TB_KERNEL(cross_entropy_f32_avx2) = ROW_KERNEL(cross_entropy);
+TB_KERNEL(cross_entropy_grad_f32_avx2) = ROW_KERNEL(cross_entropy_grad);
