@@ -67,6 +67,7 @@ static void cast_samples(tb_samples *to)
 {
     static const tb_sample_in x = {.rank = 2, .dims = {3, 7}};
     for (int t = 0; t < TB_DTYPES; t++) tb_sample(to, &(cast_attrs){(tb_dtype)t}, 1, &x);
+    tb_sample(to, &(cast_attrs){TB_BF16}, 1, &(tb_sample_in){TB_SHAPE(1, 0)});
 }
 
 TB_OP(cast, .doc = "change of dtype", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,

@@ -245,6 +245,7 @@ static void ce_grad_samples(tb_samples *to)
         lse.has_dtype = lse.no_grad = false;
         lse.lo = 1, lse.hi = 3;
         if (k->attrs.reduction == TB_LOSS_NONE) g = lse;
+        lse.is_stat = true;
         if (i == CE_CASES - 1) continue; /* lse has a dtype of its own in bf16 and f16; small cases show that */
         tb_sample(to, &k->attrs, 5, (tb_sample_in[]){g, k->logits, k->labels, lse, k->count});
     }

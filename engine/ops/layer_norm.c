@@ -242,7 +242,8 @@ static void param_grad_cost(const tb_op_call *c, tb_cost *out)
 }
 
 /* ---- samples ---- */
-#define POSITIVE .lo = 0.5, .hi = 2
+#define MEAN .is_stat = true
+#define RSTD .is_stat = true, .lo = 0.5, .hi = 2
 
 static void forward_samples(tb_samples *to)
 {
@@ -256,11 +257,11 @@ static void forward_samples(tb_samples *to)
 }
 
 static const tb_sample_in backward_cases[][5] = {
-    {{TB_SHAPE(3, 5)}, {TB_SHAPE(3, 5)}, {TB_SHAPE(3)}, {TB_SHAPE(3), POSITIVE}, {TB_SHAPE(5)}},
-    {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3)}, {TB_SHAPE(2, 3), POSITIVE}, {.absent = true}},
-    {{TB_SHAPE(6)}, {TB_SHAPE(6)}, {.rank = 0}, {.rank = 0, POSITIVE}, {TB_SHAPE(6)}},
-    {{TB_SHAPE(0, 3)}, {TB_SHAPE(0, 3)}, {TB_SHAPE(0)}, {TB_SHAPE(0), POSITIVE}, {TB_SHAPE(3)}},
-    {{TB_SHAPE(37, 19)}, {TB_SHAPE(37, 19)}, {TB_SHAPE(37)}, {TB_SHAPE(37), POSITIVE}, {TB_SHAPE(19)}},
+    {{TB_SHAPE(3, 5)}, {TB_SHAPE(3, 5)}, {TB_SHAPE(3), MEAN}, {TB_SHAPE(3), RSTD}, {TB_SHAPE(5)}},
+    {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3), MEAN}, {TB_SHAPE(2, 3), RSTD}, {.absent = true}},
+    {{TB_SHAPE(6)}, {TB_SHAPE(6)}, {.rank = 0, MEAN}, {.rank = 0, RSTD}, {TB_SHAPE(6)}},
+    {{TB_SHAPE(0, 3)}, {TB_SHAPE(0, 3)}, {TB_SHAPE(0), MEAN}, {TB_SHAPE(0), RSTD}, {TB_SHAPE(3)}},
+    {{TB_SHAPE(37, 19)}, {TB_SHAPE(37, 19)}, {TB_SHAPE(37), MEAN}, {TB_SHAPE(37), RSTD}, {TB_SHAPE(19)}},
 };
 
 static void dx_samples(tb_samples *to)

@@ -117,6 +117,7 @@ typedef struct tb_sample_in {
     tb_fill fill;          /* DISTINCT: a shuffled arithmetic progression, so that max and sort have no ties */
     bool has_dtype;        /* true: `dtype` always; false: the dtype under test */
     tb_dtype dtype;
+    bool is_stat;          /* f64 in f64, f32 in every other dtype under test: a saved statistic (lse, mean) */
     bool no_grad;          /* the gradient check leaves this input alone (kinks, integers) */
 } tb_sample_in;
 typedef struct tb_sample_case {

@@ -3,7 +3,6 @@
 #include "journal.h"
 #include "tb_test.h"
 #include <ftw.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <unistd.h>
 

@@ -1,1 +1,0 @@
-"""Reading result files (results/SCHEMA.md) and drawing them."""
