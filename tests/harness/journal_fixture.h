@@ -3,6 +3,7 @@
 #include "journal.h"
 #include "tb_test.h"
 #include <ftw.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <unistd.h>
 

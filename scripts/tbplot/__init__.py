@@ -1,0 +1,1 @@
+"""Reading result files (results/SCHEMA.md) and drawing them."""

@@ -1,0 +1,40 @@
+"""Peak memory by purpose, stacked, of the rank that needs most: `prefix` of the values, `series` (key) for the bars."""
+import numpy as np
+
+from .. import describe, style
+from ..results import ResultError
+
+TAGS = ["param", "grad", "opt", "act", "act_grad", "boundary", "workspace", "comm", "other"]
+SHADES = ["#0072B2", "#56B4E9", "#004a73", "#E69F00", "#f3c766", "#CC79A7", "#009E73", "#D55E00", "#999999"]
+
+
+def draw(points, spec):
+    prefix = spec.get("prefix", "peak_bytes.")
+    bars = []
+    for point in points:
+        ranks = point.values_by_rank(prefix)
+        if ranks:
+            bars.append((describe.series_of(point, spec.get("series")), max(ranks.values(), key=lambda t: sum(t.values()))))
+    if not bars:
+        raise ResultError(f"plot 'memory': no result has values '{prefix}<tag>'")
+    largest = max(sum(tags.values()) for _, tags in bars)
+    scale, unit = (2**20, "MiB") if largest < 8 * 2**30 else (2**30, "GiB")
+    known = TAGS + sorted({t for _, tags in bars for t in tags} - set(TAGS))
+    fig, ax = style.figure(height=max(2.6, 1.5 + 0.45 * len(bars)))
+    left = np.zeros(len(bars))
+    for i, tag in enumerate(known):
+        part = np.array([tags.get(tag, 0) / scale for _, tags in bars])
+        if part.any():
+            ax.barh(range(len(bars)), part, 0.62, left=left, label=tag.replace("_", " "), color=SHADES[i % len(SHADES)],
+                    edgecolor="white", linewidth=0.5)
+            left += part
+    for i, total in enumerate(left):
+        ax.annotate(describe.short(total), (total, i), va="center", fontsize=8, xytext=(4, 0), textcoords="offset points")
+    ax.set_yticks(range(len(bars)), [label for label, _ in bars])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.margins(x=0.1)
+    ax.set_xlabel(f"memory at the peak ({unit})")
+    ax.legend(ncol=min(5, len(known)), loc="upper center", bbox_to_anchor=(0.45, -0.62 / fig.get_figheight()))
+    return fig, spec.get("title") or f"{points[0].experiment}: peak memory by purpose", describe.caption(
+        points, "counted by the allocator, not sampled; the rank with the highest peak, first launch")

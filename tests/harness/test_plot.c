@@ -1,0 +1,270 @@
+/* scripts/plot and scripts/report on result files of every kind: drawn, the same bytes twice, refused in a
+ * sentence. TB_PLOT_OUT=DIR keeps the figures. */
+#include "h5.h"
+#include "journal_fixture.h"
+#include "tb_rng.h"
+#include "tb_text.h"
+#include <math.h>
+#include <sys/wait.h>
+
+typedef struct plotted {
+    const char *experiment, *label, *config, *plots, *scope;
+    int launches;
+} plotted;
+
+typedef void (*fill_fn)(tb_journal *j, int launch, const plotted *p, double knob);
+
+static double noise(uint64_t stream, int64_t i) { return tb_random_normal(9, stream, (uint64_t)i); }
+
+static void add_point(const plotted *p, fill_fn fill, double knob)
+{
+    static int number;
+    char paths[10][64], name[32], hash[16];
+    const char *list[10];
+    snprintf(hash, sizeof hash, "%08x", ++number);
+    for (int l = 0; l < p->launches; l++) {
+        tb_journal *j;
+        snprintf(name, sizeof name, "p%d-%d", number, l);
+        list[l] = temporary(paths[l], name);
+        assert_ok(tb_journal_create(list[l],
+                                    &(tb_point){.experiment = p->experiment,
+                                                .driver = "sample",
+                                                .hash = hash,
+                                                .label = p->label,
+                                                .config = p->config,
+                                                .scope = p->scope,
+                                                .launch = l,
+                                                .launches = p->launches,
+                                                .ranks = 1,
+                                                .threads = 1,
+                                                .question = "Does it draw?",
+                                                .plots = p->plots,
+                                                .utc_ns = number},
+                                    &j));
+        assert_ok(tb_journal_fact(j, &(tb_fact){"host/cpu", "Sample CPU", -1}));
+        assert_ok(tb_journal_fact(j, &(tb_fact){"host/cores_allowed", "2", -1}));
+        assert_ok(tb_journal_fact(j, &(tb_fact){"build/git_sha", "0123456789abcdef", -1}));
+        fill(j, l, p, knob);
+        assert_ok(tb_journal_end(j, &(tb_end){.status = "ok", .failed_rank = -1}));
+        assert_ok(tb_journal_close(j));
+    }
+    char out[64];
+    tb_result *r;
+    assert_ok(tb_result_from_journals(list, p->launches, &r));
+    assert_ok(tb_result_summarise(r, 0.99));
+    snprintf(name, sizeof name, "%s.h5", hash);
+    assert_ok(tb_h5_write(temporary(out, name), r));
+    tb_result_free(r);
+}
+
+static void fill_training(tb_journal *j, int launch, const plotted *p, double speed)
+{
+    (void)p;
+    static const char *const tags[] = {"param", "grad", "opt", "act", "act_grad", "workspace", "comm"};
+    static const double mib[] = {2.1, 2.1, 4.2, 9.5, 1.2, 0.6, 0.4};
+    uint64_t stream = (uint64_t)(speed * 10) + (uint64_t)launch;
+    assert_ok(tb_journal_metric(j, &(tb_metric){.name = "loss",
+                                                .unit = "nats",
+                                                .dir = "lower",
+                                                .kind = "curve",
+                                                .reduce = "rank0",
+                                                .statistic = "last"}));
+    assert_ok(tb_journal_metric(j, &(tb_metric){.name = "samples_per_s",
+                                                .unit = "samples/s",
+                                                .dir = "higher",
+                                                .kind = "ratio",
+                                                .reduce = "min"}));
+    double loss[900], rate[40];
+    for (int i = 0; i < 900; i++)
+        loss[i] = 0.2 + 2.1 * exp(-i / (40.0 + speed / 300)) +
+                  0.05 * fabs(noise(stream, i)) * (1 + exp(-i / 100.0));
+    for (int i = 0; i < 40; i++)
+        rate[i] = speed * (1 + 0.01 * noise(stream + 1000, i) + 0.004 * noise(7, launch));
+    assert_ok(tb_journal_samples(j, &(tb_samples){.metric = "loss", .n = 900, .values = loss}));
+    assert_ok(tb_journal_samples(j, &(tb_samples){.metric = "samples_per_s", .n = 40, .values = rate}));
+    for (int t = 0; t < 7; t++) {
+        char name[32];
+        snprintf(name, sizeof name, "peak_bytes.%s", tags[t]);
+        assert_ok(tb_journal_value(j, &(tb_value){name, "B", 0, mib[t] * 1048576 * (1 + speed / 9000)}));
+    }
+    assert_ok(tb_journal_value(j, &(tb_value){"bound.alpha_beta", "", 0, 0.985}));
+}
+
+/* p = 4 stages, m = 8 micro-batches; backward takes twice as long. knob 0: all forwards first; 1: 1F1B. */
+static void fill_pipeline(tb_journal *j, int launch, const plotted *p, double knob)
+{
+    (void)launch, (void)p;
+    enum { STAGES = 4, MICRO = 8 };
+    double forward[STAGES][MICRO], backward[STAGES][MICRO], free_at[STAGES] = {0};
+    for (int s = 0; s < STAGES; s++)
+        for (int m = 0; m < MICRO; m++) forward[s][m] = backward[s][m] = -1;
+    int f[STAGES] = {0}, b[STAGES] = {0};
+    for (int placed = 0; placed < 2 * STAGES * MICRO;)
+        for (int s = 0; s < STAGES; s++) {
+            int in_flight = knob > 0 ? STAGES - s : MICRO;
+            bool back = b[s] < f[s] && (f[s] == MICRO || f[s] - b[s] >= in_flight);
+            int m = back ? b[s] : f[s];
+            if (!back && f[s] == MICRO) continue;
+            double ready = 0;
+            if (back && s < STAGES - 1) ready = backward[s + 1][m];
+            if (!back && s > 0) ready = forward[s - 1][m];
+            if (ready < 0) continue;
+            double start = fmax(ready, free_at[s]);
+            free_at[s] = start + (back ? 2 : 1);
+            (back ? backward : forward)[s][m] = free_at[s];
+            back ? b[s]++ : f[s]++;
+            placed++;
+            assert_ok(tb_journal_event(j, &(tb_event){.name = back ? "backward" : "forward",
+                                                      .rank = s,
+                                                      .index = m,
+                                                      .t0_ns = (int64_t)(start * 1e6),
+                                                      .t1_ns = (int64_t)(free_at[s] * 1e6)}));
+        }
+}
+
+static void fill_serving(tb_journal *j, int launch, const plotted *p, double rate)
+{
+    (void)p;
+    double latency[2000], load = rate / 1500;
+    for (int i = 0; i < 2000; i++)
+        latency[i] =
+            2.5 - log(1 - tb_random_uniform(5, (uint64_t)(rate + launch), (uint64_t)i)) * 1.4 / (1 - load);
+    assert_ok(tb_journal_metric(
+        j, &(tb_metric){
+               .name = "latency_ms", .unit = "ms", .dir = "lower", .kind = "ratio", .statistic = "p95"}));
+    assert_ok(tb_journal_samples(j, &(tb_samples){.metric = "latency_ms", .n = 2000, .values = latency}));
+}
+
+static void fill_kernels(tb_journal *j, int launch, const plotted *p, double knob)
+{
+    (void)launch, (void)p, (void)knob;
+    static const struct {
+        const char *name;
+        double flop, bytes, ns;
+    } kernels[] = {{"gemm", 2.7e8, 3.1e6, 4.6e6}, {"softmax", 5e6, 8.4e6, 9e5}, {"add", 1e6, 1.2e7, 8e5}};
+    assert_ok(tb_journal_value(j, &(tb_value){"roofline.peak_gflops", "GFLOP/s", 0, 71}));
+    assert_ok(tb_journal_value(j, &(tb_value){"roofline.peak_gb_per_s", "GB/s", 0, 16.2}));
+    for (int k = 0; k < 3; k++) {
+        char name[64];
+        const double members[] = {kernels[k].flop, kernels[k].bytes, kernels[k].ns};
+        static const char *const names[] = {"flop", "bytes", "ns"};
+        for (int m = 0; m < 3; m++) {
+            snprintf(name, sizeof name, "roofline.%s.%s", kernels[k].name, names[m]);
+            assert_ok(tb_journal_value(j, &(tb_value){name, "", 0, members[m]}));
+        }
+    }
+}
+
+static int write_samples(void **state)
+{
+    (void)state;
+    static const char *const training =
+        "[{\"kind\":\"curve\",\"series\":[\"params.model\",\"launch.ranks\"],\"reference\":{\"unigram\":2.1}}"
+        ","
+        "{\"kind\":\"throughput\",\"x\":\"params.model\",\"series\":\"launch.ranks\"},{\"kind\":\"memory\"},"
+        "{\"kind\":\"efficiency\",\"series\":\"params.model\",\"bound\":\"alpha_beta\"},"
+        "{\"kind\":\"ratio\",\"base\":{\"launch.ranks\":1},\"series\":\"params.model\"},"
+        "{\"kind\":\"histogram\",\"metric\":\"samples_per_s\",\"series\":[\"params.model\",\"launch.ranks\"]}"
+        "]";
+    static const double speed[2][3] = {{5200, 9950, 11900}, {1400, 2710, 3100}};
+    for (int model = 0; model < 2; model++)
+        for (int k = 0; k < 3; k++) {
+            char label[64], config[160];
+            snprintf(label, sizeof label, "%s ranks=%d", model ? "cnn" : "mlp", 1 << k);
+            snprintf(config, sizeof config,
+                     "{\"launch\":{\"ranks\":%d},\"measure\":{\"order\":\"interleaved\"},\"params\":{"
+                     "\"model\":\"%s\"}}",
+                     1 << k, model ? "cnn" : "mlp");
+            add_point(
+                &(plotted){"training", label, config, training, k == 2 ? "oversubscribed" : "measured", 10},
+                fill_training, speed[model][k]);
+        }
+    for (int k = 0; k < 2; k++)
+        add_point(&(plotted){"pipeline", k ? "1f1b p=4 m=8" : "gpipe p=4 m=8", "{}", "[{\"kind\":\"gantt\"}]",
+                             "modelled", 1},
+                  fill_pipeline, k);
+    for (int rate = 200; rate <= 1400; rate += 200) {
+        char label[32], config[64];
+        snprintf(label, sizeof label, "rate=%d", rate);
+        snprintf(config, sizeof config, "{\"params\":{\"rate\":%d}}", rate);
+        add_point(&(plotted){"serving", label, config, "[{\"kind\":\"latency\",\"slo\":25}]", "measured", 8},
+                  fill_serving, rate);
+    }
+    add_point(&(plotted){"kernels", "avx2", "{}", "[{\"kind\":\"roofline\"}]", "measured", 1}, fill_kernels,
+              0);
+    return 0;
+}
+
+/* Exit status; what it printed, both streams, lies in `out`. */
+static int shell(tb_text *out, const char *fmt, ...) TB_PRINTF(2, 3);
+static int shell(tb_text *out, const char *fmt, ...)
+{
+    char command[1024], block[4096];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(command, sizeof command, fmt, args);
+    va_end(args);
+    strncat(command, " 2>&1", sizeof command - strlen(command) - 1);
+    FILE *p = popen(command, "re");
+    assert_non_null(p);
+    for (size_t n; (n = fread(block, 1, sizeof block, p)) > 0;) tb_text_add_bytes(out, block, n);
+    int status = pclose(p);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void every_kind_is_drawn_and_twice_the_same(void **state)
+{
+    (void)state;
+    static const char *const figures[] = {"training-curve",      "training-throughput", "training-memory",
+                                          "training-efficiency", "training-ratio",      "training-histogram",
+                                          "pipeline-gantt",      "serving-latency",     "kernels-roofline"};
+    char a[64], b[64], path[128];
+    tb_text out = {0};
+    const char *kept = getenv("TB_PLOT_OUT");
+    temporary(a, "figures");
+    temporary(b, "again");
+    int exit_code =
+        shell(&out, TB_SOURCE_DIR "/scripts/plot --out %s %s", kept ? kept : a, temporary_folder());
+    if (exit_code != 0) fail_msg("%s", tb_text_str(&out));
+    assert_int_equal(shell(&out, TB_SOURCE_DIR "/scripts/plot --out %s %s", b, temporary_folder()), 0);
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
+        for (int svg = 0; svg < 2; svg++) {
+            size_t n, m;
+            snprintf(path, sizeof path, "%s/%s.%s", kept ? kept : a, figures[i], svg ? "svg" : "png");
+            char *first = read_bytes(path, &n);
+            snprintf(path, sizeof path, "%s/%s.%s", b, figures[i], svg ? "svg" : "png");
+            char *second = read_bytes(path, &m);
+            assert_int_equal(n, m);
+            assert_memory_equal(first, second, n);
+            free(first);
+            free(second);
+        }
+    tb_text_free(&out);
+}
+
+static void what_cannot_be_drawn_is_said_in_one_sentence(void **state)
+{
+    (void)state;
+    tb_text out = {0};
+    assert_int_equal(shell(&out, TB_SOURCE_DIR "/scripts/plot /nonexistent"), 3);
+    assert_non_null(strstr(tb_text_str(&out), "plot: /nonexistent"));
+    assert_null(strstr(tb_text_str(&out), "Traceback"));
+    out.size = 0;
+    assert_int_equal(shell(&out, TB_SOURCE_DIR "/scripts/plot --kind gantt --out %s %s/00000001.h5",
+                           temporary_folder(), temporary_folder()),
+                     3);
+    assert_non_null(strstr(tb_text_str(&out), "gantt"));
+    assert_null(strstr(tb_text_str(&out), "Traceback"));
+    tb_text_free(&out);
+}
+
+int main(void)
+{
+    if (system("/usr/bin/python3 -c 'import h5py, matplotlib' 2>/dev/null"))
+        return 77; /* skipped, and counted so */
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_kind_is_drawn_and_twice_the_same),
+        cmocka_unit_test(what_cannot_be_drawn_is_said_in_one_sentence),
+    };
+    return cmocka_run_group_tests(tests, write_samples, remove_temporaries);
+}
