@@ -49,6 +49,23 @@ typedef struct tb_clamp_attrs { /* of "clamp" */
     double lo, hi;
 } tb_clamp_attrs;
 
+/* ---- sgd, adamw: one optimizer step over n elements, in place; every element by itself ---- */
+typedef struct tb_sgd_step { /* attrs of "sgd" */
+    double rate, scale, decay, momentum;
+    bool nesterov;
+} tb_sgd_step;
+typedef struct tb_adamw_step { /* attrs of "adamw" */
+    double rate, scale, decay, beta1, beta2, eps, bias1, bias2;
+    bool decoupled;
+} tb_adamw_step;
+typedef struct tb_update_args {
+    int64_t n;
+    void *param;      /* contiguous, as all of them */
+    const void *grad;
+    void *state[2];   /* sgd: momentum buffer or NULL; adamw: first and second moment */
+    const void *attrs;
+} tb_update_args;
+
 /* ---- gemm: C[M,N] (+)= op(A)[M,K] op(B)[K,N], then the epilogue. Canonical order: each C element is one chain of
  * fused multiply-adds over ascending k from +0, so every f32 kernel gives the same bits on every ISA. With tree > 1,
  * K is cut into `tree` blocks of ceil(K / tree) (the last ones shorter or empty), each its own chain, summed as a
