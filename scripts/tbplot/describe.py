@@ -78,7 +78,7 @@ def launches(points):
 def caption(points, *says):
     """What the marks are, then the machine and the commit."""
     shas = sorted({p.sha for p in points})
-    hosts = sorted({f"{p.fact('host/cpu')}, {p.fact('host/cores_allowed')} cores" for p in points})
+    hosts = sorted({f"{p.fact('host/cpu')}, {p.fact('host/cores_online')} cores" for p in points})
     profile = points[0].attrs.get("profile")
     return ". ".join([s[0].upper() + s[1:] for s in says if s] + [f"{'; '.join(hosts)}; commit {', '.join(shas)}" +
                                                (f"; profile {profile}" if profile else "")]) + "."

@@ -161,10 +161,21 @@ def median_interval(x, level):
     return x[rank - 1], x[n - rank], 1 - 2 * outside
 
 
-def ratio_interval(base, head, level, paired):
-    """(ratio, lo, hi, level) of the launches' numbers: the sign-test interval of log ratios when they are pairs, else
-    the extreme ratios of two intervals (Bonferroni), as harness/stats.c does."""
-    if paired and len(base) == len(head):
+def interleaved(a, b):
+    """Were the launches of two points taken in turns, so that launch i of both is a pair?"""
+    if len(a.launches) != len(b.launches) or not all(p.counts(i) for p in (a, b) for i in range(len(p.launches))):
+        return False
+    rounds = [(x["utc_ns"], y["utc_ns"]) for x, y in zip(a.launches, b.launches)]
+    return all(max(this) < min(after) for this, after in zip(rounds, rounds[1:]))
+
+
+def ratio_interval(base_point, head_point, metric, level, inverse=False):
+    """(ratio, lo, hi, level) head / base of a metric: the sign-test interval of log ratios when their launches are
+    pairs, else the extreme ratios of two intervals (Bonferroni), as harness/stats.c does."""
+    base, head = base_point.launch_numbers(metric), head_point.launch_numbers(metric)
+    if inverse:
+        base, head = head, base
+    if interleaved(base_point, head_point) and len(base) == len(head):
         logs = np.log(head / base)
         lo, hi, has = median_interval(logs, level)
         return math.exp(np.median(logs)), math.exp(lo), math.exp(hi), has

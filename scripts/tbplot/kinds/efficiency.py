@@ -16,9 +16,7 @@ def draw(points, spec):
         base, line = group[0], []
         for point in group:
             scale = base.get(x_key) / point.get(x_key)
-            paired = point.get("measure.order") == "interleaved"
-            ratio, lo, hi, level = ratio_interval(base.launch_numbers(metric), point.launch_numbers(metric), describe.LEVEL,
-                                                  paired)
+            ratio, lo, hi, level = ratio_interval(base, point, metric, describe.LEVEL)
             at, y = point.get(x_key), ratio * scale
             line.append((at, y))
             xs.add(at)

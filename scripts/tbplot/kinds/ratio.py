@@ -15,15 +15,12 @@ def draw(points, spec):
         if not base_keys or base is None or not len(base.launch_numbers(metric)):
             continue
         for point in group:
-            head = point.launch_numbers(metric)
-            if point is base or not len(head):
+            if point is base or not len(point.launch_numbers(metric)):
                 continue
-            pair = (base.launch_numbers(metric), head)
-            if point.metrics[metric]["dir"] == "lower":
-                pair = pair[::-1]
+            smaller_is_better = point.metrics[metric]["dir"] == "lower"
             name = ", ".join(filter(None, [label, describe.series_of(point, spec.get("label") or list(base_keys))]))
             bars.append((name, point.summary[metric]["scope"],
-                         *ratio_interval(*pair, describe.LEVEL, point.get("measure.order") == "interleaved")))
+                         *ratio_interval(base, point, metric, describe.LEVEL, inverse=smaller_is_better)))
     if not bars:
         raise ResultError(f"plot 'ratio': no result of '{metric}' matches the base {base_keys}")
     fig, ax = style.figure(height=max(2.2, 1.4 + 0.42 * len(bars)))

@@ -39,10 +39,10 @@ static void add_point(const plotted *p, fill_fn fill, double knob)
                                                 .threads = 1,
                                                 .question = "Does it draw?",
                                                 .plots = p->plots,
-                                                .utc_ns = number},
+                                                .utc_ns = l * 1000000000000 + number},
                                     &j));
         assert_ok(tb_journal_fact(j, &(tb_fact){"host/cpu", "Sample CPU", -1}));
-        assert_ok(tb_journal_fact(j, &(tb_fact){"host/cores_allowed", "2", -1}));
+        assert_ok(tb_journal_fact(j, &(tb_fact){"host/cores_online", "2", -1}));
         assert_ok(tb_journal_fact(j, &(tb_fact){"build/git_sha", "0123456789abcdef", -1}));
         fill(j, l, p, knob);
         assert_ok(tb_journal_end(j, &(tb_end){.status = "ok", .failed_rank = -1}));
@@ -172,7 +172,7 @@ static int write_samples(void **state)
             char label[64], config[160];
             snprintf(label, sizeof label, "%s ranks=%d", model ? "cnn" : "mlp", 1 << k);
             snprintf(config, sizeof config,
-                     "{\"launch\":{\"ranks\":%d},\"measure\":{\"order\":\"interleaved\"},\"params\":{"
+                     "{\"launch\":{\"ranks\":%d},\"params\":{"
                      "\"model\":\"%s\"}}",
                      1 << k, model ? "cnn" : "mlp");
             add_point(
@@ -258,6 +258,69 @@ static void what_cannot_be_drawn_is_said_in_one_sentence(void **state)
     tb_text_free(&out);
 }
 
+/* In a scratch copy of scripts/, which then owns a results/headline of its own. */
+static void a_readme_quotes_what_the_results_say(void **state)
+{
+    (void)state;
+    char path[128];
+    const char *root = temporary_folder();
+    tb_text out = {0};
+    static const char text[] =
+        "Before.\n<!-- tb:training metrics=samples_per_s -->\nstale\n<!-- /tb -->\nAfter.\n";
+    assert_int_equal(
+        shell(&out, "cp -r " TB_SOURCE_DIR "/scripts %s/scripts && mkdir %s/results", root, root), 0);
+    snprintf(path, sizeof path, "%s/README.md", root);
+    write_bytes(path, text, sizeof text - 1);
+    int exit_code = shell(&out, "cd %s && scripts/report --headline 0000000[1-6].h5", root);
+    if (exit_code != 0) fail_msg("%s", tb_text_str(&out));
+    assert_int_equal(shell(&out, "%s/scripts/report --check", root), 1); /* stale */
+    assert_int_equal(shell(&out, "%s/scripts/report --write", root), 0);
+    assert_int_equal(shell(&out, "%s/scripts/report --check", root), 0);
+    size_t bytes;
+    char *filled = read_bytes(path, &bytes);
+    filled[bytes] = '\0';
+    assert_non_null(strstr(filled, "Before.\n<!-- tb:training"));
+    assert_non_null(strstr(filled, "| mlp ranks=2 | 9,"));
+    assert_non_null(strstr(filled, "| mlp ranks=4 | - |")); /* oversubscribed: no time is quoted */
+    assert_non_null(strstr(filled, "99.8 % interval"));
+    assert_non_null(strstr(filled, "<!-- /tb -->\nAfter.\n"));
+    free(filled);
+    tb_text_free(&out);
+}
+
+static void results_that_do_not_hold_up_are_not_quoted(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *status, *sha, *dirty, *profile, *why;
+    } cases[] = {{"failed", "0123", "0", "", "it is failed"},
+                 {"ok", "0123", "1", "", "not clean"},
+                 {"ok", "", "0", "", "unknown"},
+                 {"ok", "0123", "0", "smoke", "profile 'smoke'"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char journal[64], file[64];
+        tb_text out = {0};
+        tb_journal *j;
+        tb_result *r;
+        unlink(temporary(journal, "unfit"));
+        assert_ok(tb_journal_create(
+            journal,
+            &(tb_point){.experiment = "unfit", .hash = "u", .scope = "measured", .profile = cases[i].profile},
+            &j));
+        if (cases[i].sha[0]) assert_ok(tb_journal_fact(j, &(tb_fact){"build/git_sha", cases[i].sha, -1}));
+        assert_ok(tb_journal_fact(j, &(tb_fact){"build/git_dirty", cases[i].dirty, -1}));
+        assert_ok(tb_journal_end(j, &(tb_end){.status = cases[i].status}));
+        assert_ok(tb_journal_close(j));
+        assert_ok(tb_result_from_journals((const char *const[]){journal}, 1, &r));
+        assert_ok(tb_result_summarise(r, 0.99));
+        assert_ok(tb_h5_write(temporary(file, "unfit.hdf5"), r));
+        tb_result_free(r);
+        assert_int_equal(shell(&out, TB_SOURCE_DIR "/scripts/report --headline %s", file), 3);
+        if (!strstr(tb_text_str(&out), cases[i].why)) fail_msg("%s", tb_text_str(&out));
+        tb_text_free(&out);
+    }
+}
+
 int main(void)
 {
     if (system("/usr/bin/python3 -c 'import h5py, matplotlib' 2>/dev/null"))
@@ -265,6 +328,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_is_drawn_and_twice_the_same),
         cmocka_unit_test(what_cannot_be_drawn_is_said_in_one_sentence),
+        cmocka_unit_test(a_readme_quotes_what_the_results_say),
+        cmocka_unit_test(results_that_do_not_hold_up_are_not_quoted),
     };
     return cmocka_run_group_tests(tests, write_samples, remove_temporaries);
 }
