@@ -67,6 +67,12 @@ const tb_kernel *tb_call_kernel(tb_op_call *c, int primitive, tb_dtype dtype, co
 
 void *tb_op_scratch(tb_op_call *c, size_t bytes)
 {
+    if (c->arena) { /* a planned run: the slab has room once a run has shown how much is needed */
+        size_t at = c->arena->used;
+        c->arena->used += (bytes + 63) & ~(size_t)63;
+        if (c->arena->used > c->arena->wanted) c->arena->wanted = c->arena->used;
+        if (c->arena->used <= c->arena->bytes) return c->arena->data + at;
+    }
     void *p = tb_heap_alloc(c->ctx->heap, bytes, TB_MEM_WORKSPACE);
     if (p) c->scratch[c->n_scratch++] = p;
     return p;
@@ -91,7 +97,7 @@ static tb_status make_outputs(tb_op_call *c)
     return TB_OK;
 }
 
-static tb_status compute(tb_op_call *c)
+tb_status tbi_op_compute(tb_op_call *c)
 {
     tb_status st = TB_ERR_UNSUPPORTED;
     if (c->op->fast && !c->ctx->ref_only) st = c->op->fast(c);
@@ -126,11 +132,11 @@ static tb_status execute(tb_op_call *c)
         return TB_OK;
     }
     if (!c->ctx->device->has_data) return TB_OK;
-    if (c->ctx->device->always_open) return compute(c);
+    if (c->ctx->device->always_open) return tbi_op_compute(c);
     for (int i = 0; i < c->n_in; i++)
         if (c->in[i]) tbi_open(c->in[i]);
     for (int o = 0; o < c->op->n_out; o++) tbi_open(c->out[o]);
-    return close_all(c, compute(c));
+    return close_all(c, tbi_op_compute(c));
 }
 
 /* ---- interceptors ---- */
@@ -240,7 +246,7 @@ tb_status tb_dispatch(const tb_op *op, const void *attrs, tb_tensor *const *in, 
     }
     if (st == TB_OK) {
         tb_op_call c;
-        c.op = op, c.ctx = ctx, c.attrs = attrs, c.n_in = n_in, c.in = in, c.kernel = NULL, c.n_scratch = 0;
+        c.op = op, c.ctx = ctx, c.attrs = attrs, c.n_in = n_in, c.in = in, c.kernel = NULL, c.n_scratch = 0, c.arena = NULL;
         for (int o = 0; o < op->n_out; o++) {
             c.out[o] = NULL;
             c.spec[o].is_view = c.spec[o].is_donated = false;

@@ -52,17 +52,8 @@ tb_status tbi_pointwise_ref(tb_op_call *c)
 /* ---- kernels: the shape is reduced to runs in which every operand is either contiguous or constant ---- */
 enum { CHUNK = 16384 /* elements: 64 KiB of f32, half an L2 with three operands */ };
 
-typedef struct runs {
-    const tb_kernel *kernel;
-    tb_pointwise_args args;
-    int n_in, rank;
-    int64_t dims[TB_MAX_RANK], strides[3][TB_MAX_RANK];
-    int64_t run, pieces; /* length of the inner run; chunks it is cut into */
-    size_t in_size[3], out_size;
-} runs;
-
 /* Merges neighbouring dimensions that all operands walk in one stride, and drops those of size 1. */
-static void coalesce(runs *r)
+static void coalesce(tb_runs *r)
 {
     int n = 0;
     for (int i = 0; i < r->rank; i++) {
@@ -85,65 +76,90 @@ static void coalesce(runs *r)
 static void run_chunks(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
-    const runs *r = arg;
+    const tb_runs *r = arg;
     for (int64_t chunk = begin; chunk < end; chunk++) {
         int64_t row = chunk / r->pieces, from = chunk % r->pieces * CHUNK;
-        tb_pointwise_args a = r->args;
-        a.n = r->run - from < CHUNK ? r->run - from : CHUNK;
-        a.out = (char *)a.out + (size_t)(row * r->run + from) * r->out_size;
+        const void *in[TB_MAX_STREAMS];
         for (int k = 0; k < r->n_in; k++) {
-            int64_t at = from * a.step[k], rest = row;
+            int64_t at = from * r->step[k], rest = row;
             for (int i = r->rank - 2; i >= 0; i--) {
                 at += rest % r->dims[i] * r->strides[k][i];
                 rest /= r->dims[i];
             }
-            a.in[k] = (const char *)a.in[k] + at * (int64_t)r->in_size[k];
+            in[k] = (const char *)r->in[k] + at * (int64_t)r->in_size[k];
         }
-        r->kernel->run(&a);
+        r->body(r, r->run - from < CHUNK ? r->run - from : CHUNK,
+                (char *)r->out + (size_t)(row * r->run + from) * r->out_size, in);
     }
+}
+
+tb_status tbi_runs_prepare(tb_runs *r, tb_op_call *c)
+{
+    int64_t total = c->out[0]->numel;
+    bool is_flat = true;
+    r->n_in = c->n_in;
+    r->rank = c->spec[0].rank;
+    r->out = tb_op_data(c->out[0]);
+    r->out_size = tb_dtype_size(c->spec[0].dtype);
+    r->run = total;
+    memcpy(r->dims, c->spec[0].dims, sizeof r->dims);
+    for (int k = 0; k < c->n_in; k++) {
+        const tb_tensor *t = c->in[k];
+        r->in_size[k] = tb_dtype_size((tb_dtype)t->dtype);
+        r->in[k] = tb_op_data(t);
+        r->step[k] = 1;
+        is_flat &= t->is_contiguous && t->numel == total;
+    }
+    if (is_flat) {
+        r->rank = 1;
+    } else {
+        for (int k = 0; k < c->n_in; k++) {
+            const tb_tensor *t = c->in[k];
+            int pad = r->rank - t->rank;
+            for (int i = 0; i < r->rank; i++)
+                r->strides[k][i] = i < pad || t->dims[i - pad] == 1 ? 0 : t->strides[i - pad];
+        }
+        coalesce(r);
+        if (r->rank > 0) r->run = r->dims[r->rank - 1];
+        for (int k = 0; k < c->n_in; k++) {
+            int64_t step = r->rank > 0 ? r->strides[k][r->rank - 1] : 0;
+            if (step != 0 && step != 1) return TB_ERR_UNSUPPORTED;
+            r->step[k] = (int8_t)step;
+        }
+    }
+    r->pieces = (r->run + CHUNK - 1) / CHUNK;
+    return TB_OK;
+}
+
+void tbi_runs_execute(const tb_runs *r, tb_op_call *c)
+{
+    int64_t total = c->out[0]->numel;
+    if (total == 0) return;
+    if (total <= CHUNK && r->rank <= 1) r->body(r, total, r->out, r->in);
+    else if (total <= CHUNK) run_chunks((void *)(uintptr_t)r, 0, total / r->run * r->pieces, 0);
+    else tb_pool_run(c->ctx->pool, total / r->run * r->pieces, run_chunks, (void *)(uintptr_t)r);
+}
+
+static void one_kernel(const tb_runs *r, int64_t n, void *out, const void *const *in)
+{
+    const tb_kernel *kernel = r->what;
+    kernel->run(&(tb_pointwise_args){.n = n, .out = out, .in = {in[0], in[1], in[2]}, .attrs = r->attrs,
+                                     .step = {r->step[0], r->step[1], r->step[2]}});
 }
 
 tb_status tbi_pointwise_fast(tb_op_call *c)
 {
-    runs r = {.n_in = c->n_in, .rank = c->spec[0].rank, .out_size = tb_dtype_size(c->spec[0].dtype)};
-    int64_t total = c->out[0]->numel;
-    if (total == 0) return TB_OK;
-    memcpy(r.dims, c->spec[0].dims, sizeof r.dims);
-    r.args.attrs = c->attrs;
-    r.args.out = tb_op_data(c->out[0]);
-    bool is_flat = true;
-    for (int k = 0; k < c->n_in; k++) {
-        const tb_tensor *t = c->in[k];
-        r.in_size[k] = tb_dtype_size((tb_dtype)t->dtype);
-        r.args.in[k] = tb_op_data(t);
-        is_flat &= t->is_contiguous && t->numel == total;
-        r.args.step[k] = 1;
-    }
-    r.run = total;
-    if (is_flat) {
-        r.rank = 1;
-    } else {
-        for (int k = 0; k < c->n_in; k++) {
-            const tb_tensor *t = c->in[k];
-            int pad = r.rank - t->rank;
-            for (int i = 0; i < r.rank; i++)
-                r.strides[k][i] = i < pad || t->dims[i - pad] == 1 ? 0 : t->strides[i - pad];
-        }
-        coalesce(&r);
-        if (r.rank > 0) r.run = r.dims[r.rank - 1];
-        for (int k = 0; k < c->n_in; k++) {
-            int64_t step = r.rank > 0 ? r.strides[k][r.rank - 1] : 0;
-            if (step != 0 && step != 1) return TB_ERR_UNSUPPORTED;
-            r.args.step[k] = (int8_t)step;
-        }
-    }
-    r.args.n = r.run;
-    r.kernel = tb_call_kernel(c, 0, (tb_dtype)c->in[c->n_in - 1]->dtype, &r.args); /* not where's condition */
-    if (!r.kernel) return TB_ERR_UNSUPPORTED;
-    r.pieces = (r.run + CHUNK - 1) / CHUNK;
-    if (total <= CHUNK && r.rank <= 1) r.kernel->run(&r.args);
-    else if (total <= CHUNK) run_chunks(&r, 0, total / r.run * r.pieces, 0);
-    else tb_pool_run(c->ctx->pool, total / r.run * r.pieces, run_chunks, &r);
+    tb_runs r;
+    r.in[1] = r.in[2] = NULL;
+    r.step[1] = r.step[2] = 0;
+    TB_TRY(tbi_runs_prepare(&r, c));
+    tb_pointwise_args probe = {.n = r.run, .out = r.out, .in = {r.in[0], r.in[1], r.in[2]}, .attrs = c->attrs,
+                               .step = {r.step[0], r.step[1], r.step[2]}};
+    r.what = tb_call_kernel(c, 0, (tb_dtype)c->in[c->n_in - 1]->dtype, &probe); /* not where's condition */
+    if (!r.what) return TB_ERR_UNSUPPORTED;
+    r.attrs = c->attrs;
+    r.body = one_kernel;
+    tbi_runs_execute(&r, c);
     return TB_OK;
 }
 

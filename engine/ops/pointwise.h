@@ -9,6 +9,24 @@ typedef struct tb_pointwise {
     bool to_bool;                                                     /* comparisons */
 } tb_pointwise;
 
+/* An elementwise loop reduced to runs in which every operand is contiguous (step 1) or one value (step 0). */
+enum { TB_MAX_STREAMS = 12 };
+typedef struct tb_runs tb_runs;
+struct tb_runs {
+    void (*body)(const tb_runs *r, int64_t n, void *out, const void *const *in);
+    const void *what, *attrs; /* for body */
+    int n_in, rank;
+    int64_t dims[TB_MAX_RANK], strides[TB_MAX_STREAMS][TB_MAX_RANK];
+    int64_t run, pieces;      /* length of the inner run; chunks it is cut into */
+    void *out;
+    const void *in[TB_MAX_STREAMS];
+    int8_t step[TB_MAX_STREAMS];
+    size_t in_size[TB_MAX_STREAMS], out_size;
+};
+/* Fills everything but body, what and attrs; TB_ERR_UNSUPPORTED where an operand is strided inside the run. */
+tb_status tbi_runs_prepare(tb_runs *r, tb_op_call *c);
+void tbi_runs_execute(const tb_runs *r, tb_op_call *c); /* over the context's pool */
+
 tb_status tbi_pointwise_shape(tb_op_call *c);
 tb_status tbi_pointwise_ref(tb_op_call *c);
 tb_status tbi_pointwise_fast(tb_op_call *c);

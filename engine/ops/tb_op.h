@@ -6,6 +6,7 @@
 #pragma once
 #include "tb_kernel.h"
 #include "tb_tensor.h"
+#include "tb_text.h"
 #include "tensor_internal.h"
 
 enum { TB_MAX_OUT = 4, TB_MAX_PRIMITIVES = 4 };
@@ -13,7 +14,7 @@ enum { TB_MAX_OUT = 4, TB_MAX_PRIMITIVES = 4 };
 typedef struct tb_op tb_op;
 
 /* ---- attributes: one table, read by IR text, YAML and the C structure alike ---- */
-typedef enum tb_attr_type { TB_ATTR_I64, TB_ATTR_F64, TB_ATTR_BOOLEAN, TB_ATTR_DTYPE_, TB_ATTR_INTS } tb_attr_type;
+typedef enum tb_attr_type { TB_ATTR_I64, TB_ATTR_F64, TB_ATTR_BOOLEAN, TB_ATTR_DTYPE_, TB_ATTR_INTS, TB_ATTR_CUSTOM } tb_attr_type;
 /* A list of integers (axes, dims, permutation) with its length. */
 typedef struct tb_ints {
     int n;
@@ -25,13 +26,17 @@ typedef struct tb_attr {
     uint16_t offset; /* in the op's attribute structure */
     double default_value;
     const char *doc;
+    /* TB_ATTR_CUSTOM: its text form; parse moves *at behind what it read */
+    void (*print)(const void *attr, tb_text *to);
+    tb_status (*parse)(const char **at, const char *end, void *attr);
 } tb_attr;
 /* Fields have these C types: int64_t, double, bool, tb_dtype, tb_ints. */
-#define TB_ATTR_INT(s, f, def, doc) {#f, TB_ATTR_I64, offsetof(s, f), (def), (doc)}
-#define TB_ATTR_REAL(s, f, def, doc) {#f, TB_ATTR_F64, offsetof(s, f), (def), (doc)}
-#define TB_ATTR_BOOL(s, f, def, doc) {#f, TB_ATTR_BOOLEAN, offsetof(s, f), (def), (doc)}
-#define TB_ATTR_DTYPE(s, f, def, doc) {#f, TB_ATTR_DTYPE_, offsetof(s, f), (def), (doc)}
-#define TB_ATTR_LIST(s, f, doc) {#f, TB_ATTR_INTS, offsetof(s, f), 0, (doc)}
+#define TB_ATTR_(s, f, type, def, doc) {#f, type, offsetof(s, f), (def), (doc), NULL, NULL}
+#define TB_ATTR_INT(s, f, def, doc) TB_ATTR_(s, f, TB_ATTR_I64, def, doc)
+#define TB_ATTR_REAL(s, f, def, doc) TB_ATTR_(s, f, TB_ATTR_F64, def, doc)
+#define TB_ATTR_BOOL(s, f, def, doc) TB_ATTR_(s, f, TB_ATTR_BOOLEAN, def, doc)
+#define TB_ATTR_DTYPE(s, f, def, doc) TB_ATTR_(s, f, TB_ATTR_DTYPE_, def, doc)
+#define TB_ATTR_LIST(s, f, doc) TB_ATTR_(s, f, TB_ATTR_INTS, 0, doc)
 #define TB_ATTRS(s, table) .attrs = (table), .n_attrs = sizeof(table) / sizeof((table)[0]), .attrs_bytes = sizeof(s)
 
 /* ---- a call ---- */
@@ -57,7 +62,14 @@ typedef struct tb_op_call {
     const char *kernel;           /* name of the kernel that ran, or "ref", "view" */
     void *scratch[2];
     int n_scratch;
+    struct tb_arena *arena;       /* where scratch comes from in a planned run, or NULL */
 } tb_op_call;
+
+/* Scratch memory of a planned run. */
+typedef struct tb_arena {
+    char *data;
+    size_t bytes, used, wanted;
+} tb_arena;
 
 /* ---- gradients ---- */
 typedef struct tb_grad_call {
@@ -211,6 +223,9 @@ enum { TB_ORDER_TRACE = 10, TB_ORDER_TAPE = 20, TB_ORDER_CAPTURE = 30, TB_ORDER_
 void tb_interceptor_add(tb_ctx *ctx, tb_interceptor *i);    /* `i` stays the caller's; added once */
 void tb_interceptor_remove(tb_ctx *ctx, tb_interceptor *i);
 tb_status tb_dispatch_next(tb_interceptor *self, tb_op_call *call); /* the rest of the chain, then the op itself */
+
+/* Runs a call whose outputs exist: the fast path or ref. For the compiler's executor. */
+tb_status tbi_op_compute(tb_op_call *c);
 
 /* ---- for op files ---- */
 /* The dtype that torch computes in for these inputs (NULLs left out): what TB_PROMOTE_COMMON casts to. */

@@ -235,6 +235,7 @@ static tb_status check_read(tb_tensor *t, size_t bytes)
     tb_ctx *ctx = t->ctx ? t->ctx : tbi_ctx();
     TB_TRY(tb_ctx_take_error(ctx));
     if (t == &poison) return TB_FAIL(TB_ERR_INVALID, "the tensor is the result of an op that failed earlier");
+    if (ctx->on_read) TB_TRY(ctx->on_read(ctx, t));
     if (bytes != tb_tensor_bytes(t))
         return TB_FAIL(TB_ERR_SHAPE, "tensor %s of %s has %zu bytes, the buffer %zu", tb_shape_text(t),
                        tb_dtype_name((tb_dtype)t->dtype), tb_tensor_bytes(t), bytes);

@@ -53,6 +53,7 @@ struct tb_ctx {
     tb_scope root, *scope, *open_scopes;
     tb_interceptor *interceptors; /* outermost first */
     void (*autograd_free)(tb_tensor *t);
+    tb_status (*on_read)(tb_ctx *ctx, const tb_tensor *t); /* capture: may refuse a host read; or NULL */
     tb_status pending;            /* first failure of an op, with its sentence */
     char pending_message[1024];
     int64_t live_tensors;

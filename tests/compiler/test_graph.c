@@ -1,0 +1,191 @@
+/* Capture, text, plan and execution of graphs. */
+#include "tb_test.h"
+#include "plan.h"
+#include "tb_ops.h"
+#include "tb_rng.h"
+#include <stdlib.h>
+
+static tb_tensor *weight(const char *name, int64_t rows, int64_t cols)
+{
+    float *x = tb_calloc((size_t)(rows * cols), sizeof *x);
+    for (int64_t i = 0; i < rows * cols; i++) x[i] = (float)tb_random_normal(3, (uint64_t)rows, (uint64_t)i);
+    tb_tensor *t = cols > 1 ? tb_tensor_from(TB_F32, 2, (int64_t[]){rows, cols}, x) : tb_tensor_from(TB_F32, 1, &rows, x);
+    tb_free(x);
+    tb_tensor_set_name(t, name);
+    return t;
+}
+
+/* A layer, a branch that is used twice, a reshape whose size depends on the batch, a broadcast, a row sum. */
+typedef struct net {
+    tb_tensor *w, *b, *v;
+} net;
+
+static tb_tensor *forward(void *arg, int n, tb_tensor *const *in)
+{
+    (void)n;
+    const net *p = arg;
+    tb_tensor *h = tb_linear(in[0], p->w, p->b);
+    tb_tensor *g = tb_add(tb_mul(h, h), tb_neg(h));
+    tb_tensor *f = tb_reshape(g, 2, (int64_t[]){tb_tensor_dim(g, 0) * 4, 2});
+    tb_tensor *s = tb_reshape(tb_sum_axis(f, -1, false), 2, (int64_t[]){tb_tensor_dim(g, 0), 4});
+    return tb_matmul(tb_add(s, tb_scalar(TB_F32, 0.5)), tb_transpose(p->v, 0, 1));
+}
+
+static net make_net(void) { return (net){weight("w", 8, 5), weight("b", 8, 1), weight("v", 3, 4)}; }
+
+static tb_graph *capture(net *p)
+{
+    tb_graph *g;
+    assert_ok(tb_capture("net", 1, (const char *[]){"N"}, 1,
+                         &(tb_capture_input){"x", TB_F32, 2, {-1, 5}}, forward, p, &g));
+    return g;
+}
+
+static void the_text_parses_back_to_the_same_bytes(void **state)
+{
+    (void)state;
+    net p = make_net();
+    tb_graph *g = capture(&p), *again;
+    char dir[] = "/tmp/tb_graph_XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    assert_ok(tb_graph_save(g, dir));
+    assert_ok(tb_graph_load(dir, &again));
+    tb_text a = {0}, b = {0};
+    tb_graph_dump(g, &a);
+    tb_graph_dump(again, &b);
+    assert_string_equal(tb_text_str(&a), tb_text_str(&b));
+    assert_non_null(strstr(a.data, "f32[N, 8] = linear(%0, "));
+    assert_non_null(strstr(a.data, "dims=[4*N, 2]"));
+    tb_text_free(&a);
+    tb_text_free(&b);
+    tb_graph_free(g);
+    tb_graph_free(again);
+    char *file = tb_asprintf("%s/graph.tbir", dir);
+    remove(file);
+    tb_free(file);
+    file = tb_asprintf("%s/weights.safetensors", dir);
+    remove(file);
+    tb_free(file);
+    remove(dir);
+}
+
+static void runs_at_any_batch_give_the_bits_of_eager_execution(void **state)
+{
+    net p = make_net();
+    tb_exec *e;
+    tb_session *s;
+    assert_ok(tb_exec_create(capture(&p), &e));
+    assert_ok(tb_session_create(e, *state, &s));
+    for (int64_t n = 0; n < 40; n += n < 3 ? 1 : 9) {
+        float x[64 * 5], y[64 * 3], z[64 * 3];
+        for (int64_t i = 0; i < n * 5; i++) x[i] = (float)tb_random_normal(1, 1, (uint64_t)i);
+        assert_ok(tb_session_run(s, &n, (const void *[]){x}, (void *[]){y}));
+        tb_tensor *in = tb_tensor_from(TB_F32, 2, (int64_t[]){n, 5}, x);
+        assert_ok(tb_tensor_read(forward(&p, 1, &in), z, sizeof *z * (size_t)n * 3));
+        assert_memory_equal(y, z, sizeof *z * (size_t)n * 3);
+    }
+    tb_session_free(s);
+    tb_exec_free(e);
+}
+
+static void a_second_run_allocates_nothing(void **state)
+{
+    net p = make_net();
+    tb_exec *e;
+    tb_session *s;
+    tb_mem_stats before, after;
+    int64_t n = 33;
+    float x[33 * 5] = {0}, y[33 * 3];
+    assert_ok(tb_exec_create(capture(&p), &e));
+    assert_ok(tb_session_create(e, *state, &s));
+    for (int i = 0; i < 3; i++) {
+        if (i == 2) tb_heap_stats(tb_ctx_heap(*state), &before);
+        assert_ok(tb_session_run(s, &n, (const void *[]){x}, (void *[]){y}));
+    }
+    tb_heap_stats(tb_ctx_heap(*state), &after);
+    assert_int_equal(after.requests, before.requests);
+    tb_session_free(s);
+    tb_exec_free(e);
+}
+
+static tb_tensor *peeks(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    float x;
+    tb_status st = tb_item_f32(tb_sum(in[0], 0, NULL, false), &x);
+    return st == TB_OK ? tb_mul(in[0], tb_scalar(TB_F32, (double)x)) : tb_poison();
+}
+
+static tb_tensor *branches(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    return tb_tensor_dim(in[0], 0) > 10 ? tb_neg(in[0]) : tb_mul(in[0], in[0]);
+}
+
+static void what_a_graph_cannot_hold_is_refused(void **state)
+{
+    (void)state;
+    tb_graph *g;
+    tb_capture_input x = {"x", TB_F32, 2, {-1, 5}};
+    assert_int_not_equal(tb_capture("g", 1, (const char *[]){"N"}, 1, &x, peeks, NULL, &g), TB_OK);
+    assert_non_null(strstr(tb_error_message(), "the value of the result of sum"));
+    assert_fails(tb_capture("g", 1, (const char *[]){"N"}, 1, &x, branches, NULL, &g), TB_ERR_UNSUPPORTED, "other ops at another size");
+}
+
+static tb_tensor *no_constants(void *arg, const char *name)
+{
+    (void)arg, (void)name;
+    return tb_zeros(TB_F32, 2, (int64_t[]){3, 4});
+}
+
+static void broken_texts_are_refused_with_their_line(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *message;
+    } broken[] = {
+        {"graph g(N) {\n  %0 : f32[N] = input \"x\"\n  %1 : f32[N] = nge(%0)\n  output %1 \"y\"\n}\n", "nearest: 'neg'"},
+        {"graph g(N) {\n  %0 : f32[N] = input \"x\"\n  %1 : f32[M] = neg(%0)\n}\n", ":3:"},
+        {"graph g(N) {\n  %0 : f32[N] = input \"x\"\n  %1 : f32[4] = neg(%0)\n  output %1 \"y\"\n}\n", "not what the op makes"},
+        {"graph g() {\n  %0 : f32[2] = neg(%0)\n}\n", "before it is made"},
+        {"graph g() {\n  %0 : f32[2] = const \"c\"\n  output %0 \"y\"\n}\n", "another type than its data"},
+        {"graph g() {\n", "ends inside"},
+        {"graph g() {\n  %0 : f32[2] = input \"x\"\n  %1 : f32[2] = add(%0)\n}\n", "another number of operands"},
+    };
+    for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
+        tb_graph *g;
+        assert_int_not_equal(tb_graph_parse(broken[i].text, strlen(broken[i].text), "t", no_constants, NULL, &g), TB_OK);
+        if (!strstr(tb_error_message(), broken[i].message)) fail_msg("%zu: %s", i, tb_error_message());
+    }
+}
+
+static void plans_never_overlap_and_stay_near_the_bound(void **state)
+{
+    (void)state;
+    for (uint64_t trial = 0; trial < 300; trial++) {
+        buffer b[24];
+        int n = 1 + (int)tb_random_below(trial, 1, 0, 24);
+        for (int i = 0; i < n; i++) {
+            int first = (int)tb_random_below(trial, 2, (uint64_t)i, 30);
+            b[i] = (buffer){.bytes = 1 + tb_random_below(trial, 3, (uint64_t)i, 5000), .first = first,
+                            .last = first + (int)tb_random_below(trial, 4, (uint64_t)i, 8)};
+        }
+        size_t total, naive, bound;
+        assert_ok(tbi_plan_memory(b, n, &total, &naive, &bound));
+        assert_true(bound <= total && total <= naive);
+        for (int i = 0; i < n; i++)
+            for (int k = 0; k < i; k++)
+                if (b[i].first <= b[k].last && b[k].first <= b[i].last)
+                    assert_true(b[i].offset + b[i].bytes <= b[k].offset || b[k].offset + b[k].bytes <= b[i].offset);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        ctx_test(the_text_parses_back_to_the_same_bytes), ctx_test(runs_at_any_batch_give_the_bits_of_eager_execution),
+        ctx_test(a_second_run_allocates_nothing), ctx_test(what_a_graph_cannot_hold_is_refused),
+        ctx_test(broken_texts_are_refused_with_their_line), ctx_test(plans_never_overlap_and_stay_near_the_bound),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
