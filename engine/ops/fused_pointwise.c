@@ -219,4 +219,4 @@ TB_OP(fused_pointwise, .doc = "a program of pointwise ops in one pass", .n_in_mi
       .dtypes = TB_FLOATS, .dtypes_reason = "fusion is for floats", .attrs = fused_attr_table, .n_attrs = 1,
       .attrs_bytes = sizeof(tb_program), .shape = fused_shape, .ref = fused_ref, .fast = fused_fast,
       .no_grad = "made by the compiler for inference", .fusion = TB_FUSE_POINTWISE, .cost = fused_cost,
-      .samples = fused_samples, .tol = TB_TOL(8));
+      .family = &(const tb_pointwise){.to_bool = false}, .samples = fused_samples, .tol = TB_TOL(8));

@@ -1,0 +1,142 @@
+/* Fusion. Epilogue: an activation moves into the linear that feeds it. Pointwise: a chain or tree of pointwise nodes
+ * becomes one program. A producer joins only when nothing else uses it: its value then lives in registers or L1 and
+ * is never written. */
+#include "pass_internal.h"
+#include "fused_pointwise.h"
+#include "tb_ops.h"
+
+/* ---- epilogues ---- */
+static int act_number(const tb_op *op)
+{
+    return op == &tb_op_relu ? TB_ACT_RELU : op == &tb_op_gelu_tanh ? TB_ACT_GELU_TANH
+           : op == &tb_op_gelu_erf ? TB_ACT_GELU_ERF : op == &tb_op_silu ? TB_ACT_SILU : TB_ACT_NONE;
+}
+
+static tb_status attach(tb_graph *g, int linear, int act)
+{
+    int out[TB_MAX_OUT], in[3];
+    int64_t number = act_number(g->nodes[act].op);
+    memcpy(in, g->nodes[linear].in, sizeof *in * (size_t)g->nodes[linear].n_in);
+    TB_TRY(tb_graph_node(g, &tb_op_linear_act, &number, 0, NULL, g->nodes[linear].n_in, in, out));
+    tb_graph_replace(g, g->nodes[act].out[0], out[0]);
+    return TB_OK;
+}
+
+static tb_status epilogue(tb_graph *g, tb_pass_run *r)
+{
+    int n = g->n_nodes;
+    for (int i = 0; i < n; i++) {
+        if (!g->nodes[i].op || act_number(g->nodes[i].op) == TB_ACT_NONE) continue;
+        int linear = tbi_producer(g, g->nodes[i].in[0], &tb_op_linear, false);
+        if (linear < 0) continue;
+        if (tb_graph_uses(g, g->nodes[i].in[0]) != 1) {
+            tbi_why(r, g, linear, i, "its result has other uses");
+            continue;
+        }
+        if (!tbi_may_rewrite(r)) return TB_OK;
+        TB_TRY(attach(g, linear, i));
+    }
+    return TB_OK;
+}
+
+const tb_pass tbi_pass_epilogue = {"epilogue", "moves activations into the linear before them", false, epilogue};
+
+/* ---- pointwise groups ---- */
+typedef struct group {
+    int member[TB_PROGRAM_STEPS], n;   /* nodes, operands before users; the last is the root */
+    int input[TB_PROGRAM_INPUTS], n_inputs;
+} group;
+
+static bool fits(const tb_graph *g, int node)
+{
+    const tb_node *n = &g->nodes[node];
+    if (!n->op || !tbi_can_fuse(n->op) || g->values[n->out[0]].dtype != TB_F32) return false;
+    for (int k = 0; k < n->n_in; k++)
+        if (g->values[n->in[k]].dtype != TB_F32) return false;
+    return true;
+}
+
+static bool same_dims(const tb_value *a, const tb_value *b)
+{
+    bool same = a->rank == b->rank;
+    for (int i = 0; same && i < a->rank; i++) same = tb_dim_equal(a->dims[i], b->dims[i]);
+    return same;
+}
+
+static int index_of(const int *list, int n, int x)
+{
+    for (int i = 0; i < n; i++)
+        if (list[i] == x) return i;
+    return -1;
+}
+
+/* Grows the group upwards from `node`; operands first, so that members come out in order. */
+static void collect(const tb_graph *g, tb_pass_run *r, int root, int node, const bool *taken, group *out)
+{
+    const tb_node *n = &g->nodes[node];
+    for (int k = 0; k < n->n_in; k++) {
+        int value = n->in[k], producer = g->values[value].producer;
+        const char *refusal = NULL;
+        if (producer >= 0 && index_of(out->member, out->n, producer) >= 0) continue;
+        if (producer < 0 || taken[producer] || !fits(g, producer)) refusal = "";
+        else if (!same_dims(&g->values[value], &g->values[g->nodes[root].out[0]])) refusal = "its shape is broadcast by the user";
+        else if (tb_graph_uses(g, value) != (g->nodes[node].n_in == 2 && n->in[0] == n->in[1] ? 2 : 1)) refusal = "its result has other uses";
+        else if (out->n + 2 >= TB_PROGRAM_STEPS || out->n_inputs + 3 >= TB_PROGRAM_INPUTS) refusal = "the program is full";
+        if (!refusal) {
+            collect(g, r, root, producer, taken, out);
+            continue;
+        }
+        if (refusal[0]) tbi_why(r, g, producer, node, refusal);
+        if (index_of(out->input, out->n_inputs, value) < 0) out->input[out->n_inputs++] = value;
+    }
+    out->member[out->n++] = node;
+}
+
+static tb_status replace_group(tb_graph *g, const group *grp)
+{
+    tb_program p = {.n = grp->n};
+    int out[TB_MAX_OUT];
+    for (int i = 0; i < grp->n; i++) {
+        const tb_node *n = &g->nodes[grp->member[i]];
+        p.step[i].op = (int16_t)n->op->id;
+        for (int k = 0; k < n->n_in; k++) {
+            int member = index_of(grp->member, grp->n, g->values[n->in[k]].producer);
+            p.step[i].operand[k] = (uint8_t)(member >= 0 ? TB_PROGRAM_INPUTS + member
+                                                         : index_of(grp->input, grp->n_inputs, n->in[k]));
+        }
+    }
+    TB_TRY(tb_graph_node(g, &tb_op_fused_pointwise, &p, 0, NULL, grp->n_inputs, grp->input, out));
+    tb_graph_replace(g, g->nodes[grp->member[grp->n - 1]].out[0], out[0]);
+    return TB_OK;
+}
+
+static bool feeds_a_group(const tb_graph *g, int node)
+{
+    int value = g->nodes[node].out[0];
+    if (tb_graph_uses(g, value) != 1) return false;
+    for (int i = 0; i < g->n_nodes; i++)
+        for (int k = 0; g->nodes[i].op && k < g->nodes[i].n_in; k++)
+            if (g->nodes[i].in[k] == value)
+                return fits(g, i) && same_dims(&g->values[value], &g->values[g->nodes[i].out[0]]);
+    return false;
+}
+
+static tb_status fuse(tb_graph *g, tb_pass_run *r)
+{
+    int n = g->n_nodes;
+    bool *taken = tb_calloc((size_t)n + 1, sizeof *taken);
+    tb_status st = taken ? TB_OK : TB_ERR_OOM;
+    for (int i = n - 1; i >= 0 && st == TB_OK; i--) { /* roots: users come later in the order */
+        group grp = {0};
+        if (taken[i] || !fits(g, i) || feeds_a_group(g, i)) continue;
+        collect(g, r, i, i, taken, &grp);
+        if (grp.n < 2 || grp.n_inputs < 1) continue;
+        if (!tbi_may_rewrite(r)) break;
+        for (int k = 0; k < grp.n; k++) taken[grp.member[k]] = true;
+        st = replace_group(g, &grp);
+    }
+    tb_free(taken);
+    return st;
+}
+
+const tb_pass tbi_pass_fuse = {"fuse", "makes one program of pointwise chains", false, fuse};

@@ -1,0 +1,22 @@
+/* What passes share. */
+#pragma once
+#include "graph_internal.h"
+#include "tb_pass.h"
+
+struct tb_pass_run {
+    const tb_compile_opts *opts;
+    int64_t rewrites; /* of this pass */
+    int64_t left;     /* of the limit; INT64_MAX without one */
+};
+
+/* Asks for one more rewrite: false when the limit is reached. */
+bool tbi_may_rewrite(tb_pass_run *r);
+/* Notes why two nodes were not fused. */
+void tbi_why(tb_pass_run *r, const tb_graph *g, int node, int user, const char *reason);
+
+/* The node that makes `value`, if it is of this op (NULL: any) and, where `single_use`, if nothing else uses the
+ * value; -1 otherwise. Multi-use is the classic miscompile of epilogue fusion, so rewriters ask here. */
+int tbi_producer(const tb_graph *g, int value, const tb_op *op, bool single_use);
+bool tbi_is_constant(const tb_graph *g, int value);
+
+extern const tb_pass tbi_pass_simplify, tbi_pass_fold, tbi_pass_cse, tbi_pass_epilogue, tbi_pass_fuse;

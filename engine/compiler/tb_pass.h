@@ -1,0 +1,37 @@
+/* Passes: functions that improve a graph, and the manager that runs and checks them.
+ *
+ * After every pass the graph is verified; `max_rewrites` stops after so many rewrites, so that a wrong one can be
+ * found by bisection. Every pass keeps the bits of the result, except those marked inexact, which `strict` leaves
+ * out. */
+#pragma once
+#include "tb_graph.h"
+
+typedef struct tb_pass_run tb_pass_run;
+
+typedef struct tb_pass {
+    const char *name, *doc;
+    bool is_inexact; /* may change rounding */
+    tb_status (*run)(tb_graph *g, tb_pass_run *r);
+} tb_pass;
+
+typedef struct tb_compile_opts {
+    bool strict;
+    bool no_fusion;         /* graph passes only (simplify, fold, plan) */
+    int64_t max_rewrites;   /* 0: no limit */
+    const char *dump_dir;   /* writes NN-<pass>.tbir after every pass; NULL: no dumps */
+    tb_text *why;           /* gets a line for every fusion that was refused, with the reason; or NULL */
+} tb_compile_opts;
+
+typedef struct tb_compile_report {
+    int n_passes;
+    struct {
+        const char *pass;
+        int64_t rewrites;
+        int nodes_after;
+    } pass[16];
+} tb_compile_report;
+
+int tb_pass_count(void);
+const tb_pass *tb_pass_at(int index); /* in the order in which they run */
+/* Runs all passes on `g`. `opts` and `report` may be NULL. The current context runs what is folded. */
+TB_MUST_USE tb_status tb_compile(tb_graph *g, const tb_compile_opts *opts, tb_compile_report *report);
