@@ -1,0 +1,398 @@
+/* The public calls: checks arguments, counts, keeps the failure of a communicator, waits with deadlines, finds
+ * backends by name. What moves the data is in comm_<backend>.c. */
+#include "comm_internal.h"
+#include "tb_cpu.h"
+#include "tb_text.h"
+#include <immintrin.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TB_COMM_ENTRY(name_) extern TB_COMM(name_);
+#include "tb_comm_list.inc"
+#undef TB_COMM_ENTRY
+
+static const struct {
+    const char *name;
+    const tbi_comm_backend *backend;
+} backends[] = {
+#define TB_COMM_ENTRY(name_) {#name_, &tbi_comm_##name_},
+#include "tb_comm_list.inc"
+#undef TB_COMM_ENTRY
+};
+enum { N_BACKENDS = sizeof backends / sizeof backends[0] };
+
+static tb_status find_backend(const char *name, int *out)
+{
+    const char *names[N_BACKENDS];
+    for (int i = 0; i < N_BACKENDS; i++) {
+        names[i] = backends[i].name;
+        *out = i;
+        if (strcmp(name, names[i]) == 0) return TB_OK;
+    }
+    const char *near = tb_nearest(name, names, N_BACKENDS);
+    return TB_FAIL(TB_ERR_NOT_FOUND, "no communication backend '%s'%s%s", name, near ? "; nearest: " : "",
+                   near ? near : "");
+}
+
+/* ---- failures ---- */
+
+/* A failure of the group, not of the arguments, makes the communicator unusable. */
+static tb_status keep_failure(tb_comm *c, tb_status st)
+{
+    if (st == TB_OK || c->failed || st == TB_ERR_INVALID || st == TB_ERR_DTYPE || st == TB_ERR_UNSUPPORTED) return st;
+    c->failed = st;
+    c->failure = tb_strdup(tb_error_message());
+    return st;
+}
+
+static tb_status usable(const tb_comm *c)
+{
+    if (!c->failed) return TB_OK;
+    return TB_FAIL(TB_ERR_CANCELLED, "rank %d: this communicator failed before: %s", c->rank,
+                   c->failure ? c->failure : tb_status_name(c->failed));
+}
+
+static tb_status host_only(const tb_stream *stream)
+{
+    if (!stream) return TB_OK;
+    return TB_FAIL(TB_ERR_UNSUPPORTED, "communication on host memory has no device streams; pass NULL");
+}
+
+static tb_status begin(tb_comm *c, const tb_stream *stream, const char *what, int64_t count, const char *unit)
+{
+    TB_TRY(usable(c));
+    TB_TRY(host_only(stream));
+    if (count < 0) return TB_FAIL(TB_ERR_INVALID, "%s of %lld %s: the count is negative", what, (long long)count, unit);
+    snprintf(c->doing, sizeof c->doing, "%s #%lld of %lld %s", what, (long long)++c->stats.collectives,
+             (long long)count, unit);
+    return TB_OK;
+}
+
+static tb_status begin_reduction(tb_comm *c, const tb_stream *stream, const char *what, int64_t count, tb_dtype dtype)
+{
+    if (!tbi_can_reduce(dtype))
+        return TB_FAIL(TB_ERR_DTYPE, "%s: cannot reduce %s; f32, f64, bf16, f16, i32 and i64 can be", what,
+                       tb_dtype_name(dtype));
+    return begin(c, stream, what, count, tb_dtype_name(dtype));
+}
+
+/* Collectives built from messages are done when they return. */
+static tb_status finished(tb_comm *c, tb_status st, tb_request *request)
+{
+    if (request) request->op = NULL;
+    return keep_failure(c, st);
+}
+
+/* ---- groups ---- */
+tb_status tb_comm_make_id(const char *backend, int size, tb_comm_id *out)
+{
+    int i;
+    memset(out, 0, sizeof *out);
+    TB_TRY(find_backend(backend, &i));
+    if (size < 1) return TB_FAIL(TB_ERR_INVALID, "a group has at least 1 rank, not %d", size);
+    if (backends[i].backend->make_id) return backends[i].backend->make_id(size, out);
+    return TB_FAIL(TB_ERR_UNSUPPORTED, "groups of backend '%s' are not made from ids; use tb_comm_open_world", backend);
+}
+
+static tb_comm *new_comm(int backend, int rank, int size, const tb_comm_options *o)
+{
+    tb_comm *c = tb_calloc(1, sizeof *c);
+    if (!c) return NULL;
+    *c = (tb_comm){ .backend = backends[backend].backend, .name = backends[backend].name, .rank = rank, .size = size };
+    c->heap = o && o->heap ? o->heap : tb_heap_process();
+    c->deadline_ns = o && o->deadline_ns > 0 ? o->deadline_ns : 30 * (int64_t)1000000000;
+    strcpy(c->doing, "open");
+    return c;
+}
+
+static void free_comm(tb_comm *c)
+{
+    tb_heap_free(c->heap, c->scratch);
+    tb_free(c->failure);
+    tb_free(c);
+}
+
+static tb_status open_backend(int backend, int rank, int size, const tb_comm_id *id, const tb_comm_options *o,
+                              tb_comm **out)
+{
+    tb_comm *c = new_comm(backend, rank, size, o);
+    if (!c) return tb_error_code();
+    tb_status st = c->backend->open(c, id);
+    if (st != TB_OK) {
+        free_comm(c);
+        return st;
+    }
+    *out = c;
+    return TB_OK;
+}
+
+tb_status tb_comm_open(const char *backend, int rank, int size, const tb_comm_id *id, const tb_comm_options *options,
+                       tb_comm **out)
+{
+    int i;
+    *out = NULL;
+    TB_TRY(find_backend(backend, &i));
+    if (size < 1 || rank < 0 || rank >= size)
+        return TB_FAIL(TB_ERR_INVALID, "rank %d of %d: a group has ranks 0..size-1", rank, size);
+    TB_TRY(open_backend(i, rank, size, id, options, out));
+    tb_status st = tb_comm_barrier(*out);
+    if (st == TB_OK) return TB_OK;
+    tb_comm_close(*out);
+    *out = NULL;
+    return st;
+}
+
+static bool under_mpirun(void)
+{
+    return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK") || getenv("PMI_RANK");
+}
+
+tb_status tb_comm_open_world(const char *backend, const tb_comm_options *options, tb_comm **out)
+{
+    int i;
+    *out = NULL;
+    if (!backend) backend = under_mpirun() ? "mpi" : "self";
+    TB_TRY(find_backend(backend, &i));
+    if (strcmp(backend, "mpi") != 0 && strcmp(backend, "self") != 0)
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "backend '%s' has no world of its own; open it with an id", backend);
+    return open_backend(i, 0, 1, NULL, options, out);
+}
+
+typedef struct membership {
+    int color;
+    tb_status made;
+    tb_comm_id id;
+} membership;
+
+/* The lowest rank of each color makes an id; one allgather tells colors, one the ids. */
+static tb_status split_by_ids(tb_comm *c, membership *all, int color, tb_comm **out)
+{
+    membership *mine = &all[c->rank];
+    int rank = 0, size = 0, first = -1;
+    *mine = (membership){ .color = color };
+    TB_TRY(tb_comm_allgather(c, mine, all, sizeof *mine, NULL, NULL));
+    for (int r = 0; r < c->size; r++) {
+        if (all[r].color != color) continue;
+        if (first < 0) first = r;
+        rank += r < c->rank;
+        size++;
+    }
+    if (color >= 0 && first == c->rank) mine->made = c->backend->make_id(size, &mine->id);
+    TB_TRY(tb_comm_allgather(c, mine, all, sizeof *mine, NULL, NULL));
+    if (color < 0) return TB_OK;
+    if (all[first].made != TB_OK) return TB_FAIL(all[first].made, "split: rank %d could not make the new group", first);
+    return tb_comm_open(c->name, rank, size, &all[first].id,
+                        &(tb_comm_options){ .deadline_ns = c->deadline_ns, .heap = c->heap }, out);
+}
+
+tb_status tb_comm_split(tb_comm *c, int color, tb_comm **out)
+{
+    *out = NULL;
+    TB_TRY(usable(c));
+    if (!c->backend->split) {
+        membership *all = tb_calloc((size_t)c->size, sizeof *all);
+        if (!all) return tb_error_code();
+        tb_status st = split_by_ids(c, all, color, out);
+        tb_free(all);
+        return st;
+    }
+    int backend;
+    TB_TRY(find_backend(c->name, &backend));
+    tb_comm *child = new_comm(backend, 0, 1, &(tb_comm_options){ .deadline_ns = c->deadline_ns, .heap = c->heap });
+    if (!child) return tb_error_code();
+    tb_status st = keep_failure(c, c->backend->split(c, color, child));
+    if (st != TB_OK || color < 0) {
+        free_comm(child);
+        return st;
+    }
+    *out = child;
+    return TB_OK;
+}
+
+void tb_comm_close(tb_comm *c)
+{
+    if (!c) return;
+    if (!c->failed && tb_comm_barrier(c) != TB_OK) tb_error_add("while rank %d closed", c->rank);
+    c->backend->close(c);
+    free_comm(c);
+}
+
+int tb_comm_rank(const tb_comm *c) { return c->rank; }
+int tb_comm_size(const tb_comm *c) { return c->size; }
+const char *tb_comm_backend(const tb_comm *c) { return c->name; }
+int64_t tb_comm_deadline_ns(const tb_comm *c) { return c->deadline_ns; }
+tb_comm_caps tb_comm_get_caps(const tb_comm *c) { return c->backend->caps; }
+void tb_comm_get_stats(const tb_comm *c, tb_comm_stats *out) { *out = c->stats; }
+
+void tb_comm_label(tb_comm *c, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(c->label, sizeof c->label, fmt, args);
+    va_end(args);
+}
+
+void *tb_comm_alloc(tb_comm *c, size_t bytes)
+{
+    void *block = tb_heap_alloc(c->heap, bytes, TB_MEM_COMM);
+    if (block) memset(block, 0, bytes);
+    return block;
+}
+
+void tb_comm_free(tb_comm *c, void *block) { tb_heap_free(c->heap, block); }
+
+void tb_comm_abort(tb_comm *c, int exit_code, const char *why)
+{
+    keep_failure(c, TB_FAIL(TB_ERR_CANCELLED, "rank %d aborted: %s", c->rank, why));
+    c->backend->abort(c, exit_code, why);
+}
+
+/* ---- collectives ---- */
+tb_status tb_comm_allreduce(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_reduction reduction,
+                            tb_stream *stream, tb_request *request)
+{
+    TB_TRY(begin_reduction(c, stream, "allreduce", count, dtype));
+    if (!c->backend->allreduce) return finished(c, tbi_messages_allreduce(c, data, count, dtype, reduction), request);
+    tb_request mine = { 0 };
+    TB_TRY(keep_failure(c, c->backend->allreduce(c, data, count, dtype, reduction, &mine)));
+    if (!request) return tb_comm_wait(c, &mine, 0);
+    *request = mine;
+    return TB_OK;
+}
+
+tb_status tb_comm_reduce_scatter(tb_comm *c, const void *data, void *out, int64_t count, tb_dtype dtype,
+                                 tb_reduction reduction, tb_stream *stream, tb_request *request)
+{
+    TB_TRY(begin_reduction(c, stream, "reduce_scatter", count, dtype));
+    return finished(c, tbi_messages_reduce_scatter(c, data, out, count, dtype, reduction), request);
+}
+
+tb_status tb_comm_allgather(tb_comm *c, const void *data, void *out, size_t bytes, tb_stream *stream,
+                            tb_request *request)
+{
+    TB_TRY(begin(c, stream, "allgather", (int64_t)bytes, "bytes"));
+    return finished(c, tbi_messages_allgather(c, data, out, bytes), request);
+}
+
+tb_status tb_comm_bcast(tb_comm *c, void *data, size_t bytes, int root, tb_stream *stream, tb_request *request)
+{
+    if (root < 0 || root >= c->size) return TB_FAIL(TB_ERR_INVALID, "bcast: root %d of %d ranks", root, c->size);
+    TB_TRY(begin(c, stream, "bcast", (int64_t)bytes, "bytes"));
+    return finished(c, tbi_messages_bcast(c, data, bytes, root), request);
+}
+
+tb_status tb_comm_barrier(tb_comm *c)
+{
+    TB_TRY(begin(c, NULL, "barrier", 0, "bytes"));
+    return finished(c, tbi_messages_barrier(c), NULL);
+}
+
+tb_status tb_comm_agree(tb_comm *c, tb_status mine)
+{
+    int32_t first = mine == TB_OK ? c->size : c->rank;
+    tb_status record = tb_error_code();
+    char *sentence = mine != TB_OK ? tb_strdup(tb_error_message()) : NULL;
+    tb_status st = tb_comm_allreduce(c, &first, 1, TB_I32, TB_REDUCE_MIN, NULL, NULL);
+    if (mine != TB_OK) {
+        tb_error_set(record == TB_OK ? mine : record, sentence ? sentence : tb_status_name(mine));
+        tb_free(sentence);
+        return mine;
+    }
+    if (st != TB_OK || first == c->size) return st;
+    return TB_FAIL(TB_ERR_COMM, "rank %d of %d failed; its own message says why", (int)first, c->size);
+}
+
+/* ---- messages ---- */
+static tb_status begin_message(tb_comm *c, const tb_stream *stream, const char *what, size_t bytes, int peer)
+{
+    TB_TRY(usable(c));
+    TB_TRY(host_only(stream));
+    if (peer < 0 || peer >= c->size || peer == c->rank)
+        return TB_FAIL(TB_ERR_INVALID, "%s: rank %d of %d cannot be the peer of rank %d", what, peer, c->size, c->rank);
+    snprintf(c->doing, sizeof c->doing, "%s of %zu bytes", what, bytes);
+    c->stats.messages++;
+    return TB_OK;
+}
+
+tb_status tb_comm_isend(tb_comm *c, const void *data, size_t bytes, int peer, tb_stream *stream, tb_request *request)
+{
+    tb_request mine = { 0 };
+    TB_TRY(begin_message(c, stream, "send", bytes, peer));
+    TB_TRY(keep_failure(c, c->backend->send(c, TBI_LANE_USER, data, bytes, peer, &mine)));
+    if (!request) return tb_comm_wait(c, &mine, 0);
+    *request = mine;
+    return TB_OK;
+}
+
+tb_status tb_comm_irecv(tb_comm *c, void *data, size_t bytes, int peer, tb_stream *stream, tb_request *request)
+{
+    tb_request mine = { 0 };
+    TB_TRY(begin_message(c, stream, "receive", bytes, peer));
+    TB_TRY(keep_failure(c, c->backend->recv(c, TBI_LANE_USER, data, bytes, peer, &mine)));
+    if (!request) return tb_comm_wait(c, &mine, 0);
+    *request = mine;
+    return TB_OK;
+}
+
+/* ---- requests ---- */
+void tbi_relax(unsigned *turns)
+{
+    if (++*turns < 2000) _mm_pause();
+    else sched_yield();
+}
+
+static tb_status too_late(const tb_comm *c, const void *op, int64_t waited_ns)
+{
+    int missing = c->backend->missing(c, op);
+    char who[32] = "another rank";
+    if (missing >= 0) snprintf(who, sizeof who, "rank %d", missing);
+    return TB_FAIL(TB_ERR_TIMEOUT, "rank %d of %d: %s%s%s%s waited %.1f s for %s", c->rank, c->size, c->doing,
+                   c->label[0] ? " (" : "", c->label, c->label[0] ? ")" : "", (double)waited_ns * 1e-9, who);
+}
+
+tb_status tbi_comm_wait_until(tb_comm *c, tb_request *request, int64_t until_ns)
+{
+    if (!request->op) return TB_OK;
+    int64_t start = tb_now_ns(), now = start;
+    unsigned turns = 0;
+    bool done = false;
+    tb_status st = TB_OK;
+    for (;;) {
+        st = c->backend->poll(c, request->op, &done);
+        if (st != TB_OK || done) break;
+        tbi_relax(&turns);
+        if (turns % 64) continue;
+        now = tb_now_ns();
+        if (now < until_ns) continue;
+        st = too_late(c, request->op, now - start);
+        break;
+    }
+    c->stats.wait_ns += tb_now_ns() - start;
+    request->op = NULL;
+    return st;
+}
+
+tb_status tb_comm_wait(tb_comm *c, tb_request *request, int64_t deadline_ns)
+{
+    return tb_comm_wait_all(c, request, 1, deadline_ns);
+}
+
+tb_status tb_comm_wait_all(tb_comm *c, tb_request *requests, int n, int64_t deadline_ns)
+{
+    TB_TRY(usable(c));
+    int64_t until = tb_now_ns() + (deadline_ns > 0 ? deadline_ns : c->deadline_ns);
+    for (int i = 0; i < n; i++) TB_TRY(keep_failure(c, tbi_comm_wait_until(c, &requests[i], until)));
+    return TB_OK;
+}
+
+tb_status tb_comm_poll(tb_comm *c, tb_request *request, bool *done)
+{
+    *done = request && !request->op;
+    TB_TRY(usable(c));
+    if (*done) return TB_OK;
+    tb_status st = keep_failure(c, c->backend->poll(c, request ? request->op : NULL, done));
+    if (request && *done) request->op = NULL;
+    return st;
+}

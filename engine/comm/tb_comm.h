@@ -1,0 +1,119 @@
+/* Communication among the ranks of a group: collectives and messages behind one interface.
+ *
+ *   self    one rank, nothing moves
+ *   thread  ranks are threads of this process: tests, simulation
+ *   mpi     processes started by mpirun, on any number of nodes
+ *
+ * A group is made from (rank, size, 128-byte id), as NCCL makes it, or taken from mpirun. Every rank calls the same
+ * collectives in the same order; messages between two ranks match in the order posted, per direction, without tags,
+ * and independently of collectives. Nothing is buffered: a message may need its receiver before the sender is done.
+ *
+ * Sums do not depend on backend, bucket size or timing: element by element the ranks' values are added as a pairwise
+ * tree in rank order, ((r0 + r1) + (r2 + r3)) + ..., in the data's own type (bf16 and f16: in f32, rounded once).
+ *
+ * Every wait ends: with the data, after the deadline (TB_ERR_TIMEOUT; the sentence names operation, label and the rank
+ * that is missing), or when a rank aborts (TB_ERR_CANCELLED). After such a failure the communicator is unusable and
+ * says so. A communicator belongs to one thread at a time. Buffers are host memory, borrowed until the request is
+ * done, or after a failure until the communicator is closed. All calls take the stream they are ordered in (NULL: the calling thread itself) and return a request; where
+ * `request` is NULL they wait with the default deadline. */
+#pragma once
+#include "tb_alloc.h"
+#include "tb_dtype.h"
+#include "tb_status.h"
+
+typedef struct tb_comm tb_comm;
+typedef struct tb_stream tb_stream; /* a device's queue of work; host backends take NULL only */
+typedef struct tb_request {
+    void *op; /* NULL: done */
+} tb_request;
+
+typedef enum tb_reduction { TB_REDUCE_SUM, TB_REDUCE_MAX, TB_REDUCE_MIN } tb_reduction;
+
+/* ---- making a group ---- */
+enum { TB_COMM_ID_BYTES = 128 };
+typedef struct tb_comm_id {
+    unsigned char bytes[TB_COMM_ID_BYTES];
+} tb_comm_id;
+
+typedef struct tb_comm_options {
+    int64_t deadline_ns; /* default of every wait; 0 means 30 s */
+    tb_heap *heap;       /* scratch is accounted here (tag comm); NULL: the process heap */
+} tb_comm_options;
+
+/* Makes the name of a new group of `size` ranks; one rank (or the parent of all) calls it and hands the id to every
+ * rank. What it stands for is freed when the last of its ranks has closed. UNSUPPORTED: the backend's groups come
+ * from elsewhere (mpi: from mpirun). */
+TB_MUST_USE tb_status tb_comm_make_id(const char *backend, int size, tb_comm_id *out);
+/* Joins a group. Returns when all ranks have joined or the deadline has passed. */
+TB_MUST_USE tb_status tb_comm_open(const char *backend, int rank, int size, const tb_comm_id *id,
+                                   const tb_comm_options *options, tb_comm **out);
+/* The group of all processes that mpirun started; a group of one where there is no mpirun. `backend` NULL: the
+ * fastest that reaches all ranks. Opens MPI where needed; closing this communicator finalizes it, so a process opens
+ * its world once. */
+TB_MUST_USE tb_status tb_comm_open_world(const char *backend, const tb_comm_options *options, tb_comm **out);
+/* Ranks with equal color form a new group of the same backend, ranked by their rank here. color < 0: none, *out NULL.
+ * Collective. */
+TB_MUST_USE tb_status tb_comm_split(tb_comm *c, int color, tb_comm **out);
+/* Waits for the other ranks to close as well (so nothing in flight is cut off), unless the communicator has failed.
+ * NULL is accepted. Requests must be done. */
+void tb_comm_close(tb_comm *c);
+
+int tb_comm_rank(const tb_comm *c);
+int tb_comm_size(const tb_comm *c);
+const char *tb_comm_backend(const tb_comm *c); /* "self", "thread", "mpi" */
+int64_t tb_comm_deadline_ns(const tb_comm *c);
+
+typedef struct tb_comm_caps {
+    bool processes;   /* ranks are processes: one may die alone */
+    bool in_place;    /* memory of tb_comm_alloc is reduced where it lies, without copies */
+    bool cooperative; /* requests advance inside poll and wait of any request, so overlap needs polls between work */
+} tb_comm_caps;
+tb_comm_caps tb_comm_get_caps(const tb_comm *c);
+
+typedef struct tb_comm_stats {
+    int64_t collectives, messages; /* posted by this rank */
+    int64_t wire_bytes;            /* payload that this rank handed to others */
+    int64_t wait_ns;               /* time inside waits */
+} tb_comm_stats;
+void tb_comm_get_stats(const tb_comm *c, tb_comm_stats *out);
+
+/* What the rank is doing ("step 17, backward, bucket 3"): part of every failure's sentence. Cut to 95 bytes. */
+void tb_comm_label(tb_comm *c, const char *fmt, ...) TB_PRINTF(2, 3);
+
+/* Memory that this group reduces fastest (64-byte aligned, zeroed, tag comm); any memory works. NULL: no memory. */
+void *tb_comm_alloc(tb_comm *c, size_t bytes);
+void tb_comm_free(tb_comm *c, void *block); /* NULL is accepted */
+
+/* ---- collectives ---- */
+/* data[count] on every rank becomes the reduction over ranks. Dtypes: f32 f64 bf16 f16 i32 i64. */
+TB_MUST_USE tb_status tb_comm_allreduce(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_reduction reduction,
+                                        tb_stream *stream, tb_request *request);
+/* data[size * count] -> out[count]: rank r gets the reduction of block r. `out` may be block r of `data`. */
+TB_MUST_USE tb_status tb_comm_reduce_scatter(tb_comm *c, const void *data, void *out, int64_t count, tb_dtype dtype,
+                                             tb_reduction reduction, tb_stream *stream, tb_request *request);
+/* data[bytes] of every rank -> out[size * bytes], in rank order. `data` may be block r of `out`. */
+TB_MUST_USE tb_status tb_comm_allgather(tb_comm *c, const void *data, void *out, size_t bytes, tb_stream *stream,
+                                        tb_request *request);
+TB_MUST_USE tb_status tb_comm_bcast(tb_comm *c, void *data, size_t bytes, int root, tb_stream *stream,
+                                    tb_request *request);
+TB_MUST_USE tb_status tb_comm_barrier(tb_comm *c);
+/* Ends a phase in which ranks may fail alone: every rank gets TB_OK only if all passed TB_OK; a rank that did not
+ * keeps its own failure, the others get COMM, naming the first such rank. */
+TB_MUST_USE tb_status tb_comm_agree(tb_comm *c, tb_status mine);
+
+/* ---- messages ---- */
+TB_MUST_USE tb_status tb_comm_isend(tb_comm *c, const void *data, size_t bytes, int peer, tb_stream *stream,
+                                    tb_request *request);
+/* `bytes` must be what the peer sends: COMM otherwise. */
+TB_MUST_USE tb_status tb_comm_irecv(tb_comm *c, void *data, size_t bytes, int peer, tb_stream *stream,
+                                    tb_request *request);
+
+/* ---- requests ---- */
+/* Waits up to deadline_ns (0: the default). On return the request is done, or the communicator has failed. */
+TB_MUST_USE tb_status tb_comm_wait(tb_comm *c, tb_request *request, int64_t deadline_ns);
+TB_MUST_USE tb_status tb_comm_wait_all(tb_comm *c, tb_request *requests, int n, int64_t deadline_ns);
+/* Advances whatever can advance without waiting; *done tells of this request. request NULL: only advances. */
+TB_MUST_USE tb_status tb_comm_poll(tb_comm *c, tb_request *request, bool *done);
+/* Makes every rank's present and later calls fail with `why`, as far as the backend reaches them (mpi: ends the job
+ * with `exit_code`, and does not return). */
+void tb_comm_abort(tb_comm *c, int exit_code, const char *why);
