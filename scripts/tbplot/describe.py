@@ -69,16 +69,28 @@ def levels(found):
     return f"bars: {has[0]:g} %" + (f" to {has[-1]:g} %" if len(has) > 1 else "") + " order-statistic intervals"
 
 
+def title(points, spec, words):
+    return spec.get("title") or f"{points[0].experiment}: {words}"
+
+
+def machine(points):
+    """"AMD EPYC, 2 cores; commit 0123abcd"."""
+    hosts = sorted({f"{p.fact('host/cpu')}, {p.fact('host/cores_online')} cores" for p in points})
+    return f"{'; '.join(hosts)}; commit {', '.join(sorted({p.sha for p in points}))}"
+
+
 def launches(points):
     n = sorted({len(p.launches) for p in points})
     many = f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}"
     return f"median of {many} launches" if n != [1] else "one launch"
 
 
+def sentence(text):
+    return text[0].upper() + text[1:]
+
+
 def caption(points, *says):
     """What the marks are, then the machine and the commit."""
-    shas = sorted({p.sha for p in points})
-    hosts = sorted({f"{p.fact('host/cpu')}, {p.fact('host/cores_online')} cores" for p in points})
     profile = points[0].attrs.get("profile")
-    return ". ".join([s[0].upper() + s[1:] for s in says if s] + [f"{'; '.join(hosts)}; commit {', '.join(shas)}" +
-                                               (f"; profile {profile}" if profile else "")]) + "."
+    source = machine(points) + (f"; profile {profile}" if profile else "")
+    return ". ".join([sentence(s) for s in says if s] + [source]) + "."

@@ -1,4 +1,4 @@
-"""Result files as Python objects: the layout is results/SCHEMA.md, nothing is computed that the file already holds."""
+"""Result files as Python objects. The layout is results/SCHEMA.md; what a file holds is not computed again."""
 import json
 import math
 from functools import cached_property
@@ -20,7 +20,8 @@ def _text(value):
 
 def _rows(table):
     """A compound dataset as dictionaries, text decoded."""
-    return [{name: _text(row[name]) if table.dtype[name].kind == "S" else row[name].item() for name in table.dtype.names}
+    texts = {name for name in table.dtype.names if table.dtype[name].kind == "S"}
+    return [{name: _text(row[name]) if name in texts else row[name].item() for name in table.dtype.names}
             for row in table[()]]
 
 
@@ -50,7 +51,6 @@ class Point:
         self.metrics = {row["name"]: row for row in _rows(f["metrics"])}
         self.summary = {row["metric"]: row for row in _rows(f["summary"])}
         self._samples = {name: (g["value"][()], g["step"][()], g["count"][()]) for name, g in f["samples"].items()}
-        self.texts = [(d.attrs["launch"], d.attrs["rank"], _text(d.attrs["name"]), _text(d[0])) for d in f["text"].values()]
 
     def get(self, key, default=None):
         """A configuration value by dotted path: "launch.ranks"."""

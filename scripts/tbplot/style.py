@@ -46,11 +46,17 @@ def plain_log(axis):
     axis.set_minor_formatter(NullFormatter())
 
 
+def note(ax, text, at, offset=(4, 0), **how):
+    """A small text beside a mark; offset in points."""
+    ax.annotate(text, at, xytext=offset, textcoords="offset points", **{"fontsize": 8, "va": "center", **how})
+
+
 def legend_scopes(ax, scopes):
     """Adds a key for each hatching in use; returns what the legend already had and these."""
     handles, labels = ax.get_legend_handles_labels()
     for scope in sorted(set(scopes) - {"measured"}):
-        handles.append(plt.Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=INK, hatch=HATCH[scope], linewidth=0.6))
+        handles.append(plt.Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=INK, hatch=HATCH[scope],
+                                     linewidth=0.6))
         labels.append(scope)
     return handles, labels
 

@@ -128,7 +128,7 @@ static void every_flipped_bit_costs_one_record_and_is_counted(void **state)
     boundaries(data, bytes, end, 64);
     temporary(bad, "bad");
     for (size_t bit = 8 * end[0]; bit < 8 * bytes;
-         bit += 5) { /* behind the point record; 5: every bit position */
+         bit += 11) { /* behind the point record; 11: every bit position */
         data[bit / 8] ^= (char)(1 << bit % 8);
         write_bytes(bad, data, bytes);
         tb_launch *l;

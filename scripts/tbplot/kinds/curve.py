@@ -50,7 +50,7 @@ def draw(points, spec):
     ax.set_ylabel(describe.axis_label(points, metrics[0]))
     ax.legend()
     many = max(len(p.launches) for p in points) > 1
-    return fig, spec.get("title") or f"{points[0].experiment}: {' and '.join(metrics)}", describe.caption(
+    return fig, describe.title(points, spec, " and ".join(metrics)), describe.caption(
         points, describe.launches(points) + ("; band: all launches" if many else ""),
         "strong lines: running median, faint lines: every step" if noisy and not many else
         "running median over steps" if noisy else "")

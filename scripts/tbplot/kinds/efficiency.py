@@ -24,18 +24,21 @@ def draw(points, spec):
             hollow |= not measured
             if point is not base and level > 0:
                 found.append(level)
-                ax.errorbar(at, y, [[max(0, y - lo * scale)], [max(0, hi * scale - y)]], color=style.color(i), linewidth=1)
+                ends = [[max(0, y - lo * scale)], [max(0, hi * scale - y)]]
+                ax.errorbar(at, y, ends, color=style.color(i), linewidth=1)
             ax.plot(at, y, style.marker(i), color=style.color(i), markersize=6,
                     markerfacecolor=style.color(i) if measured else "white", label=label if point is base else None)
             if bound and point.value(f"bound.{bound}") is not None:
-                ax.plot(at, point.value(f"bound.{bound}"), "_", color=style.color(i), markersize=16, markeredgewidth=1.6)
+                ax.plot(at, point.value(f"bound.{bound}"), "_", color=style.color(i), markersize=16,
+                        markeredgewidth=1.6)
         ax.plot(*zip(*line), color=style.color(i), linewidth=1.2)
     if not xs:
         raise ResultError(f"plot 'efficiency': no series of '{metric}' has two values of {x_key}")
     if spec.get("ideal", "linear") == "linear":
         ax.axhline(1, color=style.INK, linestyle="--", linewidth=1, label="ideal (linear)")
     if bound:
-        ax.plot([], [], "_", color=style.INK, markersize=12, markeredgewidth=1.6, label=f"bound ({bound.replace('_', '-')} model)")
+        ax.plot([], [], "_", color=style.INK, markersize=12, markeredgewidth=1.6,
+                label=f"bound ({bound.replace('_', '-')} model)")
     if hollow:
         ax.plot([], [], "o", color=style.INK, markerfacecolor="white", label="not on free cores")
     ax.set_xscale("log", base=2)
@@ -46,5 +49,6 @@ def draw(points, spec):
     ax.set_xlabel(describe.name_of(x_key))
     ax.set_ylabel("efficiency (speed per rank / speed of the base)")
     ax.legend(loc="lower left")
-    return fig, spec.get("title") or f"{points[0].experiment}: efficiency", describe.caption(
-        points, f"{describe.name_of(x_key)} = {min(xs):g} is the base", describe.launches(points), describe.levels(found))
+    return fig, describe.title(points, spec, "efficiency"), describe.caption(
+        points, f"{describe.name_of(x_key)} = {min(xs):g} is the base", describe.launches(points),
+        describe.levels(found))

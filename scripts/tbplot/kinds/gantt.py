@@ -27,16 +27,17 @@ def draw(points, spec):
         raise ResultError(f"plot 'gantt': no result has events {names or ''} with a duration")
     kinds = names or list(dict.fromkeys(e["name"] for _, s in shown for e, _ in s))
     rows = [sorted({e["rank"] for e, _ in s}) for _, s in shown]
-    fig, axes = style.figure(width=7.6, height=1.5 + sum(0.55 + 0.32 * len(r) for r in rows), nrows=len(shown), squeeze=False,
+    fig, axes = style.figure(7.6, 1.5 + sum(0.55 + 0.32 * len(r) for r in rows), nrows=len(shown), squeeze=False,
                              sharex=True, gridspec_kw={"height_ratios": [0.6 + len(r) for r in rows]})
     end = max((e["t1_ns"] - start) / 1e6 for _, s in shown for e, start in s)
     for ax, (point, events), ranks in zip(axes[:, 0], shown, rows):
         for e, start in events:
             kind, at, length = kinds.index(e["name"]), (e["t0_ns"] - start) / 1e6, (e["t1_ns"] - e["t0_ns"]) / 1e6
-            ax.barh(ranks.index(e["rank"]), length, 0.78, left=at, color=style.color(kind), edgecolor="white", linewidth=0.5)
+            ax.barh(ranks.index(e["rank"]), length, 0.78, left=at, color=style.color(kind), edgecolor="white",
+                    linewidth=0.5)
             if length > 0.018 * end:
-                ax.text(at + length / 2, ranks.index(e["rank"]), str(e["index"]), ha="center", va="center", fontsize=6.5,
-                        color="white" if kind in (0, 2, 5, 7) else style.INK)
+                style.note(ax, str(e["index"]), (at + length / 2, ranks.index(e["rank"])), (0, 0), ha="center",
+                           fontsize=6.5, color="white" if kind in (0, 2, 5, 7) else style.INK)
         ax.set_yticks(range(len(ranks)), [f"rank {r}" for r in ranks])
         ax.set_ylim(len(ranks) - 0.5, -0.5)
         ax.grid(axis="y", visible=False)
@@ -47,6 +48,6 @@ def draw(points, spec):
     for kind, name in enumerate(kinds):
         axes[0, 0].barh([0], [0], color=style.color(kind), label=name)
     axes[0, 0].legend(ncol=len(kinds), loc="lower left", bbox_to_anchor=(0.35, 1.0), borderaxespad=0.2)
-    return fig, spec.get("title") or f"{points[0].experiment}: timeline", describe.caption(
+    return fig, describe.title(points, spec, "timeline"), describe.caption(
         [p for p, _ in shown], f"launch {launch}; the numbers are micro-batches",
         "" if all(one_clock(p) for p, _ in shown) else "each rank's time counts from its own first event")

@@ -36,12 +36,12 @@ def draw(points, spec):
         raise ResultError(f"plot 'latency': no result has samples of '{metric}'")
     if spec.get("slo") is not None:
         ax.axhline(spec["slo"], color=style.INK, linestyle="--", linewidth=1)
-        ax.annotate(f"target {spec['slo']:g}", (0, spec["slo"]), xycoords=("axes fraction", "data"), xytext=(4, 3),
-                    textcoords="offset points", fontsize=8)
+        style.note(ax, f"target {spec['slo']:g}", (0, spec["slo"]), (4, 3), va="bottom",
+                   xycoords=("axes fraction", "data"))
     style.plain_log(ax.yaxis)
     ax.set_xlabel(f"offered {describe.name_of(x_key)} (requests/s)")
     ax.set_ylabel(describe.axis_label(points, metric))
     ax.legend()
-    return fig, spec.get("title") or f"{points[0].experiment}: latency under load", describe.caption(
+    return fig, describe.title(points, spec, "latency under load"), describe.caption(
         points, "latency counts from the intended send time", describe.launches(points),
         describe.levels(found).replace("bars", "bands"))

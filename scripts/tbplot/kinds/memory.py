@@ -1,4 +1,4 @@
-"""Peak memory by purpose, stacked, of the rank that needs most: `prefix` of the values, `series` (key) for the bars."""
+"""Peak memory by purpose, stacked, of the rank that needs most: `prefix` of the values, `series` for the bars."""
 import numpy as np
 
 from .. import describe, style
@@ -14,7 +14,8 @@ def draw(points, spec):
     for point in points:
         ranks = point.values_by_rank(prefix)
         if ranks:
-            bars.append((describe.series_of(point, spec.get("series")), max(ranks.values(), key=lambda t: sum(t.values()))))
+            most = max(ranks.values(), key=lambda tags: sum(tags.values()))
+            bars.append((describe.series_of(point, spec.get("series")), most))
     if not bars:
         raise ResultError(f"plot 'memory': no result has values '{prefix}<tag>'")
     largest = max(sum(tags.values()) for _, tags in bars)
@@ -25,16 +26,16 @@ def draw(points, spec):
     for i, tag in enumerate(known):
         part = np.array([tags.get(tag, 0) / scale for _, tags in bars])
         if part.any():
-            ax.barh(range(len(bars)), part, 0.62, left=left, label=tag.replace("_", " "), color=SHADES[i % len(SHADES)],
-                    edgecolor="white", linewidth=0.5)
+            ax.barh(range(len(bars)), part, 0.62, left=left, label=tag.replace("_", " "),
+                    color=SHADES[i % len(SHADES)], edgecolor="white", linewidth=0.5)
             left += part
     for i, total in enumerate(left):
-        ax.annotate(describe.short(total), (total, i), va="center", fontsize=8, xytext=(4, 0), textcoords="offset points")
+        style.note(ax, describe.short(total), (total, i))
     ax.set_yticks(range(len(bars)), [label for label, _ in bars])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.1)
     ax.set_xlabel(f"memory at the peak ({unit})")
     ax.legend(ncol=min(5, len(known)), loc="upper center", bbox_to_anchor=(0.45, -0.62 / fig.get_figheight()))
-    return fig, spec.get("title") or f"{points[0].experiment}: peak memory by purpose", describe.caption(
+    return fig, describe.title(points, spec, "peak memory by purpose"), describe.caption(
         points, "counted by the allocator, not sampled; the rank with the highest peak, first launch")

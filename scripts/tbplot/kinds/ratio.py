@@ -10,7 +10,8 @@ def draw(points, spec):
     metric = describe.metric_of(points, spec, lambda row: row["kind"] == "ratio")
     base_keys = spec.get("base") or {}
     bars = []
-    for label, group in describe.grouped(points, spec.get("series")).items() if spec.get("series") else [("", points)]:
+    groups = describe.grouped(points, spec["series"]) if spec.get("series") else {"": points}
+    for label, group in groups.items():
         base = next((p for p in group if all(p.get(k) == v for k, v in base_keys.items())), None)
         if not base_keys or base is None or not len(base.launch_numbers(metric)):
             continue
@@ -30,8 +31,7 @@ def draw(points, spec):
         if level > 0 and not math.isnan(lo):
             ax.errorbar(ratio, i, xerr=[[max(0, ratio - lo)], [max(0, hi - ratio)]], color=style.INK, linewidth=1)
             end = max(ratio, hi)
-        ax.annotate(f"{ratio:.3g}x" + (f"  [{lo:.3g}, {hi:.3g}]" if level > 0 else ""), (end, i), va="center", fontsize=8,
-                    xytext=(5, 0), textcoords="offset points")
+        style.note(ax, f"{ratio:.3g}x" + (f"  [{lo:.3g}, {hi:.3g}]" if level > 0 else ""), (end, i), (5, 0))
     ax.axvline(1, color=style.INK, linewidth=1, linestyle="--")
     ax.set_yticks(range(len(bars)), [b[0] for b in bars])
     ax.invert_yaxis()
@@ -42,5 +42,6 @@ def draw(points, spec):
     handles, labels = style.legend_scopes(ax, [b[1] for b in bars])
     if labels:
         ax.legend(handles, labels, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
-    return fig, spec.get("title") or f"{points[0].experiment}: {metric.replace('_', ' ')} against {against}", describe.caption(
-        points, "ratio of launches, " + describe.launches(points), describe.levels([b[5] for b in bars]), "dashed: no change")
+    return fig, describe.title(points, spec, f"{metric.replace('_', ' ')} against {against}"), describe.caption(
+        points, "ratio of launches, " + describe.launches(points), describe.levels([b[5] for b in bars]),
+        "dashed: no change")

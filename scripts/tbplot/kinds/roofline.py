@@ -26,9 +26,8 @@ def draw(points, spec):
     span = np.array([min(x.min(), ridge) / 4, ridge, max(x.max(), ridge) * 4])
     fig, ax = style.figure()
     ax.plot(span, np.minimum(peak, span * stream), color=style.INK, linewidth=1.6)
-    ax.annotate(f"{peak:.4g} GFLOP/s", (span[-1], peak), ha="right", va="bottom", fontsize=8, xytext=(0, 3),
-                textcoords="offset points")
-    ax.annotate(f"{stream:.3g} GB/s", (span[0], span[0] * stream), fontsize=8, xytext=(14, 2), textcoords="offset points")
+    style.note(ax, f"{peak:.4g} GFLOP/s", (span[-1], peak), (0, 3), ha="right", va="bottom")
+    style.note(ax, f"{stream:.3g} GB/s", (span[0], span[0] * stream), (14, 4))
     labels = list(dict.fromkeys(k for _, k in kernels))
     for (label, kernel), (intensity, rate) in kernels.items():
         i = labels.index(kernel)
@@ -40,5 +39,5 @@ def draw(points, spec):
     ax.set_xlabel("intensity (FLOP per byte)")
     ax.set_ylabel("rate (GFLOP/s)")
     ax.legend(loc="lower right")
-    return fig, spec.get("title") or f"{points[0].experiment}: roofline", describe.caption(
+    return fig, describe.title(points, spec, "roofline"), describe.caption(
         points, "roof: peak of FMA and of stream, measured in the same run", describe.launches(points))

@@ -17,13 +17,13 @@ def draw(points, spec):
     width = 0.8 / len(groups)
     for i, (label, group) in enumerate(groups.items()):
         for k, point in enumerate(group):
-            row, at = point.summary[metric], xs.index(describe.series_of(point, x_key)) + (i - (len(groups) - 1) / 2) * width
+            row = point.summary[metric]
+            at = xs.index(describe.series_of(point, x_key)) + (i - (len(groups) - 1) / 2) * width
             below, above = describe.interval(row)
             ax.bar(at, row["value"], width * 0.92, color=style.color(i), hatch=style.HATCH[row["scope"]],
                    edgecolor="white", linewidth=0.6, label=label if label and k == 0 else None)
             ax.errorbar(at, row["value"], [[below], [above]], color=style.INK, linewidth=1)
-            ax.annotate(describe.short(row["value"]), (at, row["value"] + above), ha="center", va="bottom", fontsize=7.5,
-                        xytext=(0, 2), textcoords="offset points")
+            style.note(ax, describe.short(row["value"]), (at, row["value"] + above), (0, 2), ha="center", va="bottom")
     numbers = [p.summary[metric]["value"] for p in points]
     if min(numbers) > 0 and max(numbers) / min(numbers) > 30:
         style.plain_log(ax.yaxis)
@@ -36,5 +36,5 @@ def draw(points, spec):
     handles, labels = style.legend_scopes(ax, [p.summary[metric]["scope"] for p in points])
     if labels:
         ax.legend(handles, labels, ncol=min(4, len(labels)), loc="upper center", bbox_to_anchor=(0.5, -0.09))
-    return fig, spec.get("title") or f"{points[0].experiment}: {metric.replace('_', ' ')}", describe.caption(
+    return fig, describe.title(points, spec, metric.replace("_", " ")), describe.caption(
         points, describe.launches(points), describe.levels([p.summary[metric]["level"] for p in points]))
