@@ -1,6 +1,7 @@
 /* Capture, text, plan and execution of graphs. */
 #include "tb_test.h"
 #include "plan.h"
+#include "tb_artefact.h"
 #include "tb_ops.h"
 #include "tb_rng.h"
 #include <stdlib.h>
@@ -41,6 +42,16 @@ static tb_graph *capture(net *p)
     return g;
 }
 
+static void remove_folder(const char *dir)
+{
+    for (const char *const *f = (const char *const[]){"graph.tbir", "weights.safetensors", "golden.safetensors", "model.yaml", NULL}; *f; f++) {
+        char *path = tb_asprintf("%s/%s", dir, *f);
+        remove(path);
+        tb_free(path);
+    }
+    remove(dir);
+}
+
 static void the_text_parses_back_to_the_same_bytes(void **state)
 {
     (void)state;
@@ -60,13 +71,7 @@ static void the_text_parses_back_to_the_same_bytes(void **state)
     tb_text_free(&b);
     tb_graph_free(g);
     tb_graph_free(again);
-    char *file = tb_asprintf("%s/graph.tbir", dir);
-    remove(file);
-    tb_free(file);
-    file = tb_asprintf("%s/weights.safetensors", dir);
-    remove(file);
-    tb_free(file);
-    remove(dir);
+    remove_folder(dir);
 }
 
 static void runs_at_any_batch_give_the_bits_of_eager_execution(void **state)
@@ -106,6 +111,32 @@ static void a_second_run_allocates_nothing(void **state)
     assert_int_equal(after.requests, before.requests);
     tb_session_free(s);
     tb_exec_free(e);
+}
+
+static void an_artefact_runs_from_its_folder_and_checks_itself(void **state)
+{
+    net p = make_net();
+    tb_graph *g = capture(&p);
+    char dir[] = "/tmp/tb_artefact_XXXXXX";
+    tb_artefact *a;
+    tb_session *s;
+    tb_artefact_info info = {.name = "net", .max_batch = 64, .n_labels = 3, .labels = (const char *[]){"a", "b: \"c\"", ""},
+                             .n_facts = 1, .facts = (const char *[]){"data", "none"}};
+    assert_non_null(mkdtemp(dir));
+    assert_ok(tb_artefact_save(g, &info, 16, dir));
+    tb_graph_free(g);
+    assert_ok(tb_artefact_load(dir, &a));
+    assert_string_equal(tb_artefact_info_of(a)->labels[1], "b: \"c\"");
+    assert_int_equal(tb_artefact_info_of(a)->max_batch, 64);
+    assert_ok(tb_session_create(tb_artefact_exec(a), *state, &s));
+    assert_ok(tb_artefact_check(a, s));
+    tb_tensor *w = tb_exec_graph(tb_artefact_exec(a))->values[1].constant; /* a weight goes bad */
+    float *data = tb_tensor_host(w);
+    data[0] += 100;
+    assert_fails(tb_artefact_check(a, s), TB_ERR_PARITY, "differs from the stored answers");
+    tb_session_free(s);
+    tb_artefact_free(a);
+    remove_folder(dir);
 }
 
 static tb_tensor *peeks(void *arg, int n, tb_tensor *const *in)
@@ -184,7 +215,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         ctx_test(the_text_parses_back_to_the_same_bytes), ctx_test(runs_at_any_batch_give_the_bits_of_eager_execution),
-        ctx_test(a_second_run_allocates_nothing), ctx_test(what_a_graph_cannot_hold_is_refused),
+        ctx_test(a_second_run_allocates_nothing),
+        ctx_test(an_artefact_runs_from_its_folder_and_checks_itself), ctx_test(what_a_graph_cannot_hold_is_refused),
         ctx_test(broken_texts_are_refused_with_their_line), ctx_test(plans_never_overlap_and_stay_near_the_bound),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,270 @@
+/* Reading and writing deploy artefacts. */
+#include "graph_internal.h"
+#include "tb_artefact.h"
+#include "tb_conf.h"
+#include "tb_file.h"
+#include "tb_rng.h"
+#include "tb_safetensors.h"
+#include <errno.h>
+#include <math.h>
+#include <sys/stat.h>
+
+struct tb_artefact {
+    tb_exec *exec;
+    tb_conf *conf;
+    tb_artefact_info info;
+    char *dir;
+};
+
+/* ---- golden rows ---- */
+static tb_tensor *golden_tensor(const tb_graph *g, int value, int64_t n)
+{
+    const tb_value *v = &g->values[value];
+    int64_t dims[TB_MAX_RANK], sizes[TB_MAX_SYMBOLS] = {n, n};
+    for (int i = 0; i < v->rank; i++) dims[i] = tb_dim_at(v->dims[i], sizes);
+    return tb_tensor_empty(v->dtype, v->rank, dims);
+}
+
+static tb_status fill_golden(tb_tensor *t, uint64_t stream)
+{
+    char *data = tb_tensor_host(t);
+    if (!data) return TB_FAIL(TB_ERR_UNSUPPORTED, "artefacts are written on the cpu device");
+    size_t size = tb_dtype_size(tb_tensor_dtype(t));
+    for (int64_t i = 0; i < tb_tensor_numel(t); i++) {
+        double x = tb_dtype_is_float(tb_tensor_dtype(t)) ? tb_random_normal(1, stream, (uint64_t)i)
+                                                         : (double)tb_random_below(1, stream, (uint64_t)i, 256);
+        tb_store_f64(tb_tensor_dtype(t), data + (size_t)i * size, x);
+    }
+    return TB_OK;
+}
+
+static tb_status run_on(tb_session *s, const tb_graph *g, int64_t n, tb_tensor *const *in, tb_tensor *const *out)
+{
+    const void *from[MAX_OPERANDS];
+    void *to[MAX_OPERANDS];
+    int64_t sizes[TB_MAX_SYMBOLS] = {n, n};
+    for (int i = 0; i < g->n_inputs; i++) from[i] = tb_tensor_host(in[i]);
+    for (int i = 0; i < g->n_outputs; i++) to[i] = tb_tensor_host(out[i]);
+    return tb_session_run(s, sizes, from, to);
+}
+
+static tb_status write_golden(const tb_graph *g, tb_session *s, int64_t n, const char *path)
+{
+    tb_tensor *t[2 * MAX_OPERANDS];
+    tb_safetensors_item items[2 * MAX_OPERANDS];
+    int n_all = g->n_inputs + g->n_outputs;
+    tb_scope *scope = tb_scope_open();
+    tb_status st = TB_OK;
+    for (int i = 0; i < n_all && st == TB_OK; i++) {
+        int value = i < g->n_inputs ? g->inputs[i] : g->outputs[i - g->n_inputs];
+        t[i] = golden_tensor(g, value, n);
+        items[i] = (tb_safetensors_item){g->values[value].name, t[i]};
+        if (tb_is_poison(t[i])) st = tb_ctx_take_error(tb_ctx_current());
+        else if (i < g->n_inputs) st = fill_golden(t[i], (uint64_t)i);
+    }
+    if (st == TB_OK) st = run_on(s, g, n, t, t + g->n_inputs);
+    if (st == TB_OK) st = tb_safetensors_save(path, n_all, items, 0, NULL);
+    tb_scope_close(scope);
+    return st;
+}
+
+/* ---- model.yaml ---- */
+static void describe(const tb_artefact_info *info, tb_text *to)
+{
+    tb_json j = {.to = to, .pretty = true}; /* JSON is YAML */
+    tb_json_open(&j, '{');
+    tb_json_key(&j, "schema");
+    tb_json_str(&j, "tensorbrain.model/1");
+    tb_json_key(&j, "name");
+    tb_json_str(&j, info->name);
+    tb_json_key(&j, "max_batch");
+    tb_json_int(&j, info->max_batch);
+    tb_json_key(&j, "labels");
+    tb_json_open(&j, '[');
+    for (int i = 0; i < info->n_labels; i++) tb_json_str(&j, info->labels[i]);
+    tb_json_close(&j, ']');
+    tb_json_key(&j, "facts");
+    tb_json_open(&j, '{');
+    for (int i = 0; i < info->n_facts; i++) {
+        tb_json_key(&j, info->facts[2 * i]);
+        tb_json_str(&j, info->facts[2 * i + 1]);
+    }
+    tb_json_close(&j, '}');
+    tb_json_close(&j, '}');
+    tb_text_add(to, "\n");
+}
+
+static tb_status write_description(const tb_artefact_info *info, const char *path)
+{
+    tb_text text = {0};
+    tb_file_writer *w = NULL;
+    describe(info, &text);
+    tb_status st = text.failed ? TB_ERR_OOM : tb_file_create(path, &w);
+    if (st == TB_OK) st = tb_file_write(w, text.data, text.size);
+    if (st == TB_OK) st = tb_file_commit(w);
+    else tb_file_discard(w);
+    tb_text_free(&text);
+    return st;
+}
+
+static tb_status check_form(const tb_graph *g)
+{
+    bool fits = g->n_symbols == 1 && g->n_inputs > 0 && g->n_outputs > 0 && g->n_inputs <= MAX_OPERANDS && g->n_outputs <= MAX_OPERANDS;
+    for (int i = 0; fits && i < g->n_inputs + g->n_outputs; i++) {
+        const tb_value *v = &g->values[i < g->n_inputs ? g->inputs[i] : g->outputs[i - g->n_inputs]];
+        fits = v->rank >= 1 && tb_dim_equal(v->dims[0], (tb_dim){.per = {1}});
+    }
+    if (fits) return TB_OK;
+    return TB_FAIL(TB_ERR_SHAPE, "graph %s: an artefact has one symbol, the first dimension of all inputs and outputs", g->name);
+}
+
+tb_status tb_artefact_save(const tb_graph *g, const tb_artefact_info *info, int64_t n_golden, const char *dir)
+{
+    char *golden = tb_asprintf("%s/golden.safetensors", dir), *yaml = tb_asprintf("%s/model.yaml", dir);
+    tb_graph *again = NULL;
+    tb_exec *e = NULL;
+    tb_session *s = NULL;
+    tb_status st = golden && yaml ? check_form(g) : TB_ERR_OOM;
+    if (st == TB_OK && mkdir(dir, 0777) != 0 && errno != EEXIST)
+        st = TB_FAIL(TB_ERR_IO, "cannot make the folder %s: %s", dir, strerror(errno));
+    if (st == TB_OK) st = tb_graph_save(g, dir);
+    /* What was written is what is run: the answers come from the folder, not from memory. */
+    if (st == TB_OK) st = tb_graph_load(dir, &again);
+    if (st == TB_OK) st = tb_exec_create(again, &e);
+    if (st == TB_OK) st = tb_session_create(e, tb_ctx_current(), &s);
+    if (st == TB_OK) st = write_golden(g, s, n_golden, golden);
+    if (st == TB_OK) st = write_description(info, yaml);
+    tb_session_free(s);
+    tb_exec_free(e);
+    tb_free(golden);
+    tb_free(yaml);
+    return st;
+}
+
+/* ---- loading ---- */
+static tb_status read_list(tb_conf *conf, const char *key, int *n, const char *const **out)
+{
+    tb_conf *list = tb_conf_find(conf, key);
+    if (!list || list->kind != TB_CONF_LIST) return tb_conf_fail(list ? list : conf, TB_ERR_CONFIG, "'%s' must be a list", key);
+    const char **items = tb_calloc((size_t)list->n_items + 1, sizeof *items);
+    if (!items) return TB_ERR_OOM;
+    *out = items;
+    for (*n = 0; *n < list->n_items; ++*n) TB_TRY(tb_conf_str(list->items[*n], key, &items[*n]));
+    return TB_OK;
+}
+
+static tb_status read_facts(tb_conf *conf, tb_artefact_info *info)
+{
+    tb_conf *facts = tb_conf_find(conf, "facts");
+    if (!facts || facts->kind != TB_CONF_MAP) return tb_conf_fail(facts ? facts : conf, TB_ERR_CONFIG, "'facts' must be a map");
+    const char **items = tb_calloc((size_t)facts->n_items * 2 + 1, sizeof *items);
+    if (!items) return TB_ERR_OOM;
+    info->facts = items;
+    for (int i = 0; i < facts->n_items; i++) {
+        items[2 * i] = facts->keys[i];
+        TB_TRY(tb_conf_str(facts->items[i], facts->keys[i], &items[2 * i + 1]));
+        info->n_facts++;
+    }
+    return TB_OK;
+}
+
+static tb_status read_description(tb_artefact *a, const char *path)
+{
+    const char *schema, *name;
+    TB_TRY(tb_conf_load(path, &a->conf));
+    const tb_conf *c = a->conf, *at;
+    if (c->kind != TB_CONF_MAP || !(at = tb_conf_find(c, "schema"))) return tb_conf_fail(c, TB_ERR_CONFIG, "no 'schema'");
+    TB_TRY(tb_conf_str(at, "schema", &schema));
+    if (strcmp(schema, "tensorbrain.model/1") != 0)
+        return tb_conf_fail(at, TB_ERR_CONFIG, "schema '%s' is not tensorbrain.model/1", schema);
+    if (!(at = tb_conf_find(c, "name"))) return tb_conf_fail(c, TB_ERR_CONFIG, "no 'name'");
+    TB_TRY(tb_conf_str(at, "name", &name));
+    snprintf(a->info.name, sizeof a->info.name, "%s", name);
+    if (!(at = tb_conf_find(c, "max_batch"))) return tb_conf_fail(c, TB_ERR_CONFIG, "no 'max_batch'");
+    TB_TRY(tb_conf_int(at, "max_batch", 1, 1 << 20, &a->info.max_batch));
+    TB_TRY(read_list(a->conf, "labels", &a->info.n_labels, &a->info.labels));
+    return read_facts(a->conf, &a->info);
+}
+
+tb_status tb_artefact_load(const char *dir, tb_artefact **out)
+{
+    tb_artefact *a = tb_calloc(1, sizeof *a);
+    tb_graph *g = NULL;
+    *out = NULL;
+    if (!a) return TB_ERR_OOM;
+    char *yaml = tb_asprintf("%s/model.yaml", dir);
+    a->dir = tb_strdup(dir);
+    tb_status st = a->dir && yaml ? read_description(a, yaml) : TB_ERR_OOM;
+    if (st == TB_OK) st = tb_graph_load(dir, &g);
+    if (st == TB_OK && (st = check_form(g)) != TB_OK) tb_graph_free(g);
+    if (st == TB_OK) st = tb_exec_create(g, &a->exec);
+    tb_free(yaml);
+    if (st != TB_OK) tb_artefact_free(a);
+    else *out = a;
+    return st;
+}
+
+void tb_artefact_free(tb_artefact *a)
+{
+    if (!a) return;
+    tb_exec_free(a->exec);
+    tb_conf_free(a->conf);
+    tb_free((void *)(uintptr_t)a->info.labels);
+    tb_free((void *)(uintptr_t)a->info.facts);
+    tb_free(a->dir);
+    tb_free(a);
+}
+
+tb_exec *tb_artefact_exec(const tb_artefact *a) { return a->exec; }
+
+const tb_artefact_info *tb_artefact_info_of(const tb_artefact *a) { return &a->info; }
+
+static tb_status compare(const tb_graph *g, int output, tb_tensor *got, tb_tensor *expected)
+{
+    double worst = 0, largest = 0;
+    size_t size = tb_dtype_size(tb_tensor_dtype(got));
+    const char *a = tb_tensor_host(got), *b = tb_tensor_host(expected);
+    for (int64_t i = 0; i < tb_tensor_numel(got); i++) {
+        double x = tb_load_f64(tb_tensor_dtype(got), a + (size_t)i * size), y = tb_load_f64(tb_tensor_dtype(got), b + (size_t)i * size);
+        worst = fmax(worst, isnan(x) != isnan(y) ? HUGE_VAL : fabs(x - y));
+        largest = fmax(largest, fabs(y));
+    }
+    if (worst <= 1e-3 * largest) return TB_OK;
+    return TB_FAIL(TB_ERR_PARITY, "model %s: output '%s' differs from the stored answers by %g (largest value %g)", g->name,
+                   g->values[g->outputs[output]].name, worst, largest);
+}
+
+static tb_status check_golden(const tb_graph *g, tb_session *s, const tb_safetensors *f)
+{
+    tb_tensor *in[MAX_OPERANDS], *out[MAX_OPERANDS], *expected[MAX_OPERANDS];
+    const tb_safetensors_entry *first = tb_safetensors_find(f, g->values[g->inputs[0]].name);
+    if (!first) return tb_error_code();
+    int64_t n = first->rank ? first->dims[0] : 0;
+    for (int i = 0; i < g->n_inputs; i++) {
+        in[i] = golden_tensor(g, g->inputs[i], n);
+        TB_TRY(tb_ctx_take_error(tb_ctx_current()));
+        TB_TRY(tb_safetensors_load(f, g->values[g->inputs[i]].name, in[i]));
+    }
+    for (int i = 0; i < g->n_outputs; i++) {
+        out[i] = golden_tensor(g, g->outputs[i], n);
+        expected[i] = golden_tensor(g, g->outputs[i], n);
+        TB_TRY(tb_ctx_take_error(tb_ctx_current()));
+        TB_TRY(tb_safetensors_load(f, g->values[g->outputs[i]].name, expected[i]));
+    }
+    TB_TRY(run_on(s, g, n, in, out));
+    for (int i = 0; i < g->n_outputs; i++) TB_TRY(compare(g, i, out[i], expected[i]));
+    return TB_OK;
+}
+
+tb_status tb_artefact_check(const tb_artefact *a, tb_session *s)
+{
+    char *path = tb_asprintf("%s/golden.safetensors", a->dir);
+    tb_safetensors *f = NULL;
+    tb_status st = path ? tb_safetensors_open(path, &f) : TB_ERR_OOM;
+    tb_scope *scope = tb_scope_open();
+    if (st == TB_OK) st = check_golden(tb_exec_graph(a->exec), s, f);
+    tb_scope_close(scope);
+    tb_safetensors_close(f);
+    tb_free(path);
+    return st;
+}
