@@ -2,6 +2,7 @@
 #include "tensor_internal.h"
 #include "tb_log.h"
 #include "tb_rng.h"
+#include <stdarg.h>
 
 static _Thread_local tb_ctx *current;
 
@@ -121,6 +122,20 @@ tb_status tb_ctx_take_error(tb_ctx *ctx)
         ctx->pending = TB_OK;
     }
     return st;
+}
+
+void tb_ctx_add_error(tb_ctx *ctx, const char *fmt, ...)
+{
+    if (!ctx || ctx->pending == TB_OK) return;
+    size_t at = strlen(ctx->pending_message), room = sizeof ctx->pending_message - at;
+    va_list args;
+    if (room < 8) return;
+    va_start(args, fmt);
+    memcpy(ctx->pending_message + at, " (", 3);
+    int n = vsnprintf(ctx->pending_message + at + 2, room - 3, fmt, args);
+    va_end(args);
+    at = strlen(ctx->pending_message);
+    if (n >= 0) memcpy(ctx->pending_message + at, ")", 2);
 }
 
 tb_tensor *tbi_poisoned(tb_ctx *ctx)

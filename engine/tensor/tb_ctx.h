@@ -46,5 +46,7 @@ uint64_t tb_ctx_seed(const tb_ctx *ctx);
 /* The first failure of an op since it was last taken: moves it to the thread's record and returns its status; TB_OK
  * when there was none. Status-returning calls do this for the caller. */
 TB_MUST_USE tb_status tb_ctx_take_error(tb_ctx *ctx);
+/* Appends " (...)" to its sentence, where one is pending: the layer that a poison came from. */
+void tb_ctx_add_error(tb_ctx *ctx, const char *fmt, ...) TB_PRINTF(2, 3);
 
 int64_t tb_ctx_live_tensors(const tb_ctx *ctx);

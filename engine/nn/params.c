@@ -1,0 +1,233 @@
+/* Parameter sets: names, order, the gradient arena, the hash. */
+#include "tb_alloc.h"
+#include "tb_autograd.h"
+#include "tb_hash.h"
+#include "tb_ops.h"
+#include "tb_params.h"
+#include "tb_rng.h"
+#include "tb_text.h"
+#include <string.h>
+
+enum { PREFIX_BYTES = 128, ARENA_ALIGN = 64 };
+
+typedef struct entry {
+    tb_param param;
+    char *name;
+} entry;
+
+struct tb_params {
+    tb_dtype dtype;
+    uint64_t seed;
+    entry *entries;
+    int n, capacity;
+    char prefix[PREFIX_BYTES];
+    bool training;
+    tb_tensor *arena;
+    tb_status status;
+    char *message;
+};
+
+tb_status tb_params_create(tb_dtype dtype, uint64_t seed, tb_params **out)
+{
+    *out = NULL;
+    if (!tb_dtype_is_float(dtype))
+        return TB_FAIL(TB_ERR_DTYPE, "parameters are floats, not %s", tb_dtype_name(dtype));
+    tb_params *ps = tb_calloc(1, sizeof *ps);
+    if (!ps) return TB_ERR_OOM;
+    ps->dtype = dtype;
+    ps->seed = seed;
+    *out = ps;
+    return TB_OK;
+}
+
+void tb_params_destroy(tb_params *ps)
+{
+    if (!ps) return;
+    for (int i = 0; i < ps->n; i++) {
+        tb_release(ps->entries[i].param.tensor);
+        tb_free(ps->entries[i].name);
+    }
+    tb_release(ps->arena);
+    tb_free(ps->entries);
+    tb_free(ps->message);
+    tb_free(ps);
+}
+
+int tb_params_count(const tb_params *ps) { return ps->n; }
+const tb_param *tb_params_at(const tb_params *ps, int index) { return &ps->entries[index].param; }
+tb_dtype tb_params_dtype(const tb_params *ps) { return ps->dtype; }
+const bool *tb_params_training(const tb_params *ps) { return &ps->training; }
+void tb_params_set_training(tb_params *ps, bool training) { ps->training = training; }
+tb_tensor *tb_params_arena(const tb_params *ps) { return ps->arena; }
+
+int64_t tb_params_numel(const tb_params *ps)
+{
+    int64_t n = 0;
+    for (int i = 0; i < ps->n; i++) n += tb_tensor_numel(ps->entries[i].param.tensor);
+    return n;
+}
+
+static entry *find(const tb_params *ps, const char *name)
+{
+    for (int i = 0; i < ps->n; i++)
+        if (strcmp(ps->entries[i].name, name) == 0) return &ps->entries[i];
+    return NULL;
+}
+
+const tb_param *tb_params_find(const tb_params *ps, const char *name)
+{
+    const entry *e = find(ps, name);
+    if (e) return &e->param;
+    const char **names = tb_calloc((size_t)ps->n + 1, sizeof *names);
+    for (int i = 0; names && i < ps->n; i++) names[i] = ps->entries[i].name;
+    const char *near = names ? tb_nearest(name, names, ps->n) : NULL;
+    (void)TB_FAIL(TB_ERR_NOT_FOUND, "no parameter '%s'%s%s%s", name, near ? "; nearest: '" : "", near ? near : "",
+                  near ? "'" : "");
+    tb_free(names);
+    return NULL;
+}
+
+/* ---- building ---- */
+static tb_tensor *failed(tb_params *ps, tb_status st)
+{
+    if (ps->status == TB_OK) {
+        ps->status = st;
+        ps->message = tb_strdup(tb_error_message());
+    }
+    return tb_poison();
+}
+
+tb_status tb_params_status(const tb_params *ps)
+{
+    if (ps->status != TB_OK) tb_error_set(ps->status, ps->message ? ps->message : "out of memory");
+    return ps->status;
+}
+
+/* The new leaf, owned by the caller. */
+static tb_status make_leaf(const tb_params *ps, const char *name, tb_init init, int rank, const int64_t *dims,
+                           tb_tensor **out)
+{
+    tb_ctx *ctx = tb_ctx_current();
+    if (!ctx) return TB_FAIL(TB_ERR_INVALID, "parameter %s: this thread has entered no context", name);
+    tb_mem_tag before = tb_ctx_set_tag(ctx, TB_MEM_PARAM);
+    tb_scope *scope = tb_scope_open();
+    tb_tensor *t = tb_retain(tb_tensor_empty(ps->dtype, rank, dims));
+    tb_scope_close(scope);
+    tb_ctx_set_tag(ctx, before);
+    tb_status st = tb_ctx_take_error(ctx);
+    uint64_t stream = tb_stream_name(tb_stream_name(0, "init"), name);
+    if (st == TB_OK) st = tb_init_fill(t, init, ps->seed, stream);
+    if (st == TB_OK) st = tb_require_grad(t);
+    if (st == TB_OK) {
+        tb_tensor_set_name(t, name);
+        *out = t;
+    } else {
+        tb_release(t);
+    }
+    return st;
+}
+
+static tb_status append(tb_params *ps, char *name, tb_init init, int rank, const int64_t *dims)
+{
+    if (find(ps, name)) return TB_FAIL(TB_ERR_INVALID, "two parameters are named '%s'", name);
+    if (ps->n == ps->capacity) {
+        int capacity = ps->capacity ? 2 * ps->capacity : 16;
+        entry *grown = tb_realloc(ps->entries, (size_t)capacity * sizeof *grown);
+        if (!grown) return TB_ERR_OOM;
+        ps->entries = grown;
+        ps->capacity = capacity;
+    }
+    entry *e = &ps->entries[ps->n];
+    *e = (entry){.name = name, .param = {.name = name, .decays = rank >= 2}};
+    TB_TRY(make_leaf(ps, name, init, rank, dims, &e->param.tensor));
+    ps->n++;
+    return TB_OK;
+}
+
+tb_tensor *tb_params_add(tb_params *ps, const char *name, tb_init init, int rank, const int64_t *dims)
+{
+    if (ps->status != TB_OK) return tb_poison();
+    char *full = tb_asprintf("%s%s", ps->prefix, name);
+    if (!full) return failed(ps, TB_ERR_OOM);
+    tb_status st = append(ps, full, init, rank, dims);
+    if (st == TB_OK) return ps->entries[ps->n - 1].param.tensor;
+    tb_free(full);
+    return failed(ps, st);
+}
+
+tb_tensor *tb_params_share(tb_params *ps, const char *name)
+{
+    const tb_param *p = ps->status == TB_OK ? tb_params_find(ps, name) : NULL;
+    return p ? p->tensor : failed(ps, TB_ERR_NOT_FOUND);
+}
+
+size_t tb_params_enter(tb_params *ps, const char *part)
+{
+    size_t mark = strlen(ps->prefix);
+    int room = (int)(PREFIX_BYTES - mark);
+    if (part[0] && snprintf(ps->prefix + mark, (size_t)room, "%s.", part) >= room)
+        failed(ps, TB_FAIL(TB_ERR_INVALID, "the name of part '%s' is longer than %d characters", part, PREFIX_BYTES));
+    return mark;
+}
+
+void tb_params_leave(tb_params *ps, size_t mark) { ps->prefix[mark] = '\0'; }
+
+/* ---- gradients ---- */
+static int64_t arena_elements(const tb_params *ps, const tb_tensor *t)
+{
+    int64_t unit = ARENA_ALIGN / (int64_t)tb_dtype_size(ps->dtype);
+    return (tb_tensor_numel(t) + unit - 1) / unit * unit;
+}
+
+tb_status tb_params_make_arena(tb_params *ps)
+{
+    tb_ctx *ctx = tb_ctx_current();
+    int64_t total = 0, at = 0;
+    TB_TRY(tb_params_status(ps));
+    for (int i = 0; i < ps->n; i++) total += arena_elements(ps, ps->entries[i].param.tensor);
+    tb_mem_tag before = tb_ctx_set_tag(ctx, TB_MEM_GRAD);
+    bool recorded = tb_grad_mode(ctx, false);
+    tb_scope *scope = tb_scope_open();
+    tb_tensor *arena = tb_zeros(ps->dtype, 1, &total);
+    tb_status st = tb_ctx_take_error(ctx);
+    for (int i = 0; st == TB_OK && i < ps->n; i++) {
+        tb_tensor *t = ps->entries[i].param.tensor, *part = tb_slice(arena, 0, at, at + tb_tensor_numel(t), 1);
+        st = tb_grad_set_buffer(t, tb_reshape(part, tb_tensor_rank(t), tb_tensor_dims(t)));
+        at += arena_elements(ps, t);
+    }
+    if (st == TB_OK) ps->arena = tb_retain(arena);
+    tb_scope_close(scope);
+    tb_grad_mode(ctx, recorded);
+    tb_ctx_set_tag(ctx, before);
+    return st;
+}
+
+void tb_params_clear_grads(tb_params *ps)
+{
+    for (int i = 0; i < ps->n; i++) tb_grad_clear(ps->entries[i].param.tensor);
+}
+
+/* ---- identity ---- */
+static tb_status add_to_hash(tb_sha256 *h, const tb_param *p, void *host)
+{
+    size_t bytes = tb_tensor_bytes(p->tensor);
+    TB_TRY(tb_sha256_add(h, p->name, strlen(p->name) + 1));
+    const char *shape = tb_shape_text(p->tensor);
+    TB_TRY(tb_sha256_add(h, shape, strlen(shape) + 1));
+    TB_TRY(tb_tensor_read(p->tensor, host, bytes));
+    return tb_sha256_add(h, host, bytes);
+}
+
+tb_status tb_params_hash(const tb_params *ps, char hex[65])
+{
+    size_t most = 0;
+    tb_sha256 *h = NULL;
+    for (int i = 0; i < ps->n; i++)
+        if (tb_tensor_bytes(ps->entries[i].param.tensor) > most) most = tb_tensor_bytes(ps->entries[i].param.tensor);
+    void *host = tb_calloc(most, 1);
+    tb_status st = host ? tb_sha256_open(&h) : TB_ERR_OOM;
+    for (int i = 0; st == TB_OK && i < ps->n; i++) st = add_to_hash(h, &ps->entries[i].param, host);
+    tb_sha256_close(h, hex);
+    tb_free(host);
+    return st;
+}
