@@ -1,0 +1,53 @@
+/* Optimizers over parameter sets, learning rate schedules, clipping by the global norm.
+ *
+ * An optimizer borrows its set and owns one state tensor (SGD with momentum) or two (Adam) per parameter, tagged opt.
+ * Rates are plain numbers that each step reads. Steps of elements are independent, the norm is summed in a fixed
+ * order: results do not depend on threads. */
+#pragma once
+#include "tb_params.h"
+
+typedef enum tb_optim_kind { TB_OPTIM_SGD, TB_OPTIM_ADAM, TB_OPTIM_ADAMW } tb_optim_kind;
+
+typedef struct tb_optim_config {
+    tb_optim_kind kind;
+    double rate;        /* of steps that no schedule changes */
+    double decay;       /* weight decay of parameters that decay (SGD, Adam: added to the gradient) */
+    double momentum;    /* SGD */
+    bool nesterov;      /* SGD */
+    double beta1, beta2, eps; /* Adam, AdamW; all 0 means 0.9, 0.999, 1e-8 */
+    double clip_norm;   /* gradients are scaled down to this global 2-norm; 0: never */
+} tb_optim_config;
+
+typedef struct tb_optim tb_optim;
+
+TB_MUST_USE tb_status tb_optim_create(tb_params *ps, const tb_optim_config *config, tb_optim **out);
+void tb_optim_destroy(tb_optim *o); /* NULL is accepted */
+/* Takes a pending op error first. Applies every parameter's gradient (those without one stay as they are), then
+ * forgets the gradients. Parameters change in place. */
+TB_MUST_USE tb_status tb_optim_step(tb_optim *o);
+void tb_optim_set_rate(tb_optim *o, double rate);
+double tb_optim_rate(const tb_optim *o);
+int64_t tb_optim_steps(const tb_optim *o); /* taken so far */
+double tb_optim_grad_norm(const tb_optim *o); /* of the last step, before clipping; 0 where clip_norm is 0 */
+
+/* What a checkpoint keeps besides the parameters: states, in a fixed order, and the step count. */
+int tb_optim_state_count(const tb_optim *o);
+tb_tensor *tb_optim_state(const tb_optim *o, int index);
+const char *tb_optim_state_name(const tb_optim *o, int index); /* "fc1.weight/m" */
+void tb_optim_set_steps(tb_optim *o, int64_t steps);
+
+/* The 2-norm of all gradients: squares of each parameter's gradient are summed by the sum op, those sums in the set's
+ * order in f64. Parameters without a gradient count for nothing. */
+TB_MUST_USE tb_status tb_grad_norm(const tb_params *ps, double *out);
+
+/* ---- schedules: the rate of step t = 0, 1, .. as a pure function ---- */
+typedef enum tb_schedule_kind { TB_SCHEDULE_CONSTANT, TB_SCHEDULE_COSINE } tb_schedule_kind;
+typedef struct tb_schedule {
+    tb_schedule_kind kind;
+    double rate;     /* peak */
+    double floor;    /* cosine ends here */
+    int64_t warmup;  /* steps of linear rise: rate * (t + 1) / warmup; 0: none */
+    int64_t steps;   /* cosine: of the whole run; later steps stay at floor */
+} tb_schedule;
+/* Cosine (Loshchilov, Hutter: "SGDR", 2017): floor + (rate - floor) / 2 * (1 + cos(pi * (t - warmup) / (steps - warmup))). */
+double tb_schedule_at(const tb_schedule *s, int64_t step);
