@@ -1,0 +1,97 @@
+/* The training step. */
+#include "trainer.h"
+#include "tb_alloc.h"
+#include "tb_autograd.h"
+#include "tb_ops.h"
+#include "tb_rng.h"
+
+/* Labels of one global batch. */
+static int64_t step_targets(const tb_trainer_config *c)
+{
+    return tb_dataset_kind(c->data) == TB_DATA_TEXT ? c->batch * c->context : c->batch;
+}
+
+static tb_status prepare(tb_trainer *t)
+{
+    const tb_trainer_config *c = &t->cfg;
+    tb_params *ps = tb_model_params(c->model);
+    if (!tb_params_arena(ps)) TB_TRY(tb_params_make_arena(ps));
+    TB_TRY(tb_optim_create(ps, &c->optim, &t->optim));
+    t->count = tb_retain(tb_scalar(TB_I64, (double)step_targets(c)));
+    TB_TRY(tb_ctx_take_error(t->ctx));
+    return tb_loader_open(&(tb_loader_config){.data = c->data, .split = TB_SPLIT_TRAIN, .mode = TB_LOAD_TRAIN,
+                                              .batch = c->batch, .pieces = c->micro_batches, .context = c->context,
+                                              .seed = c->seed, .ahead = c->ahead},
+                          &t->loader);
+}
+
+tb_status tb_trainer_create(const tb_trainer_config *config, tb_trainer **out)
+{
+    *out = NULL;
+    tb_trainer *t = tb_calloc(1, sizeof *t);
+    if (!t) return TB_ERR_OOM;
+    t->cfg = *config;
+    if (t->cfg.micro_batches == 0) t->cfg.micro_batches = 1;
+    t->ctx = tb_ctx_current();
+    tb_status st = prepare(t);
+    if (st == TB_OK) *out = t;
+    else tb_trainer_destroy(t);
+    return st;
+}
+
+void tb_trainer_destroy(tb_trainer *t)
+{
+    if (!t) return;
+    tb_loader_close(t->loader);
+    tb_optim_destroy(t->optim);
+    tb_release(t->count);
+    tb_free(t);
+}
+
+int64_t tb_trainer_steps(const tb_trainer *t) { return tb_optim_steps(t->optim); }
+const tb_optim *tb_trainer_optim(const tb_trainer *t) { return t->optim; }
+int64_t tb_trainer_steps_per_epoch(const tb_trainer *t) { return tb_loader_batches(t->loader); }
+
+static uint64_t stream_of(int64_t step, int micro)
+{
+    uint64_t stream = tb_stream_index(tb_stream_name(0, "step"), (uint64_t)step);
+    return tb_stream_index(stream, (uint64_t)micro);
+}
+
+/* Forward and backward of one micro-batch; gradients add up in the arena. Each loss is divided by the count of the
+ * whole step, so their sum is the step's mean. */
+static tb_status micro_batch(tb_trainer *t, int micro, float *loss)
+{
+    tb_batch batch;
+    tb_scope *scope = tb_scope_open();
+    tb_status st = tb_loader_next(t->loader, &batch);
+    if (st == TB_OK) {
+        tb_ctx_set_stream(t->ctx, stream_of(tb_trainer_steps(t), micro), batch.first_row);
+        tb_tensor *logits = tb_model_forward(t->cfg.model, batch.x);
+        tb_tensor *l = tb_cross_entropy(logits, batch.y, &(tb_ce_opts){.count = t->count});
+        float value;
+        st = tb_backward(l);
+        if (st == TB_OK) st = tb_item_f32(l, &value);
+        if (st == TB_OK) *loss += value;
+    }
+    tb_scope_close(scope);
+    return st;
+}
+
+tb_status tb_trainer_step(tb_trainer *t, double *loss)
+{
+    int64_t step = tb_trainer_steps(t);
+    float sum = 0;
+    tb_status st = TB_OK;
+    tb_model_set_training(t->cfg.model, true);
+    for (int i = 0; st == TB_OK && i < t->cfg.micro_batches; i++) st = micro_batch(t, i, &sum);
+    tb_optim_set_rate(t->optim, tb_schedule_at(&t->cfg.schedule, step));
+    if (st == TB_OK) st = tb_optim_step(t->optim);
+    if (st == TB_OK) {
+        *loss = (double)sum;
+        return TB_OK;
+    }
+    tb_error_add("step %lld", (long long)step);
+    tb_params_clear_grads(tb_model_params(t->cfg.model));
+    return st;
+}

@@ -1,0 +1,293 @@
+/* What a training run must be: resumable to the bit, independent of threads, frugal, honest in its failures. */
+#include "tb_test.h"
+#include "tb_file.h"
+#include "tb_ops.h"
+#include "tb_train.h"
+#include <unistd.h>
+
+static const char checkpoint[] = "test_trainer.safetensors";
+static const char images[] = "idx:test_trainer_images.tmp,test_trainer_labels.tmp";
+
+static void put(const char *path, const void *data, size_t bytes)
+{
+    tb_file_writer *w;
+    assert_ok(tb_file_create(path, &w));
+    assert_ok(tb_file_write(w, data, bytes));
+    assert_ok(tb_file_commit(w));
+}
+
+enum { ROWS = 200, SIDE = 6, PIXELS = SIDE * SIDE };
+
+/* Stripes, whose place is the label, under noise. */
+static int make_files(void **state)
+{
+    static uint8_t x[16 + ROWS * PIXELS] = {0, 0, 8, 3, 0, 0, 0, ROWS, 0, 0, 0, SIDE, 0, 0, 0, SIDE};
+    static uint8_t y[8 + ROWS] = {0, 0, 8, 1, 0, 0, 0, ROWS};
+    unsigned noise = 1;
+    for (int i = 0; i < ROWS; i++) {
+        y[8 + i] = (uint8_t)(i * 7 % SIDE);
+        for (int k = 0; k < PIXELS; k++)
+            x[16 + i * PIXELS + k] = (uint8_t)((noise = noise * 1664525 + 1013904223) >> 25) + 100 * (k % SIDE == y[8 + i]);
+    }
+    put("test_trainer_images.tmp", x, sizeof x);
+    put("test_trainer_labels.tmp", y, sizeof y);
+    (void)state;
+    return 0;
+}
+
+static int remove_files(void **state)
+{
+    (void)state;
+    unlink("test_trainer_images.tmp");
+    unlink("test_trainer_labels.tmp");
+    unlink(checkpoint);
+    return 0;
+}
+
+/* A run in a context of its own. */
+typedef struct run {
+    tb_ctx *ctx;
+    tb_dataset *data;
+    tb_model *model;
+    tb_trainer *trainer;
+} run;
+
+static run start(const char *spec, int threads, tb_trainer_config c)
+{
+    run r = {0};
+    assert_ok(tb_ctx_create(&(tb_ctx_config){.threads = threads, .seed = c.seed}, &r.ctx));
+    tb_ctx_enter(r.ctx);
+    assert_ok(tb_dataset_open(images, &r.data));
+    assert_ok(tb_model_create(spec, TB_F32, &r.model));
+    c.model = r.model;
+    c.data = r.data;
+    assert_ok(tb_trainer_create(&c, &r.trainer));
+    return r;
+}
+
+static double go(run *r, int steps)
+{
+    double loss = 0;
+    tb_ctx_enter(r->ctx);
+    for (int i = 0; i < steps; i++) assert_ok(tb_trainer_step(r->trainer, &loss));
+    return loss;
+}
+
+static void end(run *r, char hash[65])
+{
+    tb_ctx_enter(r->ctx);
+    assert_ok(tb_params_hash(tb_model_params(r->model), hash));
+    tb_trainer_destroy(r->trainer);
+    tb_model_destroy(r->model);
+    tb_dataset_close(r->data);
+    assert_int_equal(tb_ctx_destroy(r->ctx), 0);
+}
+
+static const char mlp[] = "mlp:widths=36-24-6";
+static const tb_trainer_config adamw = {
+    .batch = 32, .seed = 4, .optim = {.kind = TB_OPTIM_ADAMW, .decay = 0.1, .clip_norm = 1},
+    .schedule = {TB_SCHEDULE_COSINE, .rate = 0.01, .floor = 0.001, .warmup = 3, .steps = 40}, .ahead = 1};
+
+static void resuming_gives_the_bits_of_never_having_stopped(void **state)
+{
+    (void)state;
+    char straight[65], resumed[65];
+    run a = start(mlp, 1, adamw);
+    double last = go(&a, 17);
+    end(&a, straight);
+    run b = start(mlp, 1, adamw);
+    go(&b, 8);
+    assert_ok(tb_trainer_save(b.trainer, checkpoint));
+    end(&b, resumed);
+    assert_string_not_equal(straight, resumed);
+    run c = start(mlp, 1, adamw);
+    go(&c, 2); /* what it did before does not count */
+    assert_ok(tb_trainer_load(c.trainer, checkpoint));
+    assert_int_equal(tb_trainer_steps(c.trainer), 8);
+    assert_true(go(&c, 9) == last);
+    end(&c, resumed);
+    assert_string_equal(straight, resumed);
+}
+
+static void threads_and_prefetching_do_not_change_a_bit(void **state)
+{
+    (void)state;
+    char one[65], two[65];
+    run a = start(mlp, 1, adamw);
+    double last = go(&a, 10);
+    end(&a, one);
+    tb_trainer_config c = adamw;
+    c.ahead = 0;
+    run b = start(mlp, 2, c);
+    assert_true(go(&b, 10) == last);
+    end(&b, two);
+    assert_string_equal(one, two);
+}
+
+static void another_seed_is_another_run(void **state)
+{
+    (void)state;
+    char one[65], two[65];
+    run a = start(mlp, 1, adamw);
+    go(&a, 3);
+    end(&a, one);
+    tb_trainer_config c = adamw;
+    c.seed = 5;
+    run b = start(mlp, 1, c);
+    go(&b, 3);
+    end(&b, two);
+    assert_string_not_equal(one, two);
+}
+
+/* Sums in another order: equal up to rounding. */
+static void accumulation_follows_the_whole_batch(void **state)
+{
+    (void)state;
+    char hash[65];
+    run a = start(mlp, 1, adamw);
+    tb_trainer_config c = adamw;
+    c.micro_batches = 4;
+    run b = start(mlp, 1, c);
+    for (int i = 0; i < 10; i++) {
+        double x = go(&a, 1), y = go(&b, 1);
+        if (x - y > 1e-5 * x || y - x > 1e-5 * x) fail_msg("step %d: %.9g, accumulated %.9g", i, x, y);
+    }
+    end(&b, hash);
+    end(&a, hash);
+}
+
+static void a_small_run_learns(void **state)
+{
+    (void)state;
+    char hash[65];
+    tb_evaluation e;
+    run a = start(mlp, 1, adamw);
+    go(&a, 40);
+    assert_ok(tb_evaluate(a.model, a.data, TB_SPLIT_TEST, 7, 0, &e));
+    assert_int_equal(e.targets, 20);
+    assert_true(e.accuracy > 0.9 && e.loss < 0.7);
+    end(&a, hash);
+}
+
+static void evaluation_does_not_depend_on_its_batch(void **state)
+{
+    (void)state;
+    char hash[65];
+    tb_evaluation e[2];
+    run a = start(mlp, 1, adamw);
+    go(&a, 5);
+    assert_ok(tb_evaluate(a.model, a.data, TB_SPLIT_TRAIN, 180, 0, &e[0]));
+    assert_ok(tb_evaluate(a.model, a.data, TB_SPLIT_TRAIN, 13, 0, &e[1]));
+    assert_true(e[0].accuracy == e[1].accuracy);
+    assert_true(e[0].loss - e[1].loss < 1e-6 && e[1].loss - e[0].loss < 1e-6);
+    end(&a, hash);
+}
+
+static void a_checkpoint_of_another_run_is_refused(void **state)
+{
+    (void)state;
+    char hash[65];
+    run a = start(mlp, 1, adamw);
+    assert_ok(tb_trainer_save(a.trainer, checkpoint));
+    end(&a, hash);
+    tb_trainer_config c = adamw;
+    c.batch = 16;
+    run b = start(mlp, 1, c);
+    assert_fails(tb_trainer_load(b.trainer, checkpoint), TB_ERR_CONFIG,
+                 "its batch is '32 in 1, context 0', this run's is '16 in 1, context 0'");
+    end(&b, hash);
+    b = start("mlp:widths=36-12-6", 1, adamw);
+    assert_fails(tb_trainer_load(b.trainer, checkpoint), TB_ERR_CONFIG, "its model is 'mlp:widths=36-24-6,act=relu'");
+    assert_fails(tb_model_load(b.model, checkpoint), TB_ERR_SHAPE, "'fc1.weight' is f32 [24, 36], wanted is f32 [12, 36]");
+    end(&b, hash);
+}
+
+static void weights_alone_can_be_saved_and_loaded(void **state)
+{
+    (void)state;
+    char one[65], two[65];
+    run a = start(mlp, 1, adamw);
+    go(&a, 2);
+    assert_ok(tb_model_save(a.model, checkpoint));
+    end(&a, one);
+    run b = start(mlp, 1, adamw);
+    assert_fails(tb_trainer_load(b.trainer, checkpoint), TB_ERR_PARSE, "no training checkpoint");
+    assert_ok(tb_model_load(b.model, checkpoint));
+    end(&b, two);
+    assert_string_equal(one, two);
+}
+
+static void a_wrong_model_fails_with_its_sentence_and_the_step(void **state)
+{
+    (void)state;
+    char hash[65];
+    double loss;
+    run a = start("mlp:widths=35-24-6", 1, adamw);
+    assert_fails(tb_trainer_step(a.trainer, &loss), TB_ERR_SHAPE, "(block fc1)");
+    assert_non_null(strstr(tb_error_message(), "(step 0)"));
+    assert_int_equal(tb_trainer_steps(a.trainer), 0);
+    end(&a, hash);
+}
+
+static void a_steady_step_takes_nothing_from_the_system(void **state)
+{
+    (void)state;
+    char hash[65];
+    tb_mem_stats before, after, process_before, process_after;
+    run a = start(mlp, 2, adamw);
+    go(&a, 10);
+    tb_heap_stats(tb_ctx_heap(a.ctx), &before);
+    tb_heap_stats(tb_heap_process(), &process_before);
+    int64_t tensors = tb_ctx_live_tensors(a.ctx);
+    go(&a, 20);
+    tb_heap_stats(tb_ctx_heap(a.ctx), &after);
+    tb_heap_stats(tb_heap_process(), &process_after);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    assert_int_equal(before.system_calls, after.system_calls);
+#endif
+    assert_int_equal(process_before.requests, process_after.requests);
+    assert_int_equal(before.live_blocks, after.live_blocks);
+    assert_int_equal(tensors, tb_ctx_live_tensors(a.ctx));
+    assert_int_equal(after.live_by_tag[TB_MEM_OPT], 2 * after.live_by_tag[TB_MEM_PARAM]);
+    end(&a, hash);
+}
+
+static void a_row_has_the_same_bits_in_any_batch_at_any_thread_count(void **state)
+{
+    (void)state;
+    static float x[64 * 784], want[640], got[640];
+    for (int i = 0; i < 64 * 784; i++) x[i] = (float)(i * 7919 % 1000) / 500 - 1;
+    static const int64_t batches[] = {64, 1, 2, 7};
+    for (int threads = 1; threads <= 2; threads++) {
+        tb_ctx *ctx;
+        tb_model *m;
+        assert_ok(tb_ctx_create(&(tb_ctx_config){.threads = threads, .seed = 1}, &ctx));
+        tb_ctx_enter(ctx);
+        assert_ok(tb_model_create("mlp", TB_F32, &m));
+        for (int i = 0; i < 4; i++) {
+            int64_t b = batches[i];
+            tb_tensor *y = tb_model_forward(m, tb_tensor_from(TB_F32, 2, (int64_t[]){b, 784}, x));
+            assert_ok(tb_tensor_read(y, got, (size_t)b * 40));
+            if (threads == 1 && i == 0) memcpy(want, got, sizeof want);
+            assert_memory_equal(got, want, (size_t)b * 40);
+        }
+        tb_model_destroy(m);
+        tb_ctx_destroy(ctx);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(resuming_gives_the_bits_of_never_having_stopped),
+        cmocka_unit_test(threads_and_prefetching_do_not_change_a_bit), cmocka_unit_test(another_seed_is_another_run),
+        cmocka_unit_test(accumulation_follows_the_whole_batch), cmocka_unit_test(a_small_run_learns),
+        cmocka_unit_test(evaluation_does_not_depend_on_its_batch),
+        cmocka_unit_test(a_checkpoint_of_another_run_is_refused),
+        cmocka_unit_test(weights_alone_can_be_saved_and_loaded),
+        cmocka_unit_test(a_wrong_model_fails_with_its_sentence_and_the_step),
+        cmocka_unit_test(a_steady_step_takes_nothing_from_the_system),
+        cmocka_unit_test(a_row_has_the_same_bits_in_any_batch_at_any_thread_count),
+    };
+    return cmocka_run_group_tests(tests, make_files, remove_files);
+}
