@@ -16,6 +16,7 @@ typedef struct direct {
     tb_runner runner;      /* rank 0 */
     tb_group *world;
     tb_board *board;
+    tb_topo topo;
     bool traced;
     int argc;
     char *const *argv;
@@ -57,9 +58,9 @@ static tb_status run_point(direct *d, int index)
     if (group) {
         tb_launch_plan plan = {.experiment = d->experiment, .point = p, .folder = d->runner.folder};
         tb_point point = tb_launch_point(&plan);
-        tb_execution e = {.point = &point, .journal = path, .group = group, .board = d->board,
+        tb_execution e = {.point = &point, .journal = path, .group = group, .board = d->board, .topo = &d->topo,
                           .source_dir = d->experiment->root, .traced = d->traced, .argc = d->argc, .argv = d->argv};
-        st = tb_bind_rank(rank, p->ranks, p->threads);
+        st = tb_bind_rank(&d->topo, rank, p->ranks, p->threads);
         if (st == TB_OK) st = tb_execute(&e, &code);
         tb_group_leave(group);
     }
@@ -81,11 +82,21 @@ static int finish(direct *d)
     return code;
 }
 
+static tb_status share_folder(direct *d)
+{
+    char path[4096] = "";
+    if (d->runner.folder) snprintf(path, sizeof path, "%s", d->runner.folder);
+    TB_TRY(tb_group_broadcast(d->world, path, sizeof path));
+    if (!d->runner.folder) d->runner.folder = tb_strdup(path);
+    return d->runner.folder ? TB_OK : TB_ERR_OOM;
+}
+
 static tb_status open_run(direct *d, const char *name, const tb_experiment_options *options, tb_run_mode mode,
                           const char *out)
 {
     TB_TRY(tb_experiment_load(name, options, &d->experiment));
     d->experiment->launches = 1;
+    TB_TRY(tb_topo_load(&d->topo));
     TB_TRY(tb_group_start(&d->world));
     int rank = tb_group_rank(d->world);
     tb_log_set_rank(rank);
@@ -93,7 +104,7 @@ static tb_status open_run(direct *d, const char *name, const tb_experiment_optio
     tb_crash_handlers(rank, &d->board->slots[rank]);
     int64_t failed = rank == 0 && tb_runner_open(d->experiment, mode, out, &d->runner) != TB_OK;
     TB_TRY(tb_group_max(d->world, &failed));
-    if (!failed) return TB_OK;
+    if (!failed) return share_folder(d);
     return rank == 0 ? tb_error_code() : TB_FAIL(TB_ERR_CANCELLED, "rank 0 could not open the run");
 }
 

@@ -27,7 +27,8 @@ int tb_driver_metric_count(const tb_driver *driver) { return driver->n_metrics +
 
 const tb_metric *tb_driver_metric_at(const tb_driver *driver, int index)
 {
-    return index < driver->n_metrics ? &driver->metrics[index] : &loop_metric;
+    int timed = driver->run_once != NULL;
+    return index < timed ? &loop_metric : &driver->metrics[index - timed];
 }
 
 static const tb_conf *param(const tb_run *run, const char *key)

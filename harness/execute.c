@@ -20,7 +20,6 @@ typedef struct launch {
     tb_conf *config;
     tb_journal *journal;
     tb_recorder *recorder;
-    tb_topo topo;          /* of the whole process, before ranks bind */
     void *state;
     bool steady, stopped;
     char why_invalid[512];
@@ -39,12 +38,10 @@ static const int *cores_of(const tb_topo *topo, int rank, int ranks, int threads
     return (int64_t)ranks * threads <= topo->n_cores ? topo->cores + rank * threads : NULL;
 }
 
-tb_status tb_bind_rank(int local_rank, int ranks, int threads)
+tb_status tb_bind_rank(const tb_topo *topo, int rank, int ranks, int threads)
 {
-    tb_topo topo;
-    TB_TRY(tb_topo_load(&topo));
-    const int *cores = cores_of(&topo, local_rank, ranks, threads);
-    return cores ? tb_topo_bind_thread(cores, threads) : TB_OK;
+    const int *cores = cores_of(topo, rank, ranks, threads);
+    return cores ? tb_topo_bind_thread(cores, threads) : tb_topo_bind_thread(topo->cores, topo->n_cores);
 }
 
 /* ---- start ---- */
@@ -83,33 +80,27 @@ static tb_status open_launch(launch *l)
     TB_TRY(l->run.rank == 0 ? tb_journal_open(e->journal, &l->journal) : tb_journal_memory(&l->journal));
     TB_TRY(tb_recorder_create(l->journal, l->run.rank, e->board, &l->recorder));
     l->run.recorder = l->recorder;
-    l->run.cores = cores_of(&l->topo, l->run.rank, l->run.ranks, l->run.threads);
+    l->run.cores = cores_of(e->topo, l->run.rank, l->run.ranks, l->run.threads);
     l->run.n_cores = l->run.cores ? l->run.threads : 0;
     return declare_metrics(l);
 }
 
-/* Rank 0, on all cores of the process, while the other ranks sleep. */
-static tb_status measure_noise(launch *l, const char *when)
+/* What is told of the machine, not of a rank: rank 0 looks, on all cores of the process, while the others sleep. */
+static tb_status look_at_machine(launch *l, const char *when)
 {
+    const tb_execution *e = l->e;
     tb_run_phase(&l->run, "noise", -1, 0);
-    tb_noise noise;
-    tb_status st = TB_OK;
     if (l->run.rank == 0) {
-        st = tb_topo_bind_thread(l->topo.cores, l->topo.n_cores);
-        if (st == TB_OK) st = tb_noise_measure(&noise);
-        if (st == TB_OK) st = tb_noise_write(l->journal, when, &noise);
-        if (st == TB_OK && l->run.cores) st = tb_topo_bind_thread(l->run.cores, l->run.n_cores);
+        tb_provenance in = {.argc = e->argc, .argv = e->argv, .mpi_library = tb_group_library(),
+                            .source_dir = e->source_dir};
+        tb_noise noise;
+        TB_TRY(tb_topo_bind_thread(e->topo->cores, e->topo->n_cores));
+        if (strcmp(when, "before") == 0) TB_TRY(tb_provenance_write(l->journal, &in));
+        TB_TRY(tb_noise_measure(&noise));
+        TB_TRY(tb_noise_write(l->journal, when, &noise));
+        TB_TRY(tb_bind_rank(e->topo, l->run.rank, l->run.ranks, l->run.threads));
     }
-    TB_TRY(st);
-    return tb_group_idle_barrier(l->e->group);
-}
-
-static tb_status record_origin(launch *l)
-{
-    tb_provenance in = {.argc = l->e->argc, .argv = l->e->argv, .mpi_library = tb_group_library(),
-                        .source_dir = l->e->source_dir};
-    if (l->run.rank == 0) TB_TRY(tb_provenance_write(l->journal, &in));
-    return tb_provenance_write_rank(l->journal, l->run.rank);
+    return tb_group_idle_barrier(e->group);
 }
 
 /* ---- the driver's part ---- */
@@ -236,12 +227,11 @@ static tb_status write_end(launch *l, tb_status st)
 
 static tb_status run_launch(launch *l)
 {
-    TB_TRY(tb_topo_load(&l->topo));
     TB_TRY(open_launch(l));
-    TB_TRY(record_origin(l));
-    TB_TRY(measure_noise(l, "before"));
+    TB_TRY(look_at_machine(l, "before"));
+    TB_TRY(tb_provenance_write_rank(l->journal, l->run.rank));
     TB_TRY(drive(l));
-    TB_TRY(measure_noise(l, "after"));
+    TB_TRY(look_at_machine(l, "after"));
     bool stop;
     TB_TRY(tb_run_sync(&l->run, &stop));
     if (l->run.rank > 0) return TB_OK;

@@ -3,12 +3,14 @@
 #include "board.h"
 #include "group.h"
 #include "record.h"
+#include "tb_topo.h"
 
 typedef struct tb_execution {
     const tb_point *point;
     const char *journal;      /* path; rank 0 appends to it */
     tb_group *group;
     tb_board *board;          /* NULL: none */
+    const tb_topo *topo;      /* of the process before its ranks were bound */
     const char *source_dir;   /* of the experiment, for provenance; NULL: none */
     bool traced;
     int argc;
@@ -19,5 +21,6 @@ typedef struct tb_execution {
  * `*exit_code` is what the process should end with. A failure is in the journal too, as far as rank 0 could write. */
 TB_MUST_USE tb_status tb_execute(const tb_execution *e, int *exit_code);
 
-/* Binds this process to the cores of `local_rank`; none where ranks share cores. Before MPI starts its threads. */
-TB_MUST_USE tb_status tb_bind_rank(int local_rank, int ranks, int threads);
+/* Binds this thread, and so what it starts later, to the cores of `rank`: its own share of `topo`, or all of them
+ * where ranks share cores. Before MPI starts its threads. */
+TB_MUST_USE tb_status tb_bind_rank(const tb_topo *topo, int rank, int ranks, int threads);

@@ -10,7 +10,7 @@ typedef struct tb_plan_point {
     tb_conf *config;           /* {driver, launch, measure, metrics, params, valid}, complete */
     char *json;                /* its canonical text: what the worker gets and the file keeps */
     char hash[TB_SHA256_HEX];  /* of json and the driver's version */
-    char *label;               /* "cnn ranks=2": what the sweep varies; the experiment's name where it varies nothing */
+    char *label;               /* "cnn ranks=2": the keys of the sweep; the experiment's name where there are none */
     char *stem;                /* of its files: "cnn-ranks-2-1a2b3c4d" */
     const char *scope;         /* "oversubscribed" with more ranks x threads than cores, else "measured" */
     int ranks, threads;

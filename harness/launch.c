@@ -198,6 +198,17 @@ static bool find_killed(const char *log, int *rank, int *signal)
     return true;
 }
 
+/* mpirun: "Process name: [[2750,1],1]" and "Exit code: 7": rank 1 left without saying why. */
+static bool find_exited(const char *log, int *rank, int *code)
+{
+    const char *at = strstr(log, "Process name: [["), *on = at ? strstr(at, "Exit code:") : NULL;
+    const char *comma = on ? strstr(at, "],") : NULL;
+    if (!comma || comma > on) return false;
+    *rank = atoi(comma + 2);
+    *code = atoi(on + strlen("Exit code:"));
+    return *rank >= 0;
+}
+
 static void last_line(const char *log, char *out, size_t bytes)
 {
     size_t end = strlen(log);
@@ -228,6 +239,10 @@ static void explain(const watch *w, tb_end *end, char *reason, size_t bytes)
         end->failed_rank = rank;
         end->signal = signal;
     } else if ((rank = find_line(w->log.text, " failed", reason, bytes)) >= 0) {
+        end->failed_rank = rank;
+    } else if (find_exited(w->log.text, &rank, &code)) {
+        tb_board_describe(&w->board->slots[rank < w->board->ranks ? rank : 0], where, sizeof where);
+        snprintf(reason, bytes, "rank %d ended by itself with exit code %d in %s", rank, code, where);
         end->failed_rank = rank;
     } else {
         last_line(w->log.text, where, sizeof where);

@@ -38,6 +38,7 @@ static tb_status time_iterations(const loop *l, int64_t n, double *ms)
 static tb_status choose_per_sample(loop *l)
 {
     const double enough_ms = 0.03;
+    tb_run_phase(l->run, "calibrate", -1, 0);
     for (l->per_sample = 1;; l->per_sample *= 2) {
         double ms;
         TB_TRY(tb_run_barrier(l->run));

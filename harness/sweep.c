@@ -7,49 +7,72 @@
 #include <ctype.h>
 #include <string.h>
 
-enum { DIMS_MAX = 16, POINTS_MAX = 10000 };
+enum { DIMS_MAX = 16, KEYS_MAX = 16, POINTS_MAX = 10000 };
 
 /* One dimension: keys that change together. A product key is a dimension of one key; all of zip is one dimension. */
 typedef struct dim {
-    const tb_conf *map; /* of lists */
-    int first, n_keys;  /* members of map */
-    int n_values;
+    char path[KEYS_MAX][96];
+    const tb_conf *values[KEYS_MAX]; /* lists */
+    int n_keys, n_values;
 } dim;
+
+/* What only plans the run is no part of a point. */
+static const char *const planning[] = {"measure.launches", "measure.order", "launch.timeout_s"};
 
 static tb_status check_values(const tb_experiment *e, const char *path, const tb_conf *list)
 {
     if (!tbi_experiment_key(e, list, path)) return TB_ERR_CONFIG;
+    for (int i = 0; i < 3; i++)
+        if (strcmp(path, planning[i]) == 0)
+            return tb_conf_fail(list, TB_ERR_CONFIG, "sweep: '%s' plans the run and cannot be varied in it", path);
     if (list->kind != TB_CONF_LIST || list->n_items == 0)
         return tb_conf_fail(list, TB_ERR_CONFIG, "sweep: '%s' wants a list of values", path);
     return TB_OK;
 }
 
+/* Adds the lists below `map` to dims: each as a dimension of its own, or (zip) all to one. */
+static tb_status collect_dims(const tb_experiment *e, const tb_conf *map, const char *prefix, bool zip, dim *dims, int *n)
+{
+    for (int i = 0; map && i < map->n_items; i++) {
+        char path[96];
+        const tb_conf *list = map->items[i];
+        snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", map->keys[i]);
+        if (list->kind == TB_CONF_MAP) {
+            TB_TRY(collect_dims(e, list, path, zip, dims, n));
+            continue;
+        }
+        TB_TRY(check_values(e, path, list));
+        bool joins = zip && *n > 0 && dims[*n - 1].n_keys > 0;
+        if (*n == DIMS_MAX || (joins && dims[*n - 1].n_keys == KEYS_MAX))
+            return tb_conf_fail(list, TB_ERR_CONFIG, "sweep: more than %d keys", DIMS_MAX);
+        if (joins && list->n_items != dims[*n - 1].n_values)
+            return tb_conf_fail(list, TB_ERR_CONFIG, "sweep.zip: '%s' has %d values, '%s' has %d", path, list->n_items,
+                                dims[*n - 1].path[0], dims[*n - 1].n_values);
+        dim *d = joins ? &dims[*n - 1] : &dims[(*n)++];
+        memcpy(d->path[d->n_keys], path, sizeof path);
+        d->values[d->n_keys++] = list;
+        d->n_values = list->n_items;
+    }
+    return TB_OK;
+}
+
 static tb_status find_dims(const tb_experiment *e, dim *dims, int *n)
 {
+    static const char *const known[] = {"product", "zip", "exclude"};
     const tb_conf *sweep = tb_conf_find(e->tree, "sweep");
     for (int i = 0; sweep && i < sweep->n_items; i++) {
-        static const char *const known[] = {"product", "zip", "exclude"};
         const char *near = tb_nearest(sweep->keys[i], known, 3);
         if (near && strcmp(near, sweep->keys[i]) == 0) continue;
         return tb_conf_fail(sweep->items[i], TB_ERR_CONFIG, "unknown key 'sweep.%s'; it may hold product, zip, exclude",
                             sweep->keys[i]);
     }
-    const tb_conf *product = tb_conf_find(sweep, "product"), *zip = tb_conf_find(sweep, "zip");
-    for (int i = 0; product && i < product->n_items; i++) {
-        TB_TRY(check_values(e, product->keys[i], product->items[i]));
-        if (*n == DIMS_MAX) return tb_conf_fail(product, TB_ERR_CONFIG, "sweep: more than %d dimensions", DIMS_MAX);
-        dims[(*n)++] = (dim){product, i, 1, product->items[i]->n_items};
-    }
-    for (int i = 0; zip && i < zip->n_items; i++) {
-        TB_TRY(check_values(e, zip->keys[i], zip->items[i]));
-        if (zip->items[i]->n_items != zip->items[0]->n_items)
-            return tb_conf_fail(zip->items[i], TB_ERR_CONFIG, "sweep.zip: '%s' has %d values, '%s' has %d",
-                                zip->keys[i], zip->items[i]->n_items, zip->keys[0], zip->items[0]->n_items);
-    }
-    if (zip && zip->n_items > 0) {
-        if (*n == DIMS_MAX) return tb_conf_fail(zip, TB_ERR_CONFIG, "sweep: more than %d dimensions", DIMS_MAX);
-        dims[(*n)++] = (dim){zip, 0, zip->n_items, zip->items[0]->n_items};
-    }
+    TB_TRY(collect_dims(e, tb_conf_find(sweep, "product"), "", false, dims, n));
+    dim zipped[2] = {0}; /* one is filled; collect_dims() joins to the last */
+    int n_zipped = 0;
+    TB_TRY(collect_dims(e, tb_conf_find(sweep, "zip"), "", true, zipped, &n_zipped));
+    if (n_zipped == 0) return TB_OK;
+    if (*n == DIMS_MAX) return TB_FAIL(TB_ERR_CONFIG, "%s: sweep: more than %d keys", e->name, DIMS_MAX);
+    dims[(*n)++] = zipped[0];
     return TB_OK;
 }
 
@@ -65,10 +88,10 @@ static tb_status section(const tb_experiment *e, const char *name, tb_conf *to)
 
 static tb_status apply_dim(const dim *d, int value, tb_conf *config)
 {
-    for (int k = d->first; k < d->first + d->n_keys; k++) {
+    for (int k = 0; k < d->n_keys; k++) {
         tb_conf *copy;
-        TB_TRY(tb_conf_clone(d->map->items[k]->items[value], &copy));
-        TB_TRY(tb_conf_set(config, d->map->keys[k], copy));
+        TB_TRY(tb_conf_clone(d->values[k]->items[value], &copy));
+        TB_TRY(tb_conf_set(config, d->path[k], copy));
     }
     return TB_OK;
 }
@@ -76,8 +99,8 @@ static tb_status apply_dim(const dim *d, int value, tb_conf *config)
 /* "cnn ranks=2": texts stand for themselves, numbers and flags get their key. */
 static void add_label(const tb_experiment *e, const dim *d, const tb_conf *config, tb_text *label)
 {
-    for (int k = d->first; k < d->first + d->n_keys && d->n_values > 1; k++) {
-        const char *path = d->map->keys[k], *last = strrchr(path, '.') + 1;
+    for (int k = 0; k < d->n_keys; k++) {
+        const char *path = d->path[k], *last = strrchr(path, '.') + 1;
         const tb_key *key = tbi_experiment_key(e, NULL, path);
         bool is_text = key->type == TB_KEY_STR || key->type == TB_KEY_CHOICE;
         tb_text_add(label, "%s%s%s%s", label->size ? " " : "", is_text ? "" : last, is_text ? "" : "=",
@@ -154,9 +177,10 @@ static tb_status complete(tb_experiment *e, tb_conf *config, tb_plan_point *p)
     e->seed = (uint64_t)seed;
     p->ranks = (int)ranks;
     p->threads = (int)threads;
-    drop(launch, "timeout_s");
-    drop(measure, "launches");
-    drop(measure, "order");
+    for (int i = 0; i < 3; i++) {
+        const char *last = strrchr(planning[i], '.') + 1;
+        drop(strncmp(planning[i], "launch.", 7) == 0 ? launch : measure, last);
+    }
     return TB_OK;
 }
 
@@ -232,7 +256,7 @@ static tb_status is_wanted(const tb_experiment *e, const tb_plan_point *p, const
     return TB_OK;
 }
 
-/* Keys that only plan (measure.launches) are not part of a point, so a sweep over them is a sweep over nothing. */
+/* A value that stands twice in a list would be measured twice into the same files. */
 static tb_status refuse_twin(const tb_experiment *e, const tb_plan_point *p)
 {
     for (int i = 0; i < e->n_points; i++)
@@ -244,7 +268,7 @@ static tb_status refuse_twin(const tb_experiment *e, const tb_plan_point *p)
 
 tb_status tbi_experiment_expand(tb_experiment *e, const char *where)
 {
-    dim dims[DIMS_MAX];
+    dim dims[DIMS_MAX] = {0};
     int n_dims = 0;
     TB_TRY(find_dims(e, dims, &n_dims));
     int64_t total = 1;

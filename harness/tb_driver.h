@@ -52,7 +52,7 @@ typedef struct tb_driver {
 int tb_driver_count(void);
 const tb_driver *tb_driver_at(int index);
 const tb_driver *tb_driver_find(const char *name); /* NULL when there is none */
-/* The driver's table and, behind it, `iter_ms` where the harness's loop times run_once. */
+/* `iter_ms` where the harness's loop times run_once, then the driver's table. */
 int tb_driver_metric_count(const tb_driver *driver);
 const tb_metric *tb_driver_metric_at(const tb_driver *driver, int index);
 

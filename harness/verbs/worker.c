@@ -48,9 +48,11 @@ static int worker(const tb_args *args)
     tb_crash_handlers(rank, board && rank < board->ranks ? &board->slots[rank] : NULL);
     if (tb_journal_read(journal, &launch) != TB_OK) return fail(rank, 1, false);
     const tb_point *point = &launch->point;
-    if (tb_bind_rank(rank, (int)point->ranks, (int)point->threads) != TB_OK || tb_group_start(&world) != TB_OK)
+    tb_topo topo;
+    if (tb_topo_load(&topo) != TB_OK || tb_bind_rank(&topo, rank, (int)point->ranks, (int)point->threads) != TB_OK ||
+        tb_group_start(&world) != TB_OK)
         return fail(rank, 1, false);
-    tb_execution e = {.point = point, .journal = journal, .group = world, .board = board,
+    tb_execution e = {.point = point, .journal = journal, .group = world, .board = board, .topo = &topo,
                       .source_dir = tb_args_get(args, "source"), .traced = tb_args_has(args, "trace"),
                       .argc = args->argc, .argv = args->argv};
     if (tb_group_size(world) != point->ranks) {

@@ -1,0 +1,161 @@
+/* tb show: an experiment with its keys, or what a run measured (from HDF5 or from journals, also of a run that goes on
+ * or was killed). */
+#include "experiment.h"
+#include "results.h"
+#include "show_json.h"
+#include "table.h"
+#include "tb_alloc.h"
+#include "tb_verb.h"
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *const type_names[] = {"int", "number", "bool", "text", "choice"};
+
+static void print_keys(const char *section, const tb_key *keys, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const tb_key *k = &keys[i];
+        char name[96], range[64] = "";
+        snprintf(name, sizeof name, "%s.%s", section, k->name);
+        if (k->type == TB_KEY_CHOICE) snprintf(range, sizeof range, "%s", k->choices);
+        else if (k->min != 0 || k->max != 0) snprintf(range, sizeof range, "%g .. %g", k->min, k->max);
+        printf("  %-24s %-7s %-10s %-24s %s%s%s%s\n", name, type_names[k->type],
+               k->default_text ? k->default_text : "required", range, k->doc, *k->unit ? " (" : "", k->unit,
+               *k->unit ? ")" : "");
+    }
+}
+
+static int show_experiment(const char *name, bool with_keys)
+{
+    tb_experiment *e = NULL;
+    if (tb_experiment_load(name, &(tb_experiment_options){0}, &e) != TB_OK) return tb_report(stderr);
+    printf("%s: %s\n  %s\n  driver %s: %s\n\n", e->name, e->question, e->path, e->driver->name, e->driver->doc);
+    if (with_keys) {
+        printf("  %-24s %-7s %-10s %-24s\n", "key", "type", "default", "range");
+        print_keys("params", e->driver->keys, e->driver->n_keys);
+        print_keys("launch", tb_launch_keys, tb_n_launch_keys);
+        print_keys("measure", tb_measure_keys, tb_n_measure_keys);
+        printf("\n  %-24s %-10s %-8s %-8s %s\n", "metric", "unit", "better", "class", "over ranks, iterations");
+        for (int i = 0; i < tb_driver_metric_count(e->driver); i++) {
+            const tb_metric *m = tb_driver_metric_at(e->driver, i);
+            printf("  %-24s %-10s %-8s %-8s %s, %s\n", m->name, m->unit, m->dir, m->kind, m->reduce, m->statistic);
+        }
+    } else {
+        for (int p = 0; p < e->n_points; p++)
+            printf("  %.8s  %-40s %s\n", e->points[p].hash, e->points[p].label, e->points[p].scope);
+        const tb_conf *profiles = tb_conf_find(e->tree, "profiles");
+        for (int i = 0; profiles && i < profiles->n_items; i++) printf("  profile %s\n", profiles->keys[i]);
+        printf("\ntb run %s   tb show %s --keys\n", e->name, e->name);
+    }
+    tb_experiment_free(e);
+    return 0;
+}
+
+/* ---- results ---- */
+
+static void print_metrics(const tb_result *r)
+{
+    printf("\n  %-20s %-36s %8s %8s %8s %6s  %-10s\n", "metric", "value", "p25", "p95", "max", "n", "method");
+    for (int i = 0; i < r->n_summaries; i++) {
+        const tb_summary *s = &r->summaries[i];
+        char cell[96];
+        tb_format_summary(s, cell, sizeof cell);
+        printf("  %-20s %-36s %8.4g %8.4g %8.4g %6lld  %s", s->metric, cell, s->p25, s->p95, s->max,
+               (long long)s->n_samples, s->method);
+        if (s->n_outliers) printf(", %lld outliers", (long long)s->n_outliers);
+        printf("\n");
+    }
+}
+
+enum { TEXT_SHOWN = 4000 };
+
+static void print_text(const tb_artefact *a)
+{
+    bool is_block = strchr(a->text, '\n') != NULL;
+    if (strlen(a->text) > TEXT_SHOWN) printf("    %s: %zu bytes (--json has them)\n", a->name, strlen(a->text));
+    else printf("    %s:%s%s\n", a->name, is_block ? "\n" : " ", a->text);
+}
+
+static void print_launch(const tb_launch *l)
+{
+    printf("\n  launch %lld: %s%s%s", (long long)l->point.launch + 1, l->end.status, *l->end.reason ? ": " : "",
+           l->end.reason);
+    if (l->torn_bytes || l->damaged_records)
+        printf("   (%lld bytes torn at the end, %lld damaged records)", (long long)l->torn_bytes,
+               (long long)l->damaged_records);
+    printf("\n");
+    for (int i = 0; i < l->n_series; i++)
+        if (strcmp(l->end.status, "ok") != 0)
+            printf("    kept: %lld samples of %s, rank %lld%s\n", (long long)l->series[i].n, l->series[i].metric,
+                   (long long)l->series[i].rank, l->series[i].warmup ? ", warm-up" : "");
+    for (int i = 0; i < l->n_values; i++)
+        if (l->values[i].rank <= 0)
+            printf("    %-32s %.6g %s\n", l->values[i].name, l->values[i].value, l->values[i].unit);
+    for (int i = 0; i < l->n_checks; i++)
+        printf("    check %-26s %s  %.6g, limit %.6g  %s\n", l->checks[i].name, l->checks[i].pass ? "pass" : "FAIL",
+               l->checks[i].value, l->checks[i].limit, l->checks[i].message);
+    for (int i = 0; i < l->n_artefacts; i++) print_text(&l->artefacts[i]);
+}
+
+static void print_facts(const tb_launch *l)
+{
+    printf("\n  facts\n");
+    for (int i = 0; i < l->n_facts; i++)
+        if (l->facts[i].rank <= 0) printf("    %-32s %s\n", l->facts[i].key, l->facts[i].value);
+}
+
+static void print_result(const tb_result *r, bool with_facts)
+{
+    const tb_point *p = &r->launches[0]->point;
+    printf("%s, %s: %s   (%s)\n", p->experiment, p->label, tb_result_status(r), p->scope);
+    printf("  question  %s\n  point     %s\n  config    %s\n", p->question, p->hash, p->config);
+    print_metrics(r);
+    for (int i = 0; i < r->n_launches; i++) print_launch(r->launches[i]);
+    if (with_facts) print_facts(r->launches[0]);
+    else printf("\n  --facts shows build, machine, libraries and environment\n");
+}
+
+static int show_results(const char *path, bool json, bool with_facts)
+{
+    tb_results results;
+    if (tb_results_read(path, &results) != TB_OK) return tb_report(stderr);
+    int code = 0;
+    if (json) {
+        code = tb_show_json(&results);
+    } else if (results.n == 1) {
+        print_result(results.at[0], with_facts);
+    } else {
+        tb_row *rows = tb_calloc((size_t)results.n, sizeof *rows);
+        const char *metrics[TB_TABLE_METRICS];
+        for (int i = 0; rows && i < results.n; i++) {
+            const tb_point *p = &results.at[i]->launches[0]->point;
+            rows[i] = (tb_row){p->label, results.at[i], tb_result_status(results.at[i]), p->scope};
+        }
+        if (rows) tb_table_print(path, rows, results.n, metrics, tb_table_metrics(rows, results.n, metrics));
+        tb_free(rows);
+        printf("tb show FILE shows one point in full\n");
+    }
+    tb_results_free(&results);
+    return code;
+}
+
+static int show(const tb_args *args)
+{
+    const char *what = args->words[0];
+    bool is_yaml = strstr(what, ".yaml") != NULL;
+    bool is_path = !is_yaml && access(what, F_OK) == 0;
+    if (tb_args_has(args, "keys") || !is_path) return show_experiment(what, tb_args_has(args, "keys"));
+    return show_results(what, tb_args_has(args, "json"), tb_args_has(args, "facts"));
+}
+
+static const tb_option options[] = {
+    {"keys", 0, NULL, "an experiment's keys: type, default, range, meaning; and its metrics"},
+    {"facts", 0, NULL, "a result's provenance too"},
+    {"json", 0, NULL, "results as JSON"},
+};
+
+TB_VERB(show, .group = TB_VERB_EXPERIMENT, .args = "EXPERIMENT | RUN", .min_args = 1, .max_args = 1,
+        .doc = "An experiment, or what a run measured",
+        .help = "RUN is a folder in results/runs/, one of its .h5 files, or a .journal: also of a run that was killed.",
+        .options = options, .n_options = 3, .run = show);
