@@ -31,6 +31,18 @@ tb_status tb_axis_check(const char *op, int64_t axis, int rank, int *out)
     return TB_OK;
 }
 
+tb_status tbi_reduced_axes(const char *op, const tb_ints *axes, int rank, bool *is_reduced)
+{
+    for (int i = 0; i < rank; i++) is_reduced[i] = axes->n == 0;
+    for (int i = 0; i < axes->n; i++) {
+        int axis;
+        TB_TRY(tb_axis_check(op, axes->at[i], rank, &axis));
+        if (is_reduced[axis]) return TB_FAIL(TB_ERR_SHAPE, "%s: axis %d is named twice", op, axis);
+        is_reduced[axis] = true;
+    }
+    return TB_OK;
+}
+
 tb_status tb_broadcast_dims(const char *op, const tb_tensor *a, const tb_tensor *b, int *rank, int64_t *dims)
 {
     *rank = a->rank > b->rank ? a->rank : b->rank;
@@ -63,6 +75,24 @@ void tb_walk_add(tb_walk *w, const tb_tensor *t)
     for (int i = 0; i < w->rank; i++)
         w->strides[w->n][i] = i < pad || t->dims[i - pad] == 1 ? 0 : t->strides[i - pad];
     w->at[w->n++] = 0;
+}
+
+int64_t tbi_walk_reduced(const tb_tensor *x, const bool *is_reduced, tb_walk *w)
+{
+    int order[TB_MAX_RANK], n = 0;
+    int64_t dims[TB_MAX_RANK], terms = 1;
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < x->rank; i++)
+            if (is_reduced[i] == (pass == 1)) order[n++] = i;
+    for (int i = 0; i < x->rank; i++) {
+        dims[i] = x->dims[order[i]];
+        if (is_reduced[order[i]]) terms *= dims[i];
+    }
+    tb_walk_init(w, x->rank, dims);
+    for (int i = 0; i < x->rank; i++) w->strides[0][i] = x->strides[order[i]];
+    w->n = 1;
+    w->at[0] = 0;
+    return terms;
 }
 
 bool tb_walk_next(tb_walk *w)

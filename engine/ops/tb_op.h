@@ -240,6 +240,8 @@ void tb_out_like(tb_op_call *c, int o, const tb_tensor *t);
 void tb_out_set(tb_op_call *c, int o, tb_dtype dtype, int rank, const int64_t *dims);
 void tb_out_view(tb_op_call *c, int o, int rank, const int64_t *dims, const int64_t *strides, int64_t offset);
 tb_status tb_axis_check(const char *op, int64_t axis, int rank, int *out);              /* -rank..rank-1 -> 0..rank-1 */
+/* Which axes a reduction over `axes` (none: all) takes; each named once. */
+tb_status tbi_reduced_axes(const char *op, const tb_ints *axes, int rank, bool *is_reduced);
 tb_status tb_broadcast_dims(const char *op, const tb_tensor *a, const tb_tensor *b, int *rank, int64_t *dims);
 
 /* Raw access inside ref and fast: the address of element 0, valid only there. */
@@ -256,5 +258,7 @@ typedef struct tb_walk {
 } tb_walk;
 void tb_walk_init(tb_walk *w, int rank, const int64_t *dims);
 void tb_walk_add(tb_walk *w, const tb_tensor *t); /* strides aligned to the right, 0 where broadcast */
+/* Walks t with the kept axes outside and the reduced ones inside, both ascending; returns the terms of each result. */
+int64_t tbi_walk_reduced(const tb_tensor *t, const bool *is_reduced, tb_walk *w);
 bool tb_walk_next(tb_walk *w);                    /* false after the last element */
 #define TB_WALK(w) for (bool more_ = (w)->total > 0; more_; more_ = tb_walk_next(w))
