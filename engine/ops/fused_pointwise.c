@@ -212,7 +212,7 @@ static void fused_samples(tb_samples *to)
                                      {TB_OP_ID_relu, {T + 2}}}};
     tb_sample(to, &p, 2, (tb_sample_in[]){{TB_SHAPE(3, 5)}, {TB_SHAPE(3, 5)}});
     tb_sample(to, &p, 2, (tb_sample_in[]){{TB_SHAPE(7, 3001)}, {TB_SHAPE(3001)}});
-    tb_sample(to, &p, 2, (tb_sample_in[]){{TB_SHAPE(0, 5)}, {.rank = 0}});
+    tb_sample(to, &p, 2, (tb_sample_in[]){{TB_SHAPE(0, 5)}, {TB_SHAPE(1)}});
 }
 
 TB_OP(fused_pointwise, .doc = "a program of pointwise ops in one pass", .n_in_min = 1, .n_in = TB_MAX_STREAMS, .n_out = 1,

@@ -13,7 +13,7 @@ tb_status tbi_pointwise_shape(tb_op_call *c)
         memcpy(acc.dims, dims, sizeof dims);
         TB_TRY(tb_broadcast_dims(c->op->name, &acc, c->in[i], &rank, dims));
     }
-    tb_out_set(c, 0, p->to_bool ? TB_BOOL : (tb_dtype)c->in[c->n_in - 1]->dtype, rank, dims);
+    tb_out_set(c, 0, p && p->to_bool ? TB_BOOL : (tb_dtype)c->in[c->n_in - 1]->dtype, rank, dims);
     return TB_OK;
 }
 
