@@ -1,0 +1,103 @@
+/* Capture of trained models with their preprocessing, and accuracy of a graph. */
+#include "deploy.h"
+#include "tb_alloc.h"
+#include "tb_autograd.h"
+#include "tb_ops.h"
+#include "tb_safetensors.h"
+#include "tb_train.h"
+#include <string.h>
+
+tb_status tb_deploy_open(const char *checkpoint, tb_model **out)
+{
+    tb_safetensors *f;
+    *out = NULL;
+    TB_TRY(tb_safetensors_open(checkpoint, &f));
+    const char *spec = tb_safetensors_note(f, "model");
+    tb_status st = spec ? tb_model_create(spec, TB_F32, out)
+                        : TB_FAIL(TB_ERR_PARSE, "%s names no model; it is not a checkpoint of tb run", checkpoint);
+    tb_safetensors_close(f);
+    if (st == TB_OK) st = tb_model_load(*out, checkpoint);
+    if (st != TB_OK) {
+        tb_model_destroy(*out);
+        *out = NULL;
+    }
+    return st;
+}
+
+typedef struct captured {
+    tb_model *model;
+    const tb_dataset *data;
+    const tb_boundary *input;
+} captured;
+
+/* (pixel / 255 - mean) / std, as the loader does, then the shape that the first block takes. */
+static tb_tensor *image_forward(void *arg, int n, tb_tensor *const *in)
+{
+    const captured *c = arg;
+    (void)n;
+    double std = tb_dataset_std(c->data), mean = tb_dataset_mean(c->data);
+    int64_t dims[TB_MAX_RANK];
+    tb_tensor *x = tb_mul(tb_cast(in[0], TB_F32), tb_scalar(TB_F32, 1 / (255 * std)));
+    x = tb_sub(x, tb_scalar(TB_F32, mean / std));
+    for (int i = 0; i < c->input->rank; i++) dims[i] = i == 0 ? tb_tensor_dim(in[0], 0) : c->input->dims[i];
+    return tb_model_forward(c->model, tb_reshape(x, c->input->rank, dims));
+}
+
+static tb_tensor *text_forward(void *arg, int n, tb_tensor *const *in)
+{
+    const captured *c = arg;
+    (void)n;
+    return tb_model_forward(c->model, tb_cast(in[0], TB_I32));
+}
+
+tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context, const char *name, tb_graph **out)
+{
+    bool is_text = tb_dataset_kind(data) == TB_DATA_TEXT;
+    captured c = {m, data, &tb_model_block_at(m, 0)->in};
+    tb_capture_input input = {.name = is_text ? "tokens" : "image", .dtype = TB_U8, .rank = 2,
+                              .dims = {-1, is_text ? context : tb_dataset_height(data) * tb_dataset_width(data)}};
+    tb_ctx *ctx = tb_ctx_current();
+    tb_model_set_training(m, false);
+    bool mode = tb_grad_mode(ctx, false);
+    tb_status st = tb_capture(name, 1, (const char *[]){"N"}, 1, &input, is_text ? text_forward : image_forward, &c, out);
+    tb_grad_mode(ctx, mode);
+    if (st == TB_OK) snprintf((*out)->values[(*out)->outputs[0]].name, sizeof (*out)->values[0].name, "logits");
+    return st;
+}
+
+static uint8_t most_likely(const float *logits, int64_t classes)
+{
+    int64_t best = 0;
+    for (int64_t k = 1; k < classes; k++)
+        if (logits[k] > logits[best]) best = k;
+    return (uint8_t)best;
+}
+
+tb_status tb_deploy_accuracy(tb_session *s, const tb_dataset *data, int64_t batch, uint8_t *predictions, double *accuracy)
+{
+    const tb_data_part *test = tb_dataset_part(data, TB_SPLIT_TEST);
+    int64_t classes = tb_dataset_classes(data), pixels = tb_dataset_height(data) * tb_dataset_width(data), right = 0;
+    float *logits = tb_calloc((size_t)(batch * classes), sizeof *logits);
+    tb_status st = logits ? TB_OK : TB_ERR_OOM;
+    for (int64_t at = 0; at < test->rows && st == TB_OK; at += batch) {
+        int64_t rows = test->rows - at < batch ? test->rows - at : batch;
+        st = tb_session_run(s, &rows, (const void *[]){test->bytes + at * pixels}, (void *[]){logits});
+        for (int64_t i = 0; i < rows && st == TB_OK; i++) {
+            uint8_t class = most_likely(logits + i * classes, classes);
+            right += class == test->labels[at + i];
+            if (predictions) predictions[at + i] = class;
+        }
+    }
+    tb_free(logits);
+    *accuracy = test->rows ? (double)right / (double)test->rows : 0;
+    return st;
+}
+
+const char *const *tb_deploy_labels(const tb_dataset *data, int *n)
+{
+    static const char *const fashion[] = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+                                          "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"};
+    bool is_fashion = strcmp(tb_dataset_name(data), "fashion-mnist") == 0;
+    *n = is_fashion ? 10 : 0;
+    return is_fashion ? fashion : NULL;
+}
