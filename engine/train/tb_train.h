@@ -5,6 +5,7 @@
  * and 1, 2, 4 or 8 ranks have the same bits where the micro-batch is a multiple of 8 and nothing is accumulated (other
  * rank counts differ in rounding; with accumulation each rank first adds its own micro-batches). */
 #pragma once
+#include "tb_comm.h"
 #include "tb_data.h"
 #include "tb_model.h"
 #include "tb_optim.h"
@@ -18,12 +19,15 @@ typedef struct tb_trainer_config {
     int micro_batches;      /* a step accumulates this many; 0 means 1; divides batch */
     int64_t context;        /* text: tokens of a row */
     uint64_t seed;          /* of order and dropout */
-    int ahead;              /* batches prefetched by a thread; 0: none */
+    int ahead;              /* micro-batches prefetched by a thread; 0: none */
+    tb_comm *comm;          /* data parallelism: each rank computes its share of every micro-batch; NULL: one rank */
 } tb_trainer_config;
 
 typedef struct tb_trainer tb_trainer;
 
-/* In the current context, which must stay current for all calls. Makes the model's gradient arena. */
+/* In the current context, which must stay current for all calls. Makes the model's gradient arena and sets the
+ * context's batch blocks. Collective, as steps are; ranks start from the same weights since those follow from the
+ * seed. */
 TB_MUST_USE tb_status tb_trainer_create(const tb_trainer_config *config, tb_trainer **out);
 void tb_trainer_destroy(tb_trainer *t); /* NULL is accepted */
 /* One optimizer step. *loss: the mean over the global batch before the step, the same on every rank. A failure leaves
@@ -34,6 +38,7 @@ int64_t tb_trainer_steps_per_epoch(const tb_trainer *t);
 const tb_optim *tb_trainer_optim(const tb_trainer *t);
 
 /* ---- checkpoints: one safetensors file; parameters under their names, optimizer state as "optim/<name>/m" ---- */
+/* Ranks hold the same state: one of them saves, all load. */
 TB_MUST_USE tb_status tb_trainer_save(const tb_trainer *t, const char *path);
 /* Fails, with both values in the sentence, where model, data, seed, batch or optimizer are not those of the file. */
 TB_MUST_USE tb_status tb_trainer_load(tb_trainer *t, const char *path);
@@ -48,9 +53,10 @@ typedef struct tb_evaluation {
     double accuracy;  /* of the most likely class */
 } tb_evaluation;
 /* Every row of the part once, `batch` at a time, in evaluation mode, recording nothing. Text: windows of `context`
- * bytes side by side; the first byte of each is predicted from none, the next from one, and so on. */
+ * bytes side by side, each byte predicted from those before it in its window. Ranks of `comm` (NULL: one) share the
+ * rows and get the same result. */
 TB_MUST_USE tb_status tb_evaluate(tb_model *m, const tb_dataset *data, tb_split split, int64_t batch, int64_t context,
-                                  tb_evaluation *out);
+                                  tb_comm *comm, tb_evaluation *out);
 
 /* ---- sampling from a language model over bytes ---- */
 typedef struct tb_sampling {

@@ -11,17 +11,27 @@ static int64_t step_targets(const tb_trainer_config *c)
     return tb_dataset_kind(c->data) == TB_DATA_TEXT ? c->batch * c->context : c->batch;
 }
 
+/* Where the ranks are 1, 2, 4 or 8, their blocks are those of one rank (engine/README.md, sums over the batch). */
+static tb_status set_batch_blocks(tb_ctx *ctx, int ranks)
+{
+    int blocks = 8;
+    while (blocks > 1 && blocks * ranks > 8) blocks /= 2;
+    return tb_ctx_set_batch_blocks(ctx, blocks);
+}
+
 static tb_status prepare(tb_trainer *t)
 {
     const tb_trainer_config *c = &t->cfg;
     tb_params *ps = tb_model_params(c->model);
+    int rank = c->comm ? tb_comm_rank(c->comm) : 0, ranks = c->comm ? tb_comm_size(c->comm) : 1;
+    TB_TRY(set_batch_blocks(t->ctx, ranks));
     if (!tb_params_arena(ps)) TB_TRY(tb_params_make_arena(ps));
     TB_TRY(tb_optim_create(ps, &c->optim, &t->optim));
     t->count = tb_retain(tb_scalar(TB_I64, (double)step_targets(c)));
     TB_TRY(tb_ctx_take_error(t->ctx));
     return tb_loader_open(&(tb_loader_config){.data = c->data, .split = TB_SPLIT_TRAIN, .mode = TB_LOAD_TRAIN,
                                               .batch = c->batch, .pieces = c->micro_batches, .context = c->context,
-                                              .seed = c->seed, .ahead = c->ahead},
+                                              .seed = c->seed, .rank = rank, .ranks = ranks, .ahead = c->ahead},
                           &t->loader);
 }
 
@@ -78,6 +88,21 @@ static tb_status micro_batch(tb_trainer *t, int micro, float *loss)
     return st;
 }
 
+/* Sums gradients and loss over the ranks. */
+static tb_status reduce(tb_trainer *t, float *loss)
+{
+    tb_comm *comm = t->cfg.comm;
+    tb_tensor *arena = tb_params_arena(tb_model_params(t->cfg.model));
+    if (!comm || tb_comm_size(comm) == 1) return TB_OK;
+    void *gradients = tb_tensor_host(arena);
+    if (!gradients)
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "training on several ranks: gradients on device %s cannot be sent",
+                       tb_ctx_device(t->ctx)->name);
+    TB_TRY(tb_comm_allreduce(comm, gradients, tb_tensor_numel(arena), tb_tensor_dtype(arena), TB_REDUCE_SUM, NULL, NULL));
+    tb_tensor_touch(arena);
+    return tb_comm_allreduce(comm, loss, 1, TB_F32, TB_REDUCE_SUM, NULL, NULL);
+}
+
 tb_status tb_trainer_step(tb_trainer *t, double *loss)
 {
     int64_t step = tb_trainer_steps(t);
@@ -85,6 +110,7 @@ tb_status tb_trainer_step(tb_trainer *t, double *loss)
     tb_status st = TB_OK;
     tb_model_set_training(t->cfg.model, true);
     for (int i = 0; st == TB_OK && i < t->cfg.micro_batches; i++) st = micro_batch(t, i, &sum);
+    if (st == TB_OK) st = reduce(t, &sum);
     tb_optim_set_rate(t->optim, tb_schedule_at(&t->cfg.schedule, step));
     if (st == TB_OK) st = tb_optim_step(t->optim);
     if (st == TB_OK) {

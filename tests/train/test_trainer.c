@@ -3,6 +3,7 @@
 #include "tb_file.h"
 #include "tb_ops.h"
 #include "tb_train.h"
+#include <pthread.h>
 #include <unistd.h>
 
 static const char checkpoint[] = "test_trainer.safetensors";
@@ -140,6 +141,54 @@ static void another_seed_is_another_run(void **state)
 }
 
 /* Sums in another order: equal up to rounding. */
+/* ---- ranks are threads ---- */
+enum { MOST_RANKS = 4, RANK_STEPS = 6 };
+
+typedef struct rank_arg {
+    const tb_comm_id *id;
+    int rank, ranks;
+    double losses[RANK_STEPS];
+    tb_evaluation evaluation;
+    char hash[65];
+} rank_arg;
+
+static void *run_rank(void *arg)
+{
+    rank_arg *a = arg;
+    tb_comm *comm;
+    assert_ok(tb_comm_open("thread", a->rank, a->ranks, a->id, NULL, &comm));
+    tb_trainer_config c = adamw;
+    c.comm = comm;
+    run r = start(mlp, 1, c);
+    for (int i = 0; i < RANK_STEPS; i++) a->losses[i] = go(&r, 1);
+    assert_ok(tb_evaluate(r.model, r.data, TB_SPLIT_TEST, 7, 0, comm, &a->evaluation));
+    end(&r, a->hash);
+    tb_comm_close(comm);
+    return NULL;
+}
+
+static void two_and_four_ranks_have_the_bits_of_one(void **state)
+{
+    (void)state;
+    static rank_arg a[MOST_RANKS + 1][MOST_RANKS];
+    for (int ranks = 1; ranks <= MOST_RANKS; ranks *= 2) {
+        pthread_t threads[MOST_RANKS];
+        tb_comm_id id;
+        assert_ok(tb_comm_make_id("thread", ranks, &id));
+        for (int r = 0; r < ranks; r++) {
+            a[ranks][r] = (rank_arg){.id = &id, .rank = r, .ranks = ranks};
+            assert_int_equal(pthread_create(&threads[r], NULL, run_rank, &a[ranks][r]), 0);
+        }
+        for (int r = 0; r < ranks; r++) pthread_join(threads[r], NULL);
+        for (int r = 0; r < ranks; r++) {
+            assert_string_equal(a[ranks][r].hash, a[1][0].hash);
+            for (int i = 0; i < RANK_STEPS; i++) assert_near(a[ranks][r].losses[i], a[1][0].losses[i], 1e-6);
+            assert_int_equal(a[ranks][r].evaluation.targets, 20);
+            assert_true(a[ranks][r].evaluation.accuracy == a[1][0].evaluation.accuracy);
+        }
+    }
+}
+
 static void accumulation_follows_the_whole_batch(void **state)
 {
     (void)state;
@@ -163,7 +212,7 @@ static void a_small_run_learns(void **state)
     tb_evaluation e;
     run a = start(mlp, 1, adamw);
     go(&a, 40);
-    assert_ok(tb_evaluate(a.model, a.data, TB_SPLIT_TEST, 7, 0, &e));
+    assert_ok(tb_evaluate(a.model, a.data, TB_SPLIT_TEST, 7, 0, NULL, &e));
     assert_int_equal(e.targets, 20);
     assert_true(e.accuracy > 0.9 && e.loss < 0.7);
     end(&a, hash);
@@ -176,8 +225,8 @@ static void evaluation_does_not_depend_on_its_batch(void **state)
     tb_evaluation e[2];
     run a = start(mlp, 1, adamw);
     go(&a, 5);
-    assert_ok(tb_evaluate(a.model, a.data, TB_SPLIT_TRAIN, 180, 0, &e[0]));
-    assert_ok(tb_evaluate(a.model, a.data, TB_SPLIT_TRAIN, 13, 0, &e[1]));
+    assert_ok(tb_evaluate(a.model, a.data, TB_SPLIT_TRAIN, 180, 0, NULL, &e[0]));
+    assert_ok(tb_evaluate(a.model, a.data, TB_SPLIT_TRAIN, 13, 0, NULL, &e[1]));
     assert_true(e[0].accuracy == e[1].accuracy);
     assert_true(e[0].loss - e[1].loss < 1e-6 && e[1].loss - e[0].loss < 1e-6);
     end(&a, hash);
@@ -281,6 +330,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(resuming_gives_the_bits_of_never_having_stopped),
         cmocka_unit_test(threads_and_prefetching_do_not_change_a_bit), cmocka_unit_test(another_seed_is_another_run),
+        cmocka_unit_test(two_and_four_ranks_have_the_bits_of_one),
         cmocka_unit_test(accumulation_follows_the_whole_batch), cmocka_unit_test(a_small_run_learns),
         cmocka_unit_test(evaluation_does_not_depend_on_its_batch),
         cmocka_unit_test(a_checkpoint_of_another_run_is_refused),
