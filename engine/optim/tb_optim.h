@@ -41,13 +41,14 @@ void tb_optim_set_steps(tb_optim *o, int64_t steps);
 TB_MUST_USE tb_status tb_grad_norm(const tb_params *ps, double *out);
 
 /* ---- schedules: the rate of step t = 0, 1, .. as a pure function ---- */
-typedef enum tb_schedule_kind { TB_SCHEDULE_CONSTANT, TB_SCHEDULE_COSINE } tb_schedule_kind;
-typedef struct tb_schedule {
-    tb_schedule_kind kind;
+typedef enum tb_lr_kind { TB_LR_CONSTANT, TB_LR_COSINE } tb_lr_kind;
+typedef struct tb_lr_schedule {
+    tb_lr_kind kind;
     double rate;     /* peak */
     double floor;    /* cosine ends here */
     int64_t warmup;  /* steps of linear rise: rate * (t + 1) / warmup; 0: none */
     int64_t steps;   /* cosine: of the whole run; later steps stay at floor */
-} tb_schedule;
-/* Cosine (Loshchilov, Hutter: "SGDR", 2017): floor + (rate - floor) / 2 * (1 + cos(pi * (t - warmup) / (steps - warmup))). */
-double tb_schedule_at(const tb_schedule *s, int64_t step);
+} tb_lr_schedule;
+/* Cosine (Loshchilov, Hutter: "SGDR", 2017):
+ * floor + (rate - floor) / 2 * (1 + cos(pi * (t - warmup) / (steps - warmup))). */
+double tb_lr_at(const tb_lr_schedule *s, int64_t step);

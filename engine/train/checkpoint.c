@@ -19,7 +19,7 @@ static void facts_of(const tb_trainer *t, facts *f)
     const tb_trainer_config *c = &t->cfg;
     const tb_optim_config *o = &c->optim;
     static const char *const kinds[] = {"sgd", "adam", "adamw"}, *const schedules[] = {"constant", "cosine"};
-    const tb_schedule *s = &c->schedule;
+    const tb_lr_schedule *s = &c->schedule;
     snprintf(f->text[0], NOTE_BYTES, "%s", tb_model_spec(c->model));
     snprintf(f->text[1], NOTE_BYTES, "%s", tb_dataset_part(c->data, TB_SPLIT_TRAIN)->sha256);
     snprintf(f->text[2], NOTE_BYTES, "%llu", (unsigned long long)c->seed);

@@ -14,7 +14,7 @@ typedef struct tb_trainer_config {
     tb_model *model;        /* borrowed, as all below; the trainer switches it to training */
     const tb_dataset *data;
     tb_optim_config optim;  /* its rate is the schedule's */
-    tb_schedule schedule;
+    tb_lr_schedule schedule;
     int64_t batch;          /* rows of a step, over all ranks and micro-batches */
     int micro_batches;      /* a step accumulates this many; 0 means 1; divides batch */
     int64_t context;        /* text: tokens of a row */

@@ -111,7 +111,7 @@ tb_status tb_trainer_step(tb_trainer *t, double *loss)
     tb_model_set_training(t->cfg.model, true);
     for (int i = 0; st == TB_OK && i < t->cfg.micro_batches; i++) st = micro_batch(t, i, &sum);
     if (st == TB_OK) st = reduce(t, &sum);
-    tb_optim_set_rate(t->optim, tb_schedule_at(&t->cfg.schedule, step));
+    tb_optim_set_rate(t->optim, tb_lr_at(&t->cfg.schedule, step));
     if (st == TB_OK) st = tb_optim_step(t->optim);
     if (st == TB_OK) {
         *loss = (double)sum;

@@ -137,19 +137,19 @@ static void a_failed_op_stops_the_step(void **state)
 static void schedules_have_their_closed_forms(void **state)
 {
     (void)state;
-    tb_schedule constant = {.rate = 0.3}, warm = {.rate = 0.4, .warmup = 4};
-    assert_is(tb_schedule_at(&constant, 0), 0.3);
-    assert_is(tb_schedule_at(&constant, 1 << 30), 0.3);
-    for (int t = 0; t < 4; t++) assert_is(tb_schedule_at(&warm, t), 0.1 * (t + 1));
-    assert_is(tb_schedule_at(&warm, 4), 0.4);
-    tb_schedule cosine = {TB_SCHEDULE_COSINE, .rate = 1, .floor = 0.1, .warmup = 10, .steps = 110};
-    assert_is(tb_schedule_at(&cosine, 0), 0.1);
-    assert_is(tb_schedule_at(&cosine, 9), 1);
-    assert_is(tb_schedule_at(&cosine, 10), 1);
-    assert_is(tb_schedule_at(&cosine, 60), 0.55);
-    assert_is(tb_schedule_at(&cosine, 35), 0.1 + 0.45 * (1 + sqrt(0.5)));
-    assert_is(tb_schedule_at(&cosine, 110), 0.1);
-    assert_is(tb_schedule_at(&cosine, 1000), 0.1);
+    tb_lr_schedule constant = {.rate = 0.3}, warm = {.rate = 0.4, .warmup = 4};
+    assert_is(tb_lr_at(&constant, 0), 0.3);
+    assert_is(tb_lr_at(&constant, 1 << 30), 0.3);
+    for (int t = 0; t < 4; t++) assert_is(tb_lr_at(&warm, t), 0.1 * (t + 1));
+    assert_is(tb_lr_at(&warm, 4), 0.4);
+    tb_lr_schedule cosine = {TB_LR_COSINE, .rate = 1, .floor = 0.1, .warmup = 10, .steps = 110};
+    assert_is(tb_lr_at(&cosine, 0), 0.1);
+    assert_is(tb_lr_at(&cosine, 9), 1);
+    assert_is(tb_lr_at(&cosine, 10), 1);
+    assert_is(tb_lr_at(&cosine, 60), 0.55);
+    assert_is(tb_lr_at(&cosine, 35), 0.1 + 0.45 * (1 + sqrt(0.5)));
+    assert_is(tb_lr_at(&cosine, 110), 0.1);
+    assert_is(tb_lr_at(&cosine, 1000), 0.1);
 }
 
 int main(void)

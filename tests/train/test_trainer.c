@@ -87,7 +87,7 @@ static void end(run *r, char hash[65])
 static const char mlp[] = "mlp:widths=36-24-6";
 static const tb_trainer_config adamw = {
     .batch = 32, .seed = 4, .optim = {.kind = TB_OPTIM_ADAMW, .decay = 0.1, .clip_norm = 1},
-    .schedule = {TB_SCHEDULE_COSINE, .rate = 0.01, .floor = 0.001, .warmup = 3, .steps = 40}, .ahead = 1};
+    .schedule = {TB_LR_COSINE, .rate = 0.01, .floor = 0.001, .warmup = 3, .steps = 40}, .ahead = 1};
 
 static void resuming_gives_the_bits_of_never_having_stopped(void **state)
 {
