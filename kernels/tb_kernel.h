@@ -91,6 +91,28 @@ typedef struct tb_gemm_args {
     struct tb_pool *pool; /* gemm splits itself over the pool's threads; NULL: one thread */
 } tb_gemm_args;
 
+/* ---- conv2d, conv2d_input_grad, conv2d_weight_grad: dense NCHW images, weights [O, C / groups, KH, KW].
+ *     y[n, o, i, j] = bias[o] + sum over (c, kh, kw) of weight[o, c, kh, kw] x[n, c, i * stride + kh * dilation - pad, ..]
+ * Pixels outside x count as 0 (their products are part of the sum). Orders: forward one chain of fused multiply-adds
+ * over ascending (c, kh, kw); input_grad over ascending (o, kh, kw); weight_grad: the images are cut into `tree` blocks
+ * of ceil(n / tree), each a chain over ascending (n, i, j), summed as a balanced pairwise tree. ---- */
+typedef struct tb_conv_args {
+    int64_t n, c, h, w;    /* x */
+    int64_t o, kh, kw;     /* weight */
+    int64_t oh, ow;        /* y; what its last outputs reach below and right of x is padding too */
+    int64_t stride[2], pad[2], dilation[2], groups; /* vertical, horizontal; pad: above and left */
+    const void *x;         /* forward, weight_grad */
+    const void *weight;    /* forward, input_grad */
+    const void *g;         /* gradient of y: input_grad, weight_grad */
+    void *out;             /* y, dx or dw */
+    const void *bias;      /* forward: [O] or NULL */
+    tb_epilogue_act act;   /* forward */
+    bool accumulate;       /* gradients: add to out, once */
+    int tree;              /* weight_grad: 1, 2, 4 or 8 */
+    void *scratch;         /* .scratch_bytes, 64-byte aligned; depends on all fields but pointers */
+    struct tb_pool *pool;  /* the kernel splits itself over the pool's threads; NULL: one thread */
+} tb_conv_args;
+
 /* ---- row kernels: `rows` rows of `n` elements, row r at r * stride (elements). Sums along a row run in 32 strided
  * lanes and a fixed tree, on every ISA; sums over rows run over ascending rows. What each primitive reads and writes:
  *   row_sum, row_max     out[r * out_stride] per row              column_sum   out[n], the sum over rows

@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* One panel: rows k of B from `b`, `cols` <= NR columns; dst takes k * NR floats. */
-static void pack_b_rows(float *dst, const float *b, int64_t b_row, int64_t k, int cols)
+static inline void pack_b_rows(float *dst, const float *b, int64_t b_row, int64_t k, int cols)
 {
     if (cols == NR) {
         for (int64_t p = 0; p < k; p++, b += b_row, dst += NR) {
@@ -26,7 +26,7 @@ static void pack_b_rows(float *dst, const float *b, int64_t b_row, int64_t k, in
 }
 
 /* The same where B's columns lie along memory: VL x VL blocks are transposed in registers. */
-static void pack_b_columns(float *dst, const float *b, int64_t b_col, int64_t k, int cols)
+static inline void pack_b_columns(float *dst, const float *b, int64_t b_col, int64_t k, int cols)
 {
     for (int v = 0; v < NV; v++) {
         const float *column = b + v * VL * b_col;
@@ -43,7 +43,7 @@ static void pack_b_columns(float *dst, const float *b, int64_t b_col, int64_t k,
     }
 }
 
-static void pack_b_panel(float *dst, const float *b, int64_t b_row, int64_t b_col, int64_t k, int cols)
+static inline void pack_b_panel(float *dst, const float *b, int64_t b_row, int64_t b_col, int64_t k, int cols)
 {
     if (b_col == 1 || cols == 1)
         pack_b_rows(dst, b, b_row, k, cols);
@@ -55,7 +55,7 @@ static void pack_b_panel(float *dst, const float *b, int64_t b_row, int64_t b_co
 }
 
 /* `rows` <= MR rows of A whose k runs across memory. */
-static void pack_a_tile(float *dst, const float *a, int64_t a_row, int64_t a_col, int64_t k, int rows)
+static inline void pack_a_tile(float *dst, const float *a, int64_t a_row, int64_t a_col, int64_t k, int rows)
 {
     if (a_row == 1 && rows == MR) {
         for (int64_t p = 0; p < k; p++) memcpy(dst + p * MR, a + p * a_col, MR * sizeof(float));

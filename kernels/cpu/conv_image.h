@@ -1,0 +1,132 @@
+/* An image as the matrix that a convolution multiplies (im2col), without making that matrix.
+ *
+ * A thread first copies the image into a frame: zeros around it (padding), zeros between its pixels (`insert`: the
+ * gradient of a strided convolution), its columns sorted by their remainder modulo the step (`step_w`: a strided
+ * convolution). In the frame, row k = (channel, kh, kw) of the matrix is one offset, and neighbouring outputs are
+ * neighbours in memory: a panel is packed by plain vector loads. */
+#pragma once
+#include "gemm_block.h"
+
+typedef struct frame {
+    int64_t channels, in_h, in_w;       /* the image */
+    int64_t top, left;                  /* frame coordinates of its first pixel; may be negative */
+    int64_t insert_h, insert_w;         /* distance of its pixels in the frame */
+    int64_t step_h, step_w;             /* distance of neighbouring outputs in the frame */
+    int64_t out_h, out_w, kh, kw, dilation_h, dilation_w;
+    bool flipped;                       /* the last tap comes first */
+    bool plain;                         /* 1x1 taps on the image as it is: no copy is needed */
+    int64_t rows, row, phase, plane;    /* layout: channel, row, column % step_w, column / step_w */
+} frame;
+
+enum { FRAME_SLACK = 64 }; /* floats before and after, so that a vector may start before a run of outputs */
+
+static void frame_layout(frame *f)
+{
+    f->rows = (f->out_h - 1) * f->step_h + (f->kh - 1) * f->dilation_h + 1;
+    f->phase = div_up((f->out_w - 1) * f->step_w + (f->kw - 1) * f->dilation_w + 1, f->step_w);
+    f->row = f->phase * f->step_w;
+    f->plane = f->rows * f->row;
+    f->plain = f->kh * f->kw == 1 && f->step_h * f->step_w * f->insert_h * f->insert_w == 1 && f->top == 0 &&
+               f->left == 0 && f->in_h == f->rows && f->in_w == f->row;
+}
+
+static int64_t frame_floats(const frame *f, int64_t channels)
+{
+    return f->plain ? 0 : round_up(channels * f->plane + 2 * FRAME_SLACK, 16);
+}
+
+static void frame_row(const frame *f, float *dst, const float *src)
+{
+    memset(dst, 0, (size_t)f->row * sizeof(float));
+    if (!src) return;
+    if (f->step_w == 1 && f->insert_w == 1) {
+        int64_t from = max_i64(0, -f->left), to = min_i64(f->in_w, f->row - f->left);
+        if (from < to) memcpy(dst + f->left + from, src + from, (size_t)(to - from) * sizeof(float));
+        return;
+    }
+    for (int64_t i = 0; i < f->in_w; i++) {
+        int64_t x = i * f->insert_w + f->left;
+        if (x >= 0 && x < f->row) dst[x % f->step_w * f->phase + x / f->step_w] = src[i];
+    }
+}
+
+/* Fills the frame of channels [from, to) of an image at `scratch`; returns the address of the first one's origin. */
+static const float *frame_fill(const frame *f, float *scratch, const float *image, int64_t from, int64_t to)
+{
+    if (f->plain) return image + from * f->plane;
+    float *origin = scratch + FRAME_SLACK;
+    memset(scratch, 0, FRAME_SLACK * sizeof(float));
+    memset(origin + (to - from) * f->plane, 0, FRAME_SLACK * sizeof(float));
+    for (int64_t c = from; c < to; c++)
+        for (int64_t y = 0; y < f->rows; y++) {
+            int64_t at = y - f->top, i = at / f->insert_h;
+            bool is_pixel = at >= 0 && at % f->insert_h == 0 && i < f->in_h;
+            frame_row(f, origin + (c - from) * f->plane + y * f->row, is_pixel ? image + (c * f->in_h + i) * f->in_w : NULL);
+        }
+    return origin;
+}
+
+/* Where tap (kh, kw) of output (0, 0) is, from its channel's plane. */
+VEC int64_t frame_tap(const frame *f, int64_t kh, int64_t kw)
+{
+    int64_t y = (f->flipped ? f->kh - 1 - kh : kh) * f->dilation_h, x = (f->flipped ? f->kw - 1 - kw : kw) * f->dilation_w;
+    return y * f->row + x % f->step_w * f->phase + x / f->step_w;
+}
+
+/* The lanes of a panel's vectors, as runs of outputs in one row: lane l of run s is at[s] + l from the tap. */
+typedef struct panel_runs {
+    int runs[NV];
+    int first_lane[NV][VL];
+    int64_t at[NV][VL];
+} panel_runs;
+
+static void find_runs(const frame *f, int64_t j, int cols, panel_runs *p)
+{
+    for (int v = 0; v < NV; v++) {
+        int lanes = (int)max_i64(0, min_i64(cols - v * VL, VL)), n = 0;
+        for (int lane = 0; lane < lanes || n == 0;) {
+            int64_t at = min_i64(j + v * VL + lane, f->out_h * f->out_w - 1), y = at / f->out_w, x = at % f->out_w;
+            p->first_lane[v][n] = lane;
+            p->at[v][n++] = y * f->step_h * f->row + x - lane;
+            lane += (int)min_i64(f->out_w - x, VL);
+        }
+        p->runs[v] = n;
+    }
+}
+
+/* Rows [k0, k1) of the matrix, outputs [j, j + cols), as a panel. Lanes beyond cols hold whatever lies there. */
+static void pack_b_image(float *dst, const frame *f, const float *origin, int64_t k0, int64_t k1, int64_t j, int cols)
+{
+    if (f->plain) {
+        pack_b_rows(dst, origin + k0 * f->plane + j, f->plane, k1 - k0, cols);
+        return;
+    }
+    panel_runs p;
+    find_runs(f, j, cols, &p);
+    int64_t taps = f->kh * f->kw, channel = k0 / taps, kh = k0 % taps / f->kw, kw = k0 % f->kw;
+    for (int64_t k = k0; k < k1; k++, dst += NR) {
+        const float *src = origin + channel * f->plane + frame_tap(f, kh, kw);
+        for (int v = 0; v < NV; v++) {
+            vf x = vf_load(src + p.at[v][0]);
+            for (int s = 1; s < p.runs[v]; s++)
+                x = vf_select(vm_first(p.first_lane[v][s]), x, vf_load(src + p.at[v][s]));
+            vf_store(dst + v * VL, x);
+        }
+        if (++kw == f->kw) {
+            kw = 0;
+            if (++kh == f->kh) kh = 0, channel++;
+        }
+    }
+}
+
+/* Row k of the matrix (its channel counted from the frame's first), outputs [p0, p1). */
+static void copy_image_row(float *dst, const frame *f, const float *origin, int64_t k, int64_t p0, int64_t p1)
+{
+    int64_t taps = f->kh * f->kw;
+    const float *src = origin + k / taps * f->plane + frame_tap(f, k % taps / f->kw, k % f->kw);
+    for (int64_t p = p0; p < p1;) {
+        int64_t y = p / f->out_w, x = p % f->out_w, n = min_i64(f->out_w - x, p1 - p);
+        memcpy(dst + (p - p0), src + y * f->step_h * f->row + x, (size_t)n * sizeof(float));
+        p += n;
+    }
+}
