@@ -29,30 +29,28 @@ static tb_status cast_ref(tb_op_call *c)
     const char *in = tb_op_data(x);
     char *out = tb_op_data(c->out[0]);
     bool is_exact = !tb_dtype_is_float(from);
+    if (from == to) {
+        tbi_copy_elements(out, NULL, x);
+        return TB_OK;
+    }
     tb_walk w;
     tb_walk_init(&w, x->rank, x->dims);
     tb_walk_add(&w, x);
     TB_WALK(&w) {
         const void *p = in + w.at[0] * (int64_t)from_size;
         void *q = out + w.flat * (int64_t)to_size;
-        if (from == to) memcpy(q, p, to_size);
-        else if (is_exact) tb_store_i64(to, q, tb_load_i64(from, p));
+        if (is_exact) tb_store_i64(to, q, tb_load_i64(from, p));
         else tb_store_f64(to, q, tb_load_f64(from, p));
     }
     return TB_OK;
 }
 
-/* Kernels "cast_bf16", "cast_f16" start from f32, "cast_f32" ends there; everything else is copied or goes to ref. */
+/* Kernels "cast_bf16", "cast_f16" start from f32, "cast_f32" ends there; everything else goes to ref. */
 static tb_status cast_fast(tb_op_call *c)
 {
     const tb_tensor *x = c->in[0];
     tb_dtype to = c->spec[0].dtype;
     if (!x->is_contiguous) return TB_ERR_UNSUPPORTED;
-    if (to == (tb_dtype)x->dtype) {
-        memcpy(tb_op_data(c->out[0]), tb_op_data(x), tb_tensor_bytes(x));
-        c->kernel = "memcpy";
-        return TB_OK;
-    }
     int primitive = to == TB_F32 ? 0 : to == TB_BF16 ? 1 : to == TB_F16 ? 2 : -1;
     tb_pointwise_args args = {.n = x->numel, .out = tb_op_data(c->out[0]), .in = {tb_op_data(x)}, .step = {1}};
     const tb_kernel *k = primitive < 0 ? NULL : tb_call_kernel(c, primitive, (tb_dtype)x->dtype, &args);

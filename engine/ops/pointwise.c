@@ -93,6 +93,61 @@ static void run_chunks(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
+static void stream_from(tb_runs *r, int k, const tb_tensor *t, const int64_t *strides)
+{
+    int pad = r->rank - t->rank;
+    for (int i = 0; i < r->rank; i++) r->strides[k][i] = i < pad || t->dims[i - pad] == 1 ? 0 : strides[i - pad];
+}
+
+/* Bit k: operand k is strided inside the run. */
+static unsigned strided_inside(const tb_runs *r)
+{
+    unsigned bad = 0;
+    for (int k = 0; k < r->n_in; k++) {
+        int64_t step = r->rank > 0 ? r->strides[k][r->rank - 1] : 0;
+        if (step != 0 && step != 1) bad |= 1u << k;
+    }
+    return bad;
+}
+
+/* Copies of those operands in row-major order, in the call's scratch. */
+static tb_status pack(tb_runs *r, tb_op_call *c, unsigned which)
+{
+    size_t bytes = 0;
+    for (int k = 0; k < c->n_in; k++)
+        if (which >> k & 1) bytes += (tb_tensor_bytes(c->in[k]) + 63) & ~(size_t)63;
+    char *to = tb_op_scratch(c, bytes);
+    if (!to) return TB_ERR_OOM;
+    for (int k = 0; k < c->n_in; k++) {
+        int64_t strides[TB_MAX_RANK];
+        const tb_tensor *t = c->in[k];
+        if (!(which >> k & 1)) continue;
+        tbi_copy_elements(to, NULL, t);
+        tbi_row_major(t->rank, t->dims, strides);
+        stream_from(r, k, t, strides);
+        r->in[k] = to;
+        to += (tb_tensor_bytes(t) + 63) & ~(size_t)63;
+    }
+    return TB_OK;
+}
+
+/* Strided operands: as they lie where a kernel can walk them, else packed. So values do not depend on strides. */
+static tb_status prepare_strided(tb_runs *r, tb_op_call *c)
+{
+    for (int k = 0; k < c->n_in; k++) stream_from(r, k, c->in[k], c->in[k]->strides);
+    tb_runs whole = *r;
+    coalesce(r);
+    unsigned bad = strided_inside(r);
+    if (bad) {
+        TB_TRY(pack(&whole, c, bad));
+        *r = whole;
+        coalesce(r);
+    }
+    if (r->rank > 0) r->run = r->dims[r->rank - 1];
+    for (int k = 0; k < c->n_in; k++) r->step[k] = r->rank > 0 && r->strides[k][r->rank - 1] != 0;
+    return TB_OK;
+}
+
 tb_status tbi_runs_prepare(tb_runs *r, tb_op_call *c)
 {
     int64_t total = c->out[0]->numel;
@@ -102,7 +157,6 @@ tb_status tbi_runs_prepare(tb_runs *r, tb_op_call *c)
     r->out = tb_op_data(c->out[0]);
     r->out_size = tb_dtype_size(c->spec[0].dtype);
     r->run = total;
-    memcpy(r->dims, c->spec[0].dims, sizeof r->dims);
     for (int k = 0; k < c->n_in; k++) {
         const tb_tensor *t = c->in[k];
         r->in_size[k] = tb_dtype_size((tb_dtype)t->dtype);
@@ -113,19 +167,8 @@ tb_status tbi_runs_prepare(tb_runs *r, tb_op_call *c)
     if (is_flat) {
         r->rank = 1;
     } else {
-        for (int k = 0; k < c->n_in; k++) {
-            const tb_tensor *t = c->in[k];
-            int pad = r->rank - t->rank;
-            for (int i = 0; i < r->rank; i++)
-                r->strides[k][i] = i < pad || t->dims[i - pad] == 1 ? 0 : t->strides[i - pad];
-        }
-        coalesce(r);
-        if (r->rank > 0) r->run = r->dims[r->rank - 1];
-        for (int k = 0; k < c->n_in; k++) {
-            int64_t step = r->rank > 0 ? r->strides[k][r->rank - 1] : 0;
-            if (step != 0 && step != 1) return TB_ERR_UNSUPPORTED;
-            r->step[k] = (int8_t)step;
-        }
+        memcpy(r->dims, c->spec[0].dims, sizeof r->dims);
+        TB_TRY(prepare_strided(r, c));
     }
     r->pieces = (r->run + CHUNK - 1) / CHUNK;
     return TB_OK;
@@ -149,14 +192,13 @@ static void one_kernel(const tb_runs *r, int64_t n, void *out, const void *const
 
 tb_status tbi_pointwise_fast(tb_op_call *c)
 {
+    const tb_pointwise_args probe = {.n = c->out[0]->numel, .attrs = c->attrs, .step = {1, 1, 1}};
     tb_runs r;
     r.in[1] = r.in[2] = NULL;
     r.step[1] = r.step[2] = 0;
-    TB_TRY(tbi_runs_prepare(&r, c));
-    tb_pointwise_args probe = {.n = r.run, .out = r.out, .in = {r.in[0], r.in[1], r.in[2]}, .attrs = c->attrs,
-                               .step = {r.step[0], r.step[1], r.step[2]}};
     r.what = tb_call_kernel(c, 0, (tb_dtype)c->in[c->n_in - 1]->dtype, &probe); /* not where's condition */
     if (!r.what) return TB_ERR_UNSUPPORTED;
+    TB_TRY(tbi_runs_prepare(&r, c));
     r.attrs = c->attrs;
     r.body = one_kernel;
     tbi_runs_execute(&r, c);

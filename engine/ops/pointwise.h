@@ -23,7 +23,7 @@ struct tb_runs {
     int8_t step[TB_MAX_STREAMS];
     size_t in_size[TB_MAX_STREAMS], out_size;
 };
-/* Fills everything but body, what and attrs; TB_ERR_UNSUPPORTED where an operand is strided inside the run. */
+/* Fills everything but body, what and attrs; operands that are strided inside the run are packed into scratch. */
 tb_status tbi_runs_prepare(tb_runs *r, tb_op_call *c);
 void tbi_runs_execute(const tb_runs *r, tb_op_call *c); /* over the context's pool */
 

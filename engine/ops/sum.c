@@ -187,15 +187,6 @@ static axis_groups group_axes(const tb_tensor *x, const bool *is_reduced)
     return g;
 }
 
-static void copy_strided(const tb_tensor *x, float *to)
-{
-    const float *from = tb_op_data(x);
-    tb_walk w;
-    tb_walk_init(&w, x->rank, x->dims);
-    tb_walk_add(&w, x);
-    TB_WALK(&w) to[w.flat] = from[w.at[0]];
-}
-
 static tb_status sum_fast(tb_op_call *c)
 {
     const sum_attrs *a = c->attrs;
@@ -212,7 +203,7 @@ static tb_status sum_fast(tb_op_call *c)
     int64_t copied = x->is_contiguous ? 0 : x->numel, between = g.reduced > 1 ? x->numel / g.size[last] : 0;
     float *scratch = copied + between ? tb_op_scratch(c, (size_t)(copied + 2 * between) * sizeof(float)) : NULL;
     if (copied + between && !scratch) return TB_ERR_OOM;
-    if (copied) copy_strided(x, scratch);
+    if (copied) tbi_copy_elements(scratch, NULL, x);
     float *const buffer[2] = {scratch + copied, scratch + copied + between}, *out = tb_op_data(c->out[0]);
 
     step s = {.in = copied ? scratch : tb_op_data(x), .inner = 1};

@@ -262,3 +262,6 @@ void tb_walk_add(tb_walk *w, const tb_tensor *t); /* strides aligned to the righ
 int64_t tbi_walk_reduced(const tb_tensor *t, const bool *is_reduced, tb_walk *w);
 bool tb_walk_next(tb_walk *w);                    /* false after the last element */
 #define TB_WALK(w) for (bool more_ = (w)->total > 0; more_; more_ = tb_walk_next(w))
+
+/* Copies the elements of `from` to memory with these strides (elements; NULL: row-major). No overlap. */
+void tbi_copy_elements(void *to, const int64_t *to_strides, const tb_tensor *from);

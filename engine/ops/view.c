@@ -67,14 +67,7 @@ static tb_status reshape_shape(tb_op_call *c)
 
 static tb_status reshape_ref(tb_op_call *c) /* a strided input is copied in row-major order */
 {
-    const tb_tensor *x = c->in[0];
-    size_t size = tb_dtype_size((tb_dtype)x->dtype);
-    const char *in = tb_op_data(x);
-    char *out = tb_op_data(c->out[0]);
-    tb_walk w;
-    tb_walk_init(&w, x->rank, x->dims);
-    tb_walk_add(&w, x);
-    TB_WALK(&w) memcpy(out + w.flat * (int64_t)size, in + w.at[0] * (int64_t)size, size);
+    tbi_copy_elements(tb_op_data(c->out[0]), NULL, c->in[0]);
     return TB_OK;
 }
 
@@ -271,21 +264,16 @@ static tb_status unslice_shape(tb_op_call *c)
 static tb_status unslice_ref(tb_op_call *c)
 {
     const unslice_attrs *a = c->attrs;
-    const tb_tensor *x = c->in[0], *y = c->out[0];
-    size_t size = tb_dtype_size((tb_dtype)x->dtype);
     int64_t start, count;
     int axis;
     TB_TRY(slice_bounds("unslice", &a->slice, a->dims.n, a->dims.at, &axis, &start, &count));
+    const tb_tensor *y = c->out[0];
+    int64_t strides[TB_MAX_RANK];
+    memcpy(strides, y->strides, sizeof strides);
+    strides[axis] *= a->slice.step;
     char *out = tb_op_data(y);
-    const char *in = tb_op_data(x);
     memset(out, 0, tb_tensor_bytes(y));
-    tb_walk w;
-    tb_walk_init(&w, x->rank, x->dims);
-    tb_walk_add(&w, x);
-    for (int i = 0; i < x->rank; i++) w.strides[1][i] = y->strides[i] * (i == axis ? a->slice.step : 1);
-    w.at[1] = start * y->strides[axis];
-    w.n = 2;
-    TB_WALK(&w) memcpy(out + w.at[1] * (int64_t)size, in + w.at[0] * (int64_t)size, size);
+    tbi_copy_elements(out + start * y->strides[axis] * (int64_t)tb_dtype_size((tb_dtype)y->dtype), strides, c->in[0]);
     return TB_OK;
 }
 
