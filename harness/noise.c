@@ -29,7 +29,7 @@ static tb_status calibrate(tb_noise *out)
         sink = fixed_work(sink);
         ns[i] = (double)(tb_now_ns() - start);
     }
-    double mean = tb_mean(ns, ROUNDS);
+    double mean = tb_sample_mean(ns, ROUNDS);
     for (int i = 0; i < ROUNDS; i++) square += (ns[i] - mean) * (ns[i] - mean);
     tb_sort(ns, ROUNDS);
     out->calib_median_ns = tb_median(ns, ROUNDS);

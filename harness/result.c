@@ -112,7 +112,7 @@ static tb_status launch_number(const tb_metric *m, const double *in_order, const
     else if (!strcmp(m->statistic, "min"))
         *out = sorted[0];
     else if (!strcmp(m->statistic, "total"))
-        *out = tb_mean(in_order, n) * (double)n;
+        *out = tb_sample_mean(in_order, n) * (double)n;
     else
         return TB_FAIL(TB_ERR_CONFIG,
                        "metric '%s': statistic '%s' is not one of median, p95, p99, last, max, min, total",
@@ -200,7 +200,7 @@ static tb_status summarise(const tb_result *r, const tb_metric *m, double level,
     s->p95 = tb_quantile(p.all, p.n_all, 0.95);
     s->p99 = tb_quantile(p.all, p.n_all, 0.99);
     s->max = p.all[p.n_all - 1];
-    s->mean = tb_mean(p.all, p.n_all);
+    s->mean = tb_sample_mean(p.all, p.n_all);
 cleanup:
     tb_free(p.launch);
     tb_free(p.all);

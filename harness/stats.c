@@ -32,7 +32,7 @@ double tb_median(const double *sorted, int64_t n)
     return n % 2 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
 }
 
-double tb_mean(const double *x, int64_t n)
+double tb_sample_mean(const double *x, int64_t n)
 {
     if (n <= 0) return NAN;
     double sum = 0, lost = 0;
@@ -211,7 +211,7 @@ tb_status tb_reduce(const double *values, int64_t iters, int64_t ranks, const ch
 double tb_lag1(const double *x, int64_t n)
 {
     if (n < 3) return 0;
-    double mean = tb_mean(x, n), product = 0, square = 0;
+    double mean = tb_sample_mean(x, n), product = 0, square = 0;
     for (int64_t i = 0; i < n; i++) {
         square += (x[i] - mean) * (x[i] - mean);
         if (i > 0) product += (x[i] - mean) * (x[i - 1] - mean);

@@ -15,7 +15,7 @@ typedef struct tb_interval {
 void tb_sort(double *x, int64_t n);
 double tb_quantile(const double *sorted, int64_t n, double q); /* linear (Hyndman-Fan 7); NaN if n is 0 */
 double tb_median(const double *sorted, int64_t n);
-double tb_mean(const double *x, int64_t n); /* Neumaier's compensated sum; NaN if n is 0 */
+double tb_sample_mean(const double *x, int64_t n); /* Neumaier's compensated sum; NaN if n is 0 */
 
 /* Interval of the q-quantile between two order statistics x_(r), x_(s), 1-based: it covers with probability
  * P(r <= Bin(n, q) <= s - 1) whatever the distribution. r is the largest and s the smallest rank that leave at
