@@ -248,7 +248,8 @@ tb_status tb_execute(const tb_execution *e, int *exit_code)
     snprintf(message, sizeof message, "%s", tb_error_message());
     tb_status recorded = TB_OK;
     if (l.journal && l.run.rank == 0) recorded = write_end(&l, st);
-    if (l.driver && l.driver->teardown) l.driver->teardown(l.state);
+    bool leaves_alone = st != TB_OK && l.run.ranks > 1; /* the others may wait for this rank: it ends the job */
+    if (l.driver && l.driver->teardown && !leaves_alone) l.driver->teardown(l.state);
     if (l.journal && tb_journal_close(l.journal) != TB_OK && recorded == TB_OK) recorded = tb_error_code();
     tb_recorder_free(l.recorder);
     tb_conf_free(l.config);

@@ -5,6 +5,7 @@
 #include "journal.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
+#include "tb_log.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -261,6 +262,10 @@ static tb_status conclude(watch *w, tb_outcome *out)
     snprintf(out->status, sizeof out->status, "%s", launch->end.status);
     snprintf(out->reason, sizeof out->reason, "%s", launch->end.reason);
     tb_launch_free(launch);
+    bool clean = WIFEXITED(w->wait_status) && (WEXITSTATUS(w->wait_status) == 0 || strcmp(out->status, "ok") != 0);
+    if (ended && !clean)
+        tb_log_write(TB_LOG_WARN, "%s: the launch is complete, but mpirun ended with wait status %d", w->journal,
+                     w->wait_status);
     if (ended) return TB_OK;
     explain(w, &end, out->reason, sizeof out->reason);
     struct timespec now;

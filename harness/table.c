@@ -63,6 +63,23 @@ static void print_level(const tb_row *rows, int n, const char *const *metrics, i
                                : " over launches");
 }
 
+/* Two-core figures stand or fall with how far apart the two cores are. */
+static void print_core_to_core(const tb_row *rows, int n)
+{
+    static const char *const names[] = {"noise.before.core_to_core_ns", "noise.after.core_to_core_ns"};
+    double lo = INFINITY, hi = 0;
+    for (int r = 0; r < n; r++)
+        for (int i = 0; rows[r].result && i < rows[r].result->n_launches; i++) {
+            const tb_launch *l = rows[r].result->launches[i];
+            for (int k = 0; k < 2 && l->point.ranks * l->point.threads > 1; k++) {
+                const tb_value *v = tb_launch_value(l, names[k], -1);
+                lo = v ? fmin(lo, v->value) : lo;
+                hi = v ? fmax(hi, v->value) : hi;
+            }
+        }
+    if (hi > 0) printf("  core to core %.0f to %.0f ns one way\n", lo, hi);
+}
+
 void tb_table_print(const char *title, const tb_row *rows, int n, const char *const *metrics, int n_metrics)
 {
     char cell[CELL_MAX];
@@ -82,4 +99,5 @@ void tb_table_print(const char *title, const tb_row *rows, int n, const char *co
         printf("%s%s%s\n", rows[r].status, is_measured ? "" : ", ", is_measured ? "" : rows[r].scope);
     }
     print_level(rows, n, metrics, n_metrics);
+    print_core_to_core(rows, n);
 }

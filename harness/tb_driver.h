@@ -6,7 +6,10 @@
  *                   or run once (the driver owns its loop: training), then finish, teardown.
  *
  * A failing function ends the launch; its sentence becomes the reason. On several ranks the process then leaves the
- * others by MPI_Abort, so a driver may fail on one rank alone. */
+ * others by MPI_Abort, without teardown, so a driver may fail on one rank alone.
+ *
+ * Ranks that communicate open tb_comm_open_world(NULL, &(tb_comm_options){.ranks = run->ranks, ...}) in setup and
+ * close it in teardown: the harness has started MPI and ends it, and its own traffic is not in the driver's counts. */
 #pragma once
 #include "record.h"
 #include "tb_conf.h"

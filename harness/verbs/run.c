@@ -45,10 +45,17 @@ static int measure(tb_runner *r)
 
 static int run(const tb_args *args)
 {
-    const char *set[64];
+    enum { SETTINGS_MAX = 64 };
+    const char *set[SETTINGS_MAX];
     int n_set = 0;
-    for (int i = 0; i < args->n_options && n_set < 64; i++)
-        if (args->verb->options[args->option_at[i]].letter == 's') set[n_set++] = args->values[i];
+    for (int i = 0; i < args->n_options; i++) {
+        if (args->verb->options[args->option_at[i]].letter != 's') continue;
+        if (n_set == SETTINGS_MAX) {
+            fprintf(stderr, "tb run: more than %d times -s; write an experiment that extends this one\n", SETTINGS_MAX);
+            return 2;
+        }
+        set[n_set++] = args->values[i];
+    }
     tb_experiment_options options = {.profile = tb_args_get(args, "profile"), .where = tb_args_get(args, "where"),
                                      .set = set, .n_set = n_set};
     tb_run_mode mode = tb_args_has(args, "force") ? TB_RUN_FORCE : tb_args_has(args, "resume") ? TB_RUN_RESUME : TB_RUN_NEW;
