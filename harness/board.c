@@ -20,9 +20,11 @@ tb_status tb_board_create(const char *path, int ranks, tb_board **out)
             return st;
         }
     }
-    void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, path ? MAP_SHARED : MAP_SHARED | MAP_ANONYMOUS, fd, 0);
+    void *map =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, path ? MAP_SHARED : MAP_SHARED | MAP_ANONYMOUS, fd, 0);
     if (fd >= 0) close(fd);
-    if (map == MAP_FAILED) return TB_FAIL(TB_ERR_OOM, "board: cannot map %zu bytes: %s", bytes, strerror(errno));
+    if (map == MAP_FAILED)
+        return TB_FAIL(TB_ERR_OOM, "board: cannot map %zu bytes: %s", bytes, strerror(errno));
     tb_board *board = map;
     board->ranks = ranks;
     board->bytes = bytes;
@@ -37,7 +39,8 @@ tb_status tb_board_open(const char *path, tb_board **out)
     int fd = open(path, O_RDWR | O_CLOEXEC);
     struct stat info;
     if (fd < 0 || fstat(fd, &info) < 0 || info.st_size < (off_t)sizeof(tb_board)) {
-        tb_status st = TB_FAIL(TB_ERR_IO, "%s: not a board: %s", path, fd < 0 ? strerror(errno) : "too short");
+        tb_status st =
+            TB_FAIL(TB_ERR_IO, "%s: not a board: %s", path, fd < 0 ? strerror(errno) : "too short");
         if (fd >= 0) close(fd);
         return st;
     }

@@ -1,6 +1,7 @@
-/* The board: one page of shared memory between `tb run` and the ranks of a launch, by which it sees what each rank is
- * doing, also after the rank was killed, and tells them to stop. A file in the run's folder, mapped by everybody, gone
- * after the launch. Ranks write their own slot only; a reader may see a half-written name, which is for people. */
+/* The board: one page of shared memory between `tb run` and the ranks of a launch, by which it sees what each
+ * rank is doing, also after the rank was killed, and tells them to stop. A file in the run's folder, mapped
+ * by everybody, gone after the launch. Ranks write their own slot only; a reader may see a half-written name,
+ * which is for people. */
 #pragma once
 #include "tb_status.h"
 #include <stdatomic.h>
@@ -21,7 +22,8 @@ typedef struct tb_board {
     tb_board_slot slots[];
 } tb_board;
 
-TB_MUST_USE tb_status tb_board_create(const char *path, int ranks, tb_board **out); /* path NULL: private memory */
+/* path NULL: memory of this process and its children */
+TB_MUST_USE tb_status tb_board_create(const char *path, int ranks, tb_board **out);
 TB_MUST_USE tb_status tb_board_open(const char *path, tb_board **out);
 void tb_board_close(tb_board *board); /* unmaps; the file is the creator's to unlink. NULL is accepted */
 /* "step 17 of 100, backward" or "start-up", into `out`. */

@@ -63,7 +63,8 @@ tb_status tbi_check_validate(const tb_experiment *e, const tb_conf *node)
     TB_TRY(tb_conf_str(node, "checks", &text));
     if (!parse(text, &c))
         return tb_conf_fail(node, TB_ERR_CONFIG,
-                            "checks: '%s' is none of: NAME [first N] equal | within TOL [absolute] over KEY", text);
+                            "checks: '%s' is none of: NAME [first N] equal | within TOL [absolute] over KEY",
+                            text);
     return tbi_experiment_key(e, node, c.key) ? TB_OK : TB_ERR_CONFIG;
 }
 
@@ -133,7 +134,8 @@ static bool compare_curves(const check *c, const tb_result *a, const tb_result *
     double worst = 0;
     for (int64_t step = 0; step < c->first; step++) {
         double x, y;
-        if (!find_step(first_launch(a), c->name, step, &x) || !find_step(first_launch(b), c->name, step, &y)) {
+        if (!find_step(first_launch(a), c->name, step, &x) ||
+            !find_step(first_launch(b), c->name, step, &y)) {
             snprintf(why, bytes, "no sample of '%s' at step %lld", c->name, (long long)step);
             return false;
         }
@@ -178,7 +180,8 @@ static void test_pairs(const tb_experiment *e, tb_result *const *results, const 
         bool has_base = false;
         for (int k = 0; k < i; k++) has_base |= differ_in(c->key, e->points[k].config, e->points[i].config);
         for (int j = i + 1; j < e->n_points && !has_base; j++) {
-            if (!results[i] || !results[j] || !differ_in(c->key, e->points[i].config, e->points[j].config)) continue;
+            if (!results[i] || !results[j] || !differ_in(c->key, e->points[i].config, e->points[j].config))
+                continue;
             char why[200];
             out->n_compared++;
             bool pass = compare(c, results[i], results[j], why, sizeof why);
@@ -187,7 +190,8 @@ static void test_pairs(const tb_experiment *e, tb_result *const *results, const 
             out->pass &= pass;
         }
     }
-    if (out->n_compared == 0) snprintf(out->message, sizeof out->message, "only one value of %s here", c->key);
+    if (out->n_compared == 0)
+        snprintf(out->message, sizeof out->message, "only one value of %s here", c->key);
 }
 
 int tb_sweep_checks(const tb_experiment *e, tb_result *const *results, tb_sweep_check *out, int max)
@@ -197,7 +201,8 @@ int tb_sweep_checks(const tb_experiment *e, tb_result *const *results, tb_sweep_
     for (; checks && n < checks->n_items && n < max; n++) {
         check c;
         out[n] = (tb_sweep_check){.text = checks->items[n]->text};
-        if (parse(out[n].text, &c)) test_pairs(e, results, &c, &out[n]); /* it parsed when the file was loaded */
+        if (parse(out[n].text, &c))
+            test_pairs(e, results, &c, &out[n]); /* it parsed when the file was loaded */
     }
     return n;
 }

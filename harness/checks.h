@@ -5,8 +5,8 @@
  *   NAME within TOL absolute over KEY
  *   NAME first N within TOL over KEY       the first N samples of a curve, one by one
  *
- * Points are compared that differ in KEY alone; the one with KEY's first value is the base. NAME is an artefact, a
- * value, a metric, or (first N) the series of a metric on rank 0, warm-up included. */
+ * Points are compared that differ in KEY alone; the one with KEY's first value is the base. NAME is an
+ * artefact, a value, a metric, or (first N) the series of a metric on rank 0, warm-up included. */
 #pragma once
 #include "experiment.h"
 #include "record.h"
@@ -18,5 +18,5 @@ typedef struct tb_sweep_check {
     char message[512];  /* the first failure, or the largest difference seen */
 } tb_sweep_check;
 
-/* results[i] belongs to e->points[i]; NULL where there is none. Fills at most `max`; returns how many checks. */
+/* results[i] belongs to e->points[i]; NULL where there is none. Fills at most `max`; returns how many. */
 int tb_sweep_checks(const tb_experiment *e, tb_result *const *results, tb_sweep_check *out, int max);

@@ -1,4 +1,5 @@
-/* Crash handlers. The state they read is set once, before they are installed; the board's slot is this rank's own. */
+/* Crash handlers. The state they read is set once, before they are installed; the board's slot is this rank's
+ * own. */
 #include "crash.h"
 #include <signal.h>
 #include <string.h>
@@ -23,13 +24,14 @@ const char *tb_signal_name(int signal)
     return other;
 }
 
-/* snprintf is not on the list of async-signal-safe functions; glibc's needs no lock and no heap for %d and %s, and the
- * process is about to die. */
+/* snprintf is not on the list of async-signal-safe functions; glibc's needs no lock and no heap for %d and
+ * %s, and the process is about to die. */
 static void tell_and_die(int signal)
 {
     char where[96] = "start-up", line[192];
     if (crash_slot) tb_board_describe(crash_slot, where, sizeof where);
-    int n = snprintf(line, sizeof line, "\nrank %d died: %s in %s\n", crash_rank, tb_signal_name(signal), where);
+    int n =
+        snprintf(line, sizeof line, "\nrank %d died: %s in %s\n", crash_rank, tb_signal_name(signal), where);
     ssize_t written = write(STDERR_FILENO, line, (size_t)n);
     (void)written;
     raise(signal); /* SA_RESETHAND has put the default back: the exit status tells the truth */

@@ -1,4 +1,5 @@
-/* A rank that dies says so: handlers that write "rank 1 died: SIGSEGV in step 17, backward" and die of the signal. */
+/* A rank that dies says so: handlers that write "rank 1 died: SIGSEGV in step 17, backward" and die of the
+ * signal. */
 #pragma once
 #include "board.h"
 

@@ -34,7 +34,8 @@ static tb_status make_journal(const direct *d, int index, char path[4096])
         tb_journal *journal = NULL;
         char *name = tb_launch_journal_path(&plan);
         st = name ? tb_journal_create(name, &point, &journal) : TB_ERR_OOM;
-        if (st == TB_OK) st = tb_journal_fact(journal, &(tb_fact){"run/mode", "direct: one launch for all points", -1});
+        if (st == TB_OK)
+            st = tb_journal_fact(journal, &(tb_fact){"run/mode", "direct: one launch for all points", -1});
         tb_status closed = tb_journal_close(journal);
         if (st == TB_OK) st = closed;
         if (st == TB_OK) snprintf(path, 4096, "%s", name);
@@ -58,8 +59,15 @@ static tb_status run_point(direct *d, int index)
     if (group) {
         tb_launch_plan plan = {.experiment = d->experiment, .point = p, .folder = d->runner.folder};
         tb_point point = tb_launch_point(&plan);
-        tb_execution e = {.point = &point, .journal = path, .group = group, .board = d->board, .topo = &d->topo,
-                          .source_dir = d->experiment->root, .traced = d->traced, .argc = d->argc, .argv = d->argv};
+        tb_execution e = {.point = &point,
+                          .journal = path,
+                          .group = group,
+                          .board = d->board,
+                          .topo = &d->topo,
+                          .source_dir = d->experiment->root,
+                          .traced = d->traced,
+                          .argc = d->argc,
+                          .argv = d->argv};
         st = tb_bind_rank(&d->topo, rank, p->ranks, p->threads);
         if (st == TB_OK) st = tb_execute(&e, &code);
         tb_group_leave(group);
@@ -108,8 +116,8 @@ static tb_status open_run(direct *d, const char *name, const tb_experiment_optio
     return rank == 0 ? tb_error_code() : TB_FAIL(TB_ERR_CANCELLED, "rank 0 could not open the run");
 }
 
-int tb_direct_run(const char *name, const tb_experiment_options *options, tb_run_mode mode, const char *out, bool traced,
-                  const volatile int *interrupts, int argc, char *const *argv)
+int tb_direct_run(const char *name, const tb_experiment_options *options, tb_run_mode mode, const char *out,
+                  bool traced, const volatile int *interrupts, int argc, char *const *argv)
 {
     direct d = {.traced = traced, .argc = argc, .argv = argv};
     bool speaks = tb_group_env_rank() == 0;
@@ -120,7 +128,8 @@ int tb_direct_run(const char *name, const tb_experiment_options *options, tb_run
         const tb_plan_point *point = &d.experiment->points[p];
         int64_t stop = *interrupts > 0, kept = speaks && d.runner.done[p];
         if (point->ranks > size) {
-            if (speaks) fprintf(stderr, "%s: skipped, wants %d ranks of %d\n", point->label, point->ranks, size);
+            if (speaks)
+                fprintf(stderr, "%s: skipped, wants %d ranks of %d\n", point->label, point->ranks, size);
             continue;
         }
         st = tb_group_max(d.world, &stop);

@@ -54,8 +54,10 @@ void tb_report_estimate(const tb_experiment *e)
     tb_error_clear();
     int n_unknown = e->n_points - n_known;
     double at_most = n_unknown * e->timeout_s * (double)e->launches;
-    if (n_known > 0) printf("about %d:%02d for %d point(s), from earlier runs", (int)known / 60, (int)known % 60, n_known);
+    if (n_known > 0)
+        printf("about %d:%02d for %d point(s), from earlier runs", (int)known / 60, (int)known % 60, n_known);
     if (n_known > 0 && n_unknown > 0) printf("; ");
-    if (n_unknown > 0) printf("%d point(s) never measured here: at most %.0f min (timeouts)", n_unknown, at_most / 60);
+    if (n_unknown > 0)
+        printf("%d point(s) never measured here: at most %.0f min (timeouts)", n_unknown, at_most / 60);
     printf("\n");
 }

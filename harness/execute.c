@@ -72,10 +72,16 @@ static tb_status open_launch(launch *l)
     l->driver = tb_driver_find(e->point->driver);
     if (!l->driver) return TB_FAIL(TB_ERR_CONFIG, "no driver '%s' in this program", e->point->driver);
     TB_TRY(tb_conf_parse(e->point->config, strlen(e->point->config), "the point", &l->config));
-    l->run = (tb_run){.experiment = e->point->experiment, .label = e->point->label, .device = "cpu",
-                      .rank = tb_group_rank(e->group), .ranks = tb_group_size(e->group),
-                      .threads = (int)e->point->threads, .seed = (uint64_t)e->point->seed, .traced = e->traced,
-                      .config = l->config, .group = e->group};
+    l->run = (tb_run){.experiment = e->point->experiment,
+                      .label = e->point->label,
+                      .device = "cpu",
+                      .rank = tb_group_rank(e->group),
+                      .ranks = tb_group_size(e->group),
+                      .threads = (int)e->point->threads,
+                      .seed = (uint64_t)e->point->seed,
+                      .traced = e->traced,
+                      .config = l->config,
+                      .group = e->group};
     TB_TRY(tb_conf_str(tb_conf_find(l->config, "launch.device"), "launch.device", &l->run.device));
     TB_TRY(l->run.rank == 0 ? tb_journal_open(e->journal, &l->journal) : tb_journal_memory(&l->journal));
     TB_TRY(tb_recorder_create(l->journal, l->run.rank, e->board, &l->recorder));
@@ -85,7 +91,8 @@ static tb_status open_launch(launch *l)
     return declare_metrics(l);
 }
 
-/* What is told of the machine, not of a rank: rank 0 looks, on all cores of the process, while the others sleep. */
+/* What is told of the machine, not of a rank: rank 0 looks, on all cores of the process, while the others
+ * sleep. */
 static tb_status look_at_machine(launch *l, const char *when)
 {
     const tb_execution *e = l->e;
@@ -130,7 +137,8 @@ static tb_status drive(launch *l)
     int64_t t0 = tb_now_ns();
     bool correct, stop;
     tb_run_phase(&l->run, "setup", -1, 0);
-    if (l->run.rank == 0) tb_emit_value(&l->run, "launch_s", "s", (double)(utc_ns() - l->e->point->utc_ns) * 1e-9);
+    if (l->run.rank == 0)
+        tb_emit_value(&l->run, "launch_s", "s", (double)(utc_ns() - l->e->point->utc_ns) * 1e-9);
     if (d->setup) TB_TRY(d->setup(&l->run, &l->state));
     tb_emit_value(&l->run, "setup_s", "s", (double)(tb_now_ns() - t0) * 1e-9);
     TB_TRY(check_first(l, &correct));
@@ -248,7 +256,8 @@ tb_status tb_execute(const tb_execution *e, int *exit_code)
     snprintf(message, sizeof message, "%s", tb_error_message());
     tb_status recorded = TB_OK;
     if (l.journal && l.run.rank == 0) recorded = write_end(&l, st);
-    bool leaves_alone = st != TB_OK && l.run.ranks > 1; /* the others may wait for this rank: it ends the job */
+    bool leaves_alone =
+        st != TB_OK && l.run.ranks > 1; /* the others may wait for this rank: it ends the job */
     if (l.driver && l.driver->teardown && !leaves_alone) l.driver->teardown(l.state);
     if (l.journal && tb_journal_close(l.journal) != TB_OK && recorded == TB_OK) recorded = tb_error_code();
     tb_recorder_free(l.recorder);

@@ -17,10 +17,12 @@ typedef struct tb_execution {
     char *const *argv;
 } tb_execution;
 
-/* Returns TB_OK when the launch ended as it should, be it ok, invalid or interrupted: the journal says which, and
- * `*exit_code` is what the process should end with. A failure is in the journal too, as far as rank 0 could write. */
+/* Returns TB_OK when the launch ended as it should, be it ok, invalid or interrupted: the journal says which,
+ * and
+ * `*exit_code` is what the process should end with. A failure is in the journal too, as far as rank 0 could
+ * write. */
 TB_MUST_USE tb_status tb_execute(const tb_execution *e, int *exit_code);
 
-/* Binds this thread, and so what it starts later, to the cores of `rank`: its own share of `topo`, or all of them
- * where ranks share cores. Before MPI starts its threads. */
+/* Binds this thread, and so what it starts later, to the cores of `rank`: its own share of `topo`, or all of
+ * them where ranks share cores. Before MPI starts its threads. */
 TB_MUST_USE tb_status tb_bind_rank(const tb_topo *topo, int rank, int ranks, int threads);

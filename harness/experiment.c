@@ -38,7 +38,8 @@ tb_status tb_experiment_root(char **out)
             return *out ? TB_OK : TB_ERR_OOM;
         }
     }
-    return TB_FAIL(TB_ERR_NOT_FOUND, "no folder experiments/ here or above the program; change into the source tree");
+    return TB_FAIL(TB_ERR_NOT_FOUND,
+                   "no folder experiments/ here or above the program; change into the source tree");
 }
 
 static tb_status find_file(tb_experiment *e, const char *name)
@@ -55,7 +56,8 @@ static tb_status find_file(tb_experiment *e, const char *name)
     e->name = tb_strndup(base, n);
     if (!e->path || !e->name) return TB_ERR_OOM;
     if (access(e->path, R_OK) == 0) return TB_OK;
-    return TB_FAIL(TB_ERR_NOT_FOUND, "%s: %s: %s; tb list shows what there is", name, e->path, strerror(errno));
+    return TB_FAIL(TB_ERR_NOT_FOUND, "%s: %s: %s; tb list shows what there is", name, e->path,
+                   strerror(errno));
 }
 
 /* The tree of one file over what it extends. */
@@ -67,14 +69,16 @@ static tb_status load_tree(const char *path, int depth, tb_conf **out)
     tb_status st = TB_OK;
     char *copy = NULL, *base_path = NULL;
     const char *parent;
-    if (child->kind != TB_CONF_MAP) TB_GO(tb_conf_fail(child, TB_ERR_CONFIG, "an experiment is a map of keys"));
+    if (child->kind != TB_CONF_MAP)
+        TB_GO(tb_conf_fail(child, TB_ERR_CONFIG, "an experiment is a map of keys"));
     const tb_conf *extends = tb_conf_find(child, "extends");
     if (!extends) {
         *out = child;
         return TB_OK;
     }
     TB_GO(tb_conf_str(extends, "extends", &parent));
-    if (depth == EXTENDS_MAX) TB_GO(tb_conf_fail(extends, TB_ERR_CONFIG, "extends: goes in a circle, or too deep"));
+    if (depth == EXTENDS_MAX)
+        TB_GO(tb_conf_fail(extends, TB_ERR_CONFIG, "extends: goes in a circle, or too deep"));
     copy = tb_strdup(path);
     base_path = copy ? tb_asprintf("%s/%s", dirname(copy), parent) : NULL;
     if (!base_path) TB_GO(TB_ERR_OOM);
@@ -114,8 +118,8 @@ static tb_status check_top(const tb_experiment *e)
         for (int k = 0; k < N_TOP_KEYS; k++) known |= strcmp(key, top_keys[k]) == 0;
         if (known) continue;
         const char *near = tb_nearest(key, top_keys, N_TOP_KEYS);
-        return tb_conf_fail(e->tree->items[i], TB_ERR_CONFIG, "unknown key '%s'%s%s%s", key, near ? "; nearest: '" : "",
-                            near ? near : "", near ? "'" : "");
+        return tb_conf_fail(e->tree->items[i], TB_ERR_CONFIG, "unknown key '%s'%s%s%s", key,
+                            near ? "; nearest: '" : "", near ? near : "", near ? "'" : "");
     }
     return TB_OK;
 }
@@ -131,7 +135,8 @@ static tb_status find_driver(tb_experiment *e)
     int n = 0;
     for (; n < tb_driver_count() && n < NAMES_MAX; n++) names[n] = tb_driver_at(n)->name;
     const char *near = tb_nearest(name, names, n);
-    return tb_conf_fail(node, TB_ERR_CONFIG, "no driver '%s'%s%s", name, near ? "; nearest: " : "", near ? near : "");
+    return tb_conf_fail(node, TB_ERR_CONFIG, "no driver '%s'%s%s", name, near ? "; nearest: " : "",
+                        near ? near : "");
 }
 
 /* ---- the tables, by dotted path ---- */
@@ -142,7 +147,8 @@ typedef struct section {
     int n_keys;
 } section;
 
-static tb_status fail_unknown(const tb_experiment *e, const tb_conf *node, const char *path, const section *sections)
+static tb_status fail_unknown(const tb_experiment *e, const tb_conf *node, const char *path,
+                              const section *sections)
 {
     char names[NAMES_MAX][96];
     const char *list[NAMES_MAX];
@@ -156,9 +162,10 @@ static tb_status fail_unknown(const tb_experiment *e, const tb_conf *node, const
     char hint[128] = "";
     if (near) snprintf(hint, sizeof hint, "; nearest: '%s'", near);
     if (node && node->line)
-        return tb_conf_fail(node, TB_ERR_CONFIG, "unknown key '%s'%s.  tb show %s --keys lists all", path, hint, e->name);
-    return TB_FAIL(TB_ERR_CONFIG, "%s: unknown key '%s' (from -s)%s.  tb show %s --keys lists all", e->name, path, hint,
-                   e->name);
+        return tb_conf_fail(node, TB_ERR_CONFIG, "unknown key '%s'%s.  tb show %s --keys lists all", path,
+                            hint, e->name);
+    return TB_FAIL(TB_ERR_CONFIG, "%s: unknown key '%s' (from -s)%s.  tb show %s --keys lists all", e->name,
+                   path, hint, e->name);
 }
 
 const tb_key *tbi_experiment_key(const tb_experiment *e, const tb_conf *node, const char *path)
@@ -183,7 +190,8 @@ static tb_status check_profiles(const tb_experiment *e)
     for (int p = 0; profiles && p < profiles->n_items; p++) {
         const tb_conf *profile = profiles->items[p];
         if (profile->kind != TB_CONF_MAP)
-            return tb_conf_fail(profile, TB_ERR_CONFIG, "a profile is a map of dotted keys (measure.launches: 3)");
+            return tb_conf_fail(profile, TB_ERR_CONFIG,
+                                "a profile is a map of dotted keys (measure.launches: 3)");
         for (int i = 0; i < profile->n_items; i++) {
             const char *path = profile->keys[i];
             bool free_form = strncmp(path, "sweep.", 6) == 0 || strncmp(path, "metrics.", 8) == 0 ||
@@ -207,8 +215,8 @@ static tb_status apply_profile(tb_experiment *e)
     if (!profile) {
         const char *near = tb_nearest(e->profile, names, n);
         if (!near && n > 0) near = names[0];
-        return TB_FAIL(TB_ERR_CONFIG, "%s: no profile '%s'%s%s", e->name, e->profile, near ? "; there is: " : "",
-                       near ? near : "");
+        return TB_FAIL(TB_ERR_CONFIG, "%s: no profile '%s'%s%s", e->name, e->profile,
+                       near ? "; there is: " : "", near ? near : "");
     }
     for (int i = 0; i < profile->n_items; i++) {
         tb_conf *value;
@@ -224,7 +232,8 @@ static void mark_from_command_line(tb_conf *node)
     for (int i = 0; i < node->n_items; i++) mark_from_command_line(node->items[i]);
 }
 
-/* One -s key=value. A list becomes a dimension of the sweep; a key that the sweep varies is held at the value. */
+/* One -s key=value. A list becomes a dimension of the sweep; a key that the sweep varies is held at the
+ * value. */
 static tb_status apply_set(tb_experiment *e, const char *setting)
 {
     const char *equals = strchr(setting, '=');
@@ -240,7 +249,8 @@ static tb_status apply_set(tb_experiment *e, const char *setting)
     TB_GO(tb_conf_parse(text, strlen(text), "-s", &list));
     mark_from_command_line(list);
     if (tb_conf_find(e->tree, zip))
-        TB_GO(TB_FAIL(TB_ERR_CONFIG, "%s: '%s' is varied by sweep.zip; choose its rows with --where", e->name, path));
+        TB_GO(TB_FAIL(TB_ERR_CONFIG, "%s: '%s' is varied by sweep.zip; choose its rows with --where", e->name,
+                      path));
     if (equals[1] == '[' || tb_conf_find(e->tree, product)) {
         st = tb_conf_set(e->tree, product, list);
         list = NULL;
@@ -261,12 +271,15 @@ static tb_status check_lists(const tb_experiment *e)
 {
     const tb_conf *valid = tb_conf_find(e->tree, "valid"), *checks = tb_conf_find(e->tree, "checks");
     const char *text;
-    if (valid && valid->kind != TB_CONF_LIST) return tb_conf_fail(valid, TB_ERR_CONFIG, "valid: a list of conditions");
+    if (valid && valid->kind != TB_CONF_LIST)
+        return tb_conf_fail(valid, TB_ERR_CONFIG, "valid: a list of conditions");
     for (int i = 0; valid && i < valid->n_items; i++) TB_TRY(tb_conf_str(valid->items[i], "valid", &text));
-    if (checks && checks->kind != TB_CONF_LIST) return tb_conf_fail(checks, TB_ERR_CONFIG, "checks: a list of checks");
+    if (checks && checks->kind != TB_CONF_LIST)
+        return tb_conf_fail(checks, TB_ERR_CONFIG, "checks: a list of checks");
     for (int i = 0; checks && i < checks->n_items; i++) TB_TRY(tbi_check_validate(e, checks->items[i]));
     const tb_conf *plots = tb_conf_find(e->tree, "plots");
-    if (plots && plots->kind != TB_CONF_LIST) return tb_conf_fail(plots, TB_ERR_CONFIG, "plots: a list of plots");
+    if (plots && plots->kind != TB_CONF_LIST)
+        return tb_conf_fail(plots, TB_ERR_CONFIG, "plots: a list of plots");
     for (int i = 0; plots && i < plots->n_items; i++)
         if (!tb_conf_find(plots->items[i], "kind"))
             return tb_conf_fail(plots->items[i], TB_ERR_CONFIG, "plots: each is a map with a 'kind'");

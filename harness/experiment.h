@@ -1,5 +1,5 @@
-/* An experiment: one YAML file, with what it extends, a profile and -s applied, checked against the tables of keys,
- * and expanded into points. A point is a resolved configuration; its hash names its files. */
+/* An experiment: one YAML file, with what it extends, a profile and -s applied, checked against the tables of
+ * keys, and expanded into points. A point is a resolved configuration; its hash names its files. */
 #pragma once
 #include "expr.h"
 #include "tb_conf.h"
@@ -10,7 +10,7 @@ typedef struct tb_plan_point {
     tb_conf *config;           /* {driver, launch, measure, metrics, params, valid}, complete */
     char *json;                /* its canonical text: what the worker gets and the file keeps */
     char hash[TB_SHA256_HEX];  /* of json and the driver's version */
-    char *label;               /* "cnn ranks=2": the keys of the sweep; the experiment's name where there are none */
+    char *label; /* "cnn ranks=2": the keys of the sweep; the experiment's name where there are none */
     char *stem;                /* of its files: "cnn-ranks-2-1a2b3c4d" */
     const char *scope;         /* "oversubscribed" with more ranks x threads than cores, else "measured" */
     int ranks, threads;
@@ -41,9 +41,10 @@ typedef struct tb_experiment_options {
     const char *where;            /* NULL: every point */
 } tb_experiment_options;
 
-/* `name`: a file's path, or the name of one in experiments/ (of the current folder, else of the build's source).
- * Every refusal is one sentence that starts with the experiment's name or file:line:column. */
-TB_MUST_USE tb_status tb_experiment_load(const char *name, const tb_experiment_options *options, tb_experiment **out);
+/* `name`: a file's path, or the name of one in experiments/ (of the current folder, else of the build's
+ * source). Every refusal is one sentence that starts with the experiment's name or file:line:column. */
+TB_MUST_USE tb_status tb_experiment_load(const char *name, const tb_experiment_options *options,
+                                         tb_experiment **out);
 void tb_experiment_free(tb_experiment *experiment); /* NULL is accepted */
 
 /* The folder that holds experiments/: the current one, else that above the program. tb_free() it. */

@@ -2,8 +2,8 @@
 #pragma once
 #include "experiment.h"
 
-/* The key that a dotted path names ("params.batch"), from the tables; NULL with a sentence (nearest name) when there
- * is none. `node` says where the path stands. */
+/* The key that a dotted path names ("params.batch"), from the tables; NULL with a sentence (nearest name)
+ * when there is none. `node` says where the path stands. */
 const tb_key *tbi_experiment_key(const tb_experiment *e, const tb_conf *node, const char *path);
 TB_MUST_USE tb_status tbi_experiment_expand(tb_experiment *e, const char *where);
 /* Grammar and keys of one entry of `checks`. */

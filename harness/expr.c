@@ -1,5 +1,5 @@
-/* Conditions, evaluated while they are read: recursive descent, no tree is kept. Both sides of && and || are always
- * evaluated, so that a misspelt key fails wherever it stands. */
+/* Conditions, evaluated while they are read: recursive descent, no tree is kept. Both sides of && and || are
+ * always evaluated, so that a misspelt key fails wherever it stands. */
 #include "expr.h"
 #include <ctype.h>
 #include <stdlib.h>
@@ -55,12 +55,14 @@ static tb_status read_word(reader *r, tb_expr_value *out)
     char word[256] = "", near[256] = "";
     size_t n = 0;
     while (isalnum((unsigned char)r->at[n]) || (r->at[n] && strchr("_./-", r->at[n]))) n++;
-    if (n == 0) return fail(r, *r->at ? "a key, number or text wanted here" : "it ends where a value is wanted");
+    if (n == 0)
+        return fail(r, *r->at ? "a key, number or text wanted here" : "it ends where a value is wanted");
     if (n >= sizeof word) return fail(r, "word longer than 255 bytes");
     memcpy(word, r->at, n);
     *out = (tb_expr_value){.type = TB_EXPR_BOOL, .flag = strcmp(word, "true") == 0};
     if (strcmp(word, "true") != 0 && strcmp(word, "false") != 0 && !r->lookup(r->arg, word, out, near)) {
-        if (near[0]) return TB_FAIL(TB_ERR_CONFIG, "'%s': unknown key '%s'; nearest: '%s'", r->text, word, near);
+        if (near[0])
+            return TB_FAIL(TB_ERR_CONFIG, "'%s': unknown key '%s'; nearest: '%s'", r->text, word, near);
         if (strchr(word, '.')) return TB_FAIL(TB_ERR_CONFIG, "'%s': unknown key '%s'", r->text, word);
         out->type = TB_EXPR_TEXT;
         memcpy(out->text, word, sizeof word);
@@ -134,7 +136,8 @@ static tb_status read_chain(reader *r, const char *sign, tb_status (*inner)(read
     while (take(r, sign)) {
         tb_expr_value right;
         TB_TRY(inner(r, &right));
-        if (out->type != TB_EXPR_BOOL || right.type != TB_EXPR_BOOL) return fail(r, "&& and || join conditions");
+        if (out->type != TB_EXPR_BOOL || right.type != TB_EXPR_BOOL)
+            return fail(r, "&& and || join conditions");
         out->flag = *sign == '&' ? out->flag && right.flag : out->flag || right.flag;
     }
     return TB_OK;
@@ -163,7 +166,8 @@ bool tb_expr_sides(const char *text, tb_expr_lookup lookup, const void *arg, dou
     if (read_primary(&r, &a) != TB_OK) return false;
     bool compared = false;
     for (int i = 0; i < 6 && !compared; i++) compared = take(&r, comparisons[i]);
-    if (!compared || read_primary(&r, &b) != TB_OK || a.type != TB_EXPR_NUM || b.type != TB_EXPR_NUM) return false;
+    if (!compared || read_primary(&r, &b) != TB_OK || a.type != TB_EXPR_NUM || b.type != TB_EXPR_NUM)
+        return false;
     *left = a.number;
     *right = b.number;
     return true;

@@ -2,9 +2,9 @@
  *
  *   params.model == gpt && (launch.ranks <= 2 || !params.overlap)
  *
- * Values are numbers, true and false, and text (quoted or a bare word without a dot). A word that the lookup knows is
- * its value; a dotted word that it does not know is an error, never text. Unequal types compare as unequal; < <= > >=
- * want two numbers. || binds weakest, then &&, then comparisons, then !. */
+ * Values are numbers, true and false, and text (quoted or a bare word without a dot). A word that the lookup
+ * knows is its value; a dotted word that it does not know is an error, never text. Unequal types compare as
+ * unequal; < <= > >= want two numbers. || binds weakest, then &&, then comparisons, then !. */
 #pragma once
 #include "tb_status.h"
 #include <stdbool.h>
@@ -17,8 +17,8 @@ typedef struct tb_expr_value {
     char text[256];
 } tb_expr_value;
 
-/* Fills `out` and returns true when it knows `name`. When not, it may copy a known name that is near to `near`
- * (256 bytes, "" before the call). */
+/* Fills `out` and returns true when it knows `name`. When not, it may copy a known name that is near to
+ * `near` (256 bytes, "" before the call). */
 typedef bool (*tb_expr_lookup)(const void *arg, const char *name, tb_expr_value *out, char *near);
 
 /* The whole must be a bool. On failure the sentence shows the expression and the column. */

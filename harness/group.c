@@ -120,7 +120,8 @@ tb_status tb_group_max(tb_group *group, int64_t *value)
     return TB_OK;
 }
 
-static tb_status gather_bytes(tb_group *group, const void *data, int bytes, int *sizes, int *offsets, void **all)
+static tb_status gather_bytes(tb_group *group, const void *data, int bytes, int *sizes, int *offsets,
+                              void **all)
 {
     int64_t total = 0;
     for (int r = 0; group->rank == 0 && r < group->size; r++) {
@@ -129,7 +130,8 @@ static tb_status gather_bytes(tb_group *group, const void *data, int bytes, int 
         if (total > INT_MAX) return TB_FAIL(TB_ERR_INVALID, "gather of more than 2 GiB: sync more often");
     }
     if (group->rank == 0 && !(*all = tb_calloc(1, (size_t)total + 1))) return TB_ERR_OOM;
-    return check(MPI_Gatherv(data, bytes, MPI_BYTE, *all, sizes, offsets, MPI_BYTE, 0, group->comm), "gather");
+    return check(MPI_Gatherv(data, bytes, MPI_BYTE, *all, sizes, offsets, MPI_BYTE, 0, group->comm),
+                 "gather");
 }
 
 tb_status tb_group_gather(tb_group *group, const void *data, size_t bytes, void **all, size_t *all_bytes)

@@ -1,6 +1,6 @@
-/* The ranks of one launch, seen by the harness: start-up, agreement, gathering of records. The only user of MPI in
- * the harness. Drivers that communicate do it through engine/comm, never through this. All calls are collective over
- * the group unless they say otherwise. */
+/* The ranks of one launch, seen by the harness: start-up, agreement, gathering of records. The only user of
+ * MPI in the harness. Drivers that communicate do it through engine/comm, never through this. All calls are
+ * collective over the group unless they say otherwise. */
 #pragma once
 #include "tb_status.h"
 #include <stdbool.h>
@@ -26,8 +26,10 @@ int tb_group_size(const tb_group *group);
 const char *tb_group_library(void);                       /* MPI's name and version, one line */
 
 TB_MUST_USE tb_status tb_group_barrier(tb_group *group);      /* spins: exact, for timed blocks */
-TB_MUST_USE tb_status tb_group_idle_barrier(tb_group *group); /* polls with sleeps: burns no core while it waits */
+TB_MUST_USE tb_status
+tb_group_idle_barrier(tb_group *group); /* polls with sleeps: burns no core while it waits */
 TB_MUST_USE tb_status tb_group_broadcast(tb_group *group, void *data, size_t bytes); /* from rank 0 */
 TB_MUST_USE tb_status tb_group_max(tb_group *group, int64_t *value);
 /* Every rank's bytes, in rank order, on rank 0: tb_free(*all); elsewhere NULL and sizes untouched. */
-TB_MUST_USE tb_status tb_group_gather(tb_group *group, const void *data, size_t bytes, void **all, size_t *all_bytes);
+TB_MUST_USE tb_status tb_group_gather(tb_group *group, const void *data, size_t bytes, void **all,
+                                      size_t *all_bytes);

@@ -14,12 +14,14 @@ const tb_key tb_launch_keys[] = {
 const int tb_n_launch_keys = sizeof tb_launch_keys / sizeof tb_launch_keys[0];
 
 const tb_key tb_measure_keys[] = {
-    {"launches", TB_KEY_INT, "", 1, 1000, NULL, "3", "independent launches of each point; intervals come from them"},
+    {"launches", TB_KEY_INT, "", 1, 1000, NULL, "3",
+     "independent launches of each point; intervals come from them"},
     {"min_iters", TB_KEY_INT, "", 1, 1e9, NULL, "30", "timed iterations of a launch, at least"},
     {"min_s", TB_KEY_NUM, "s", 0, 1e5, NULL, "1", "timed seconds of a launch, at least"},
     {"warmup_iters", TB_KEY_INT, "", 0, 1e9, NULL, "10", "iterations before timing, at least; kept apart"},
     {"warmup_s", TB_KEY_NUM, "s", 0, 1e5, NULL, "0.5", "seconds before timing, at least"},
-    {"warmup_max_s", TB_KEY_NUM, "s", 0, 1e5, NULL, "20", "not steady after this: timed all the same, and told"},
+    {"warmup_max_s", TB_KEY_NUM, "s", 0, 1e5, NULL, "20",
+     "not steady after this: timed all the same, and told"},
     {"steady_tol", TB_KEY_NUM, "", 0, 10, NULL, "0.1", "steady: medians of three windows of 10 within this"},
     {"level", TB_KEY_NUM, "", 0.5, 0.9999, NULL, "0.95", "level of intervals"},
     {"order", TB_KEY_CHOICE, "", 0, 0, "interleaved|given", "interleaved",
@@ -33,7 +35,8 @@ const tb_key tb_metric_keys[] = {
     {"class", TB_KEY_CHOICE, "", 0, 0, "ratio|exact|curve|parity|trend", "trend", "how results are compared"},
     {"reduce", TB_KEY_CHOICE, "", 0, 0, "max|min|sum|mean|rank0", "max", "over ranks, per iteration"},
     {"statistic", TB_KEY_CHOICE, "", 0, 0, "median|last|max|min|p95|p99|total", "median", "over iterations"},
-    {"scope", TB_KEY_CHOICE, "", 0, 0, "point|measured|oversubscribed|emulated|modelled", "point", "what the number is"},
+    {"scope", TB_KEY_CHOICE, "", 0, 0, "point|measured|oversubscribed|emulated|modelled", "point",
+     "what the number is"},
     {"margin", TB_KEY_NUM, "", 0, 10, NULL, "0.05", "relative change that counts as one"},
 };
 const int tb_n_metric_keys = sizeof tb_metric_keys / sizeof tb_metric_keys[0];

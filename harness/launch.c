@@ -1,5 +1,5 @@
-/* Starting mpirun, watching it, and saying what became of it. mpirun gets a process group of its own, so that Ctrl-C
- * reaches this program alone, and dies with it, so that a killed run leaves nothing behind. */
+/* Starting mpirun, watching it, and saying what became of it. mpirun gets a process group of its own, so that
+ * Ctrl-C reaches this program alone, and dies with it, so that a killed run leaves nothing behind. */
 #include "launch.h"
 #include "crash.h"
 #include "journal.h"
@@ -49,12 +49,22 @@ tb_point tb_launch_point(const tb_launch_plan *plan)
     const char *slash = strrchr(plan->folder, '/');
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    return (tb_point){.experiment = e->name, .driver = e->driver->name, .profile = e->profile,
-                      .hash = plan->point->hash, .label = plan->point->label, .config = plan->point->json,
-                      .source = e->source, .scope = plan->point->scope, .run = slash ? slash + 1 : plan->folder,
-                      .launch = plan->launch, .launches = e->launches, .ranks = plan->point->ranks,
-                      .threads = plan->point->threads, .seed = (int64_t)e->seed,
-                      .question = e->question, .plots = e->plots,
+    return (tb_point){.experiment = e->name,
+                      .driver = e->driver->name,
+                      .profile = e->profile,
+                      .hash = plan->point->hash,
+                      .label = plan->point->label,
+                      .config = plan->point->json,
+                      .source = e->source,
+                      .scope = plan->point->scope,
+                      .run = slash ? slash + 1 : plan->folder,
+                      .launch = plan->launch,
+                      .launches = e->launches,
+                      .ranks = plan->point->ranks,
+                      .threads = plan->point->threads,
+                      .seed = (int64_t)e->seed,
+                      .question = e->question,
+                      .plots = e->plots,
                       .utc_ns = now.tv_sec * 1000000000LL + now.tv_nsec};
 }
 
@@ -65,10 +75,25 @@ static _Noreturn void become_mpirun(const watch *w, int output)
     char program[4096] = "", ranks[16], limit[32];
     const tb_launch_plan *p = w->plan;
     snprintf(ranks, sizeof ranks, "%d", p->point->ranks);
-    snprintf(limit, sizeof limit, "%.0f", p->experiment->timeout_s + 2 * GRACE_S); /* should this program die */
-    const char *args[ARGS_MAX] = {"mpirun", "--bind-to", "none", "--oversubscribe", "--timeout", limit, "-n", ranks,
-                                  program, "worker", "--journal", w->journal, "--board", w->board_path, "--source",
-                                  p->experiment->root, p->traced ? "--trace" : NULL};
+    snprintf(limit, sizeof limit, "%.0f",
+             p->experiment->timeout_s + 2 * GRACE_S); /* should this program die */
+    const char *args[ARGS_MAX] = {"mpirun",
+                                  "--bind-to",
+                                  "none",
+                                  "--oversubscribe",
+                                  "--timeout",
+                                  limit,
+                                  "-n",
+                                  ranks,
+                                  program,
+                                  "worker",
+                                  "--journal",
+                                  w->journal,
+                                  "--board",
+                                  w->board_path,
+                                  "--source",
+                                  p->experiment->root,
+                                  p->traced ? "--trace" : NULL};
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     int nothing = open("/dev/null", O_RDONLY);
@@ -135,7 +160,7 @@ static bool read_output(watch *w)
 
 static double seconds_since(int64_t ns) { return (double)(tb_now_ns() - ns) * 1e-9; }
 
-/* Ends the launch when its time is up or the user wants it: first by the board, then SIGTERM, then SIGKILL. */
+/* Ends the launch when its time is up or the user wants it: by the board, then SIGTERM, then SIGKILL. */
 static void press(watch *w)
 {
     int interrupts = *w->plan->interrupts;
@@ -224,10 +249,12 @@ static void explain(const watch *w, tb_end *end, char *reason, size_t bytes)
     int code = WIFEXITED(w->wait_status) ? WEXITSTATUS(w->wait_status) : 128 + WTERMSIG(w->wait_status);
     int rank = -1, signal = code > 128 ? code - 128 : 0;
     char where[96];
-    *end = (tb_end){.status = "failed", .reason = reason, .exit_code = code, .signal = signal, .failed_rank = -1};
+    *end = (tb_end){
+        .status = "failed", .reason = reason, .exit_code = code, .signal = signal, .failed_rank = -1};
     if (w->timed_out || code == 110) {
         tb_board_describe(&w->board->slots[0], where, sizeof where);
-        snprintf(reason, bytes, "timed out after %.0f s; rank 0 was in %s", seconds_since(w->begin_ns), where);
+        snprintf(reason, bytes, "timed out after %.0f s; rank 0 was in %s", seconds_since(w->begin_ns),
+                 where);
         end->status = "timeout";
     } else if (w->asked_ns) {
         snprintf(reason, bytes, "interrupted before the launch could end by itself");
@@ -262,10 +289,11 @@ static tb_status conclude(watch *w, tb_outcome *out)
     snprintf(out->status, sizeof out->status, "%s", launch->end.status);
     snprintf(out->reason, sizeof out->reason, "%s", launch->end.reason);
     tb_launch_free(launch);
-    bool clean = WIFEXITED(w->wait_status) && (WEXITSTATUS(w->wait_status) == 0 || strcmp(out->status, "ok") != 0);
+    bool clean =
+        WIFEXITED(w->wait_status) && (WEXITSTATUS(w->wait_status) == 0 || strcmp(out->status, "ok") != 0);
     if (ended && !clean)
-        tb_log_write(TB_LOG_WARN, "%s: the launch is complete, but mpirun ended with wait status %d", w->journal,
-                     w->wait_status);
+        tb_log_write(TB_LOG_WARN, "%s: the launch is complete, but mpirun ended with wait status %d",
+                     w->journal, w->wait_status);
     if (ended) return TB_OK;
     explain(w, &end, out->reason, sizeof out->reason);
     struct timespec now;

@@ -21,7 +21,7 @@ typedef struct tb_outcome {
     double seconds;
 } tb_outcome;
 
-/* TB_OK means that the launch was carried out and its journal has an end record, whatever `out` says of it. */
+/* TB_OK means that the launch took place and its journal has an end record, whatever `out` says of it. */
 TB_MUST_USE tb_status tb_launch_run(const tb_launch_plan *plan, tb_outcome *out);
 
 /* The point record of a launch, for tb_journal_create(). Strings are borrowed from `plan`. */

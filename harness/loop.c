@@ -1,5 +1,5 @@
-/* The timed loop. Decisions (steady, enough, stop) are rank 0's and are the same on every rank; nothing is recorded
- * inside what is timed. */
+/* The timed loop. Decisions (steady, enough, stop) are rank 0's and are the same on every rank; nothing is
+ * recorded inside what is timed. */
 #include "loop.h"
 #include "group.h"
 #include "stats.h"
@@ -34,7 +34,8 @@ static tb_status time_iterations(const loop *l, int64_t n, double *ms)
     return TB_OK;
 }
 
-/* A sample lasts at least a thousand ticks of the clock: the smallest power of two that does, agreed by all ranks. */
+/* A sample lasts at least a thousand ticks of the clock: the smallest power of two that does, agreed by all
+ * ranks. */
 static tb_status choose_per_sample(loop *l)
 {
     const double enough_ms = 0.03;
@@ -66,7 +67,8 @@ static tb_status run_block(loop *l, const char *phase, int64_t done, int64_t tot
     return TB_OK;
 }
 
-/* Behind each block every rank takes rank 0's decision, and about once a second the records are brought together. */
+/* Behind each block every rank takes rank 0's decision, and about once a second the records are brought
+ * together. */
 static tb_status settle(loop *l, int *decision)
 {
     int64_t now_ns = tb_now_ns();
@@ -80,8 +82,10 @@ static tb_status settle(loop *l, int *decision)
 
 static tb_status warm_up(loop *l, bool *steady)
 {
-    tb_warmup w = {.min_iters = (int64_t)conf_num(l, "measure.warmup_iters"), .min_s = conf_num(l, "measure.warmup_s"),
-                   .tol = conf_num(l, "measure.steady_tol"), .max_s = conf_num(l, "measure.warmup_max_s")};
+    tb_warmup w = {.min_iters = (int64_t)conf_num(l, "measure.warmup_iters"),
+                   .min_s = conf_num(l, "measure.warmup_s"),
+                   .tol = conf_num(l, "measure.steady_tol"),
+                   .max_s = conf_num(l, "measure.warmup_max_s")};
     int state = TB_WARMING;
     tb_run_warming(l->run, true);
     while (state == TB_WARMING && !l->stop) {

@@ -23,8 +23,9 @@ static void print_help(void)
             if ((int)verbs[i]->group == group)
                 printf("  %-9s %-26s %s\n", verbs[i]->name, verbs[i]->args, verbs[i]->doc);
     }
-    printf("\ntb VERB --help tells more. Exit codes: 0 ok, 1 parity or regression, 2 usage or configuration,\n"
-           "3 invalid, crashed, timed out or nothing measured, 4 inconclusive, 5 no baseline.\n");
+    printf(
+        "\ntb VERB --help tells more. Exit codes: 0 ok, 1 parity or regression, 2 usage or configuration,\n"
+        "3 invalid, crashed, timed out or nothing measured, 4 inconclusive, 5 no baseline.\n");
 }
 
 static void print_verb_help(const tb_verb *verb)
@@ -35,8 +36,8 @@ static void print_verb_help(const tb_verb *verb)
         const tb_option *o = &verb->options[i];
         char left[64];
         snprintf(left, sizeof left, "%c%c%s%s%s%s%s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
-                 o->name && o->letter ? ", " : "  ", o->name ? "--" : "", o->name ? o->name : "", o->arg ? " " : "",
-                 o->arg ? o->arg : "");
+                 o->name && o->letter ? ", " : "  ", o->name ? "--" : "", o->name ? o->name : "",
+                 o->arg ? " " : "", o->arg ? o->arg : "");
         printf("  %-28s %s\n", left, o->doc);
     }
     if (verb->help) printf("\n%s\n", verb->help);
@@ -76,11 +77,13 @@ static int unknown_option(const tb_verb *verb, const char *word)
 /* Options and words may mix; "--" ends the options. */
 static int run_verb(const tb_verb *verb, int argc, char **argv)
 {
-    const char **words = tb_calloc((size_t)argc + 1, sizeof *words), **values = tb_calloc((size_t)argc + 1, sizeof *values);
+    const char **words = tb_calloc((size_t)argc + 1, sizeof *words),
+               **values = tb_calloc((size_t)argc + 1, sizeof *values);
     int *option_at = tb_calloc((size_t)argc + 1, sizeof *option_at);
     int code = -1;
     if (!words || !values || !option_at) code = tb_report(stderr);
-    tb_args args = {.verb = verb, .words = words, .option_at = option_at, .values = values, .argc = argc, .argv = argv};
+    tb_args args = {
+        .verb = verb, .words = words, .option_at = option_at, .values = values, .argc = argc, .argv = argv};
     bool only_words = false;
     for (int i = 2; i < argc && code < 0; i++) {
         const char *word = argv[i];
@@ -96,8 +99,10 @@ static int run_verb(const tb_verb *verb, int argc, char **argv)
             int at = find_option(verb, word, &value);
             if (at < 0) {
                 code = unknown_option(verb, word);
-            } else if ((verb->options[at].arg && !value && i + 1 == argc) || (!verb->options[at].arg && value)) {
-                fprintf(stderr, "tb %s: %s %s\n", verb->name, word, value ? "takes no value" : "wants a value");
+            } else if ((verb->options[at].arg && !value && i + 1 == argc) ||
+                       (!verb->options[at].arg && value)) {
+                fprintf(stderr, "tb %s: %s %s\n", verb->name, word,
+                        value ? "takes no value" : "wants a value");
                 code = EXIT_USAGE;
             } else {
                 option_at[args.n_options] = at;
@@ -148,6 +153,7 @@ int tb_main(int argc, char **argv)
         return argc > 1 ? 0 : EXIT_USAGE;
     }
     const char *near = tb_nearest(topic, names, N_VERBS);
-    fprintf(stderr, "tb: no verb '%s'%s%s.  tb help lists all\n", topic, near ? "; nearest: " : "", near ? near : "");
+    fprintf(stderr, "tb: no verb '%s'%s%s.  tb help lists all\n", topic, near ? "; nearest: " : "",
+            near ? near : "");
     return EXIT_USAGE;
 }

@@ -45,7 +45,8 @@ void tb_progress_tick(void *progress, const tb_board *board)
     if (rank0->phase[0]) fprintf(stderr, "   %.40s", rank0->phase);
     if (rank0->step >= 0) fprintf(stderr, " %lld", (long long)rank0->step);
     if (rank0->step >= 0 && rank0->total > 0) fprintf(stderr, "/%lld", (long long)rank0->total);
-    if (rank0->headline[0]) fprintf(stderr, "   %.30s %.4g %.15s", rank0->headline, rank0->value, rank0->unit);
+    if (rank0->headline[0])
+        fprintf(stderr, "   %.30s %.4g %.15s", rank0->headline, rank0->value, rank0->unit);
     put_eta(p);
     fflush(stderr);
 }
@@ -56,5 +57,6 @@ void tb_progress_end(tb_progress *p, const tb_outcome *outcome)
     if (p->is_terminal) fputs("\r\033[K", stderr);
     if (p->is_terminal && is_ok) return; /* the closing table tells; only trouble stays on the screen */
     put_head(p);
-    fprintf(stderr, "   %s   %.1f s%s%s\n", outcome->status, outcome->seconds, is_ok ? "" : "   ", outcome->reason);
+    fprintf(stderr, "   %s   %.1f s%s%s\n", outcome->status, outcome->seconds, is_ok ? "" : "   ",
+            outcome->reason);
 }

@@ -1,4 +1,4 @@
-/* What a person sees while a run goes on: one line that changes on a terminal, one line a launch otherwise. */
+/* What a person sees while a run goes on: one changing line on a terminal, one line a launch otherwise. */
 #pragma once
 #include "board.h"
 #include "experiment.h"

@@ -69,7 +69,8 @@ static series *find_series(tb_recorder *r, const char *metric)
 
 tb_status tb_recorder_metric(tb_recorder *r, const tb_metric *metric)
 {
-    if (find_series(r, metric->name)) return TB_FAIL(TB_ERR_INTERNAL, "metric '%s' is declared twice", metric->name);
+    if (find_series(r, metric->name))
+        return TB_FAIL(TB_ERR_INTERNAL, "metric '%s' is declared twice", metric->name);
     if (r->n_series == METRICS_MAX) return TB_FAIL(TB_ERR_INTERNAL, "more than %d metrics", METRICS_MAX);
     r->series[r->n_series++] = (series){.metric = metric->name};
     return r->rank == 0 ? tb_journal_metric(r->journal, metric) : TB_OK;
@@ -78,8 +79,12 @@ tb_status tb_recorder_metric(tb_recorder *r, const tb_metric *metric)
 static void flush_series(tb_recorder *r, series *s)
 {
     if (s->n == 0) return;
-    tb_samples batch = {.metric = s->metric, .rank = r->rank, .warmup = r->warming, .first_step = s->first_step,
-                        .n = s->n, .values = s->values};
+    tb_samples batch = {.metric = s->metric,
+                        .rank = r->rank,
+                        .warmup = r->warming,
+                        .first_step = s->first_step,
+                        .n = s->n,
+                        .values = s->values};
     note(r, tb_journal_samples(r->journal, &batch));
     s->n = 0;
 }
@@ -104,7 +109,8 @@ void tb_emit_sample(const tb_run *run, const char *metric, int64_t step, double 
     if (!r) return;
     series *s = find_series(r, metric);
     if (!s) {
-        note(r, TB_FAIL(TB_ERR_INTERNAL, "the driver emits metric '%s', which its table does not hold", metric));
+        note(r,
+             TB_FAIL(TB_ERR_INTERNAL, "the driver emits metric '%s', which its table does not hold", metric));
         return;
     }
     if (s->n == BATCH || (s->n > 0 && s->first_step + s->n != step)) flush_series(r, s);
@@ -142,11 +148,12 @@ void tb_emit_check(const tb_run *run, const char *name, const char *kind, double
     note(r, tb_journal_check(r->journal, &check));
 }
 
-void tb_emit_event(const tb_run *run, const char *name, const char *text, int64_t track, int64_t index, int64_t t0_ns,
-                   int64_t t1_ns)
+void tb_emit_event(const tb_run *run, const char *name, const char *text, int64_t track, int64_t index,
+                   int64_t t0_ns, int64_t t1_ns)
 {
     tb_recorder *r = run->recorder;
-    if (r) note(r, tb_journal_event(r->journal, &(tb_event){name, text, r->rank, track, index, t0_ns, t1_ns}));
+    if (r)
+        note(r, tb_journal_event(r->journal, &(tb_event){name, text, r->rank, track, index, t0_ns, t1_ns}));
 }
 
 void tb_run_phase(const tb_run *run, const char *phase, int64_t step, int64_t total)
@@ -193,7 +200,8 @@ tb_status tb_run_sync(const tb_run *run, bool *stop)
     int64_t worst = (int64_t)r->status * 2 + (r->board && atomic_load(&r->board->stop));
     TB_TRY(tb_group_max(run->group, &worst));
     *stop = worst == 1;
-    if (worst > 1 && r->status == TB_OK) return TB_FAIL((tb_status)(worst / 2), "another rank could not record");
+    if (worst > 1 && r->status == TB_OK)
+        return TB_FAIL((tb_status)(worst / 2), "another rank could not record");
     return tb_recorder_status(r);
 }
 

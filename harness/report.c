@@ -12,7 +12,8 @@ static const char *point_status(const tb_runner *r, int point, const tb_result *
     if (!result) return "nothing measured";
     const char *status = tb_result_status(result);
     bool complete = true;
-    for (int l = 0; l < r->experiment->launches; l++) complete &= r->done[point * r->experiment->launches + l];
+    for (int l = 0; l < r->experiment->launches; l++)
+        complete &= r->done[point * r->experiment->launches + l];
     return complete || strcmp(status, "ok") != 0 ? status : "incomplete";
 }
 
@@ -24,7 +25,8 @@ static void print_table(const tb_runner *r, tb_result *const *results)
     const char *metrics[TB_TABLE_METRICS];
     int n = 0;
     for (int p = 0; rows && p < e->n_points; p++)
-        rows[p] = (tb_row){e->points[p].label, results[p], point_status(r, p, results[p]), e->points[p].scope};
+        rows[p] =
+            (tb_row){e->points[p].label, results[p], point_status(r, p, results[p]), e->points[p].scope};
     for (; named && n < named->n_items && n < TB_TABLE_METRICS; n++) metrics[n] = named->keys[n];
     if (rows && n == 0) n = tb_table_metrics(rows, e->n_points, metrics);
     printf("\n");
@@ -39,7 +41,8 @@ static bool print_trouble(const char *label, const tb_result *result)
     for (int i = 0; result && i < result->n_launches; i++) {
         const tb_launch *l = result->launches[i];
         if (strcmp(l->end.status, "ok") != 0)
-            printf("%s, launch %lld: %s: %s\n", label, (long long)l->point.launch + 1, l->end.status, l->end.reason);
+            printf("%s, launch %lld: %s: %s\n", label, (long long)l->point.launch + 1, l->end.status,
+                   l->end.reason);
         for (int c = 0; c < l->n_checks; c++) {
             if (l->checks[c].pass) continue;
             printf("  %s: %.6g, limit %.6g: %s\n", l->checks[c].name, l->checks[c].value, l->checks[c].limit,
@@ -77,7 +80,8 @@ int tb_report_run(tb_runner *r, tb_result *const *results)
     if (n_measured > 0 && !r->interrupted) parity |= !print_sweep_checks(e, results);
     printf("results  %s   %d of %d points ok%s\n", r->folder, n_ok, e->n_points,
            r->n_kept ? "; what was complete was kept" : "");
-    if (r->interrupted || r->n_failed) printf("tb run %s --resume --out %s   goes on from here\n", e->name, r->folder);
+    if (r->interrupted || r->n_failed)
+        printf("tb run %s --resume --out %s   goes on from here\n", e->name, r->folder);
     if (parity) return EXIT_PARITY;
     return n_ok == e->n_points ? 0 : EXIT_INVALID;
 }

@@ -57,7 +57,8 @@ static tb_status list_folder(const char *folder, names *out)
     out->at = tb_calloc((size_t)n + 1, sizeof *out->at);
     for (int i = 0; i < n; i++) {
         bool wanted = ends_with(entries[i]->d_name, ".h5") || ends_with(entries[i]->d_name, ".journal");
-        if (out->at && wanted && (out->at[out->n] = tb_asprintf("%s/%s", folder, entries[i]->d_name))) out->n++;
+        if (out->at && wanted && (out->at[out->n] = tb_asprintf("%s/%s", folder, entries[i]->d_name)))
+            out->n++;
         free(entries[i]);
     }
     free(entries);

@@ -70,13 +70,17 @@ static tb_launch_plan plan_of(const tb_runner *r, int index)
                             .interrupts = r->interrupts};
 }
 
-static bool is_final(const char *status) { return strcmp(status, "ok") == 0 || strcmp(status, "invalid") == 0; }
+static bool is_final(const char *status)
+{
+    return strcmp(status, "ok") == 0 || strcmp(status, "invalid") == 0;
+}
 
 /* Nothing that was measured is deleted: a journal that gives way is renamed. */
 static tb_status set_aside(const char *path)
 {
     char *aside = NULL;
-    for (int n = 1; (aside = tb_asprintf("%s.aside-%d", path, n)) && access(aside, F_OK) == 0; n++) tb_free(aside);
+    for (int n = 1; (aside = tb_asprintf("%s.aside-%d", path, n)) && access(aside, F_OK) == 0; n++)
+        tb_free(aside);
     if (!aside) return TB_ERR_OOM;
     tb_status st = TB_OK;
     if (rename(path, aside) < 0) st = TB_FAIL(TB_ERR_IO, "%s: cannot set aside: %s", path, strerror(errno));
@@ -84,7 +88,8 @@ static tb_status set_aside(const char *path)
     return st;
 }
 
-/* Is there a complete launch of this point in the folder? An incomplete one is set aside, to be launched again. */
+/* Is there a complete launch of this point in the folder? An incomplete one is set aside, to be launched
+ * again. */
 static tb_status look_at_journal(tb_runner *r, int index)
 {
     tb_launch_plan plan = plan_of(r, index);
@@ -109,8 +114,8 @@ static tb_status look_at_point(tb_runner *r, int point)
     tb_result *result = NULL;
     tb_status st = TB_OK;
     if (!path) return TB_ERR_OOM;
-    bool complete = r->mode == TB_RUN_RESUME && access(path, F_OK) == 0 && tb_h5_read(path, &result) == TB_OK &&
-                    result->n_launches >= launches;
+    bool complete = r->mode == TB_RUN_RESUME && access(path, F_OK) == 0 &&
+                    tb_h5_read(path, &result) == TB_OK && result->n_launches >= launches;
     for (int l = 0; l < launches && complete; l++) complete = is_final(result->launches[l]->end.status);
     tb_result_free(result);
     if (!complete) unlink(path);
@@ -138,12 +143,13 @@ tb_status tb_runner_open(const tb_experiment *e, tb_run_mode mode, const char *o
     *r = (tb_runner){.experiment = e, .mode = mode};
     r->folder = out ? tb_strdup(out) : mode == TB_RUN_NEW ? new_folder(e) : newest_folder(e);
     if (!r->folder && mode != TB_RUN_NEW)
-        return TB_FAIL(TB_ERR_NOT_FOUND, "%s: no earlier run in %s/results/runs/%s", e->name, e->root, e->name);
+        return TB_FAIL(TB_ERR_NOT_FOUND, "%s: no earlier run in %s/results/runs/%s", e->name, e->root,
+                       e->name);
     r->done = tb_calloc((size_t)(e->n_points * e->launches), sizeof *r->done);
     if (!r->folder || !r->done) return TB_ERR_OOM;
     if (mode == TB_RUN_NEW && has_results(r->folder))
-        return TB_FAIL(TB_ERR_INVALID, "%s holds results: --resume goes on with them, --force starts them again",
-                       r->folder);
+        return TB_FAIL(TB_ERR_INVALID,
+                       "%s holds results: --resume goes on with them, --force starts them again", r->folder);
     TB_TRY(make_folder(r->folder));
     for (int p = 0; p < e->n_points; p++) TB_TRY(look_at_point(r, p));
     r->n_kept = r->n_done;
@@ -168,8 +174,10 @@ int tb_runner_order(const tb_runner *r, int *order)
         return n;
     }
     int64_t *points = tb_calloc((size_t)e->n_points, sizeof *points);
-    for (int l = 0; l < launches && points; l++) { /* every round all points once, each round in its own order */
-        tb_random_permutation(e->seed, tb_stream_index(tb_stream_name(0, "order"), (uint64_t)l), e->n_points, points);
+    for (int l = 0; l < launches && points;
+         l++) { /* every round all points once, each round in its own order */
+        tb_random_permutation(e->seed, tb_stream_index(tb_stream_name(0, "order"), (uint64_t)l), e->n_points,
+                              points);
         for (int p = 0; p < e->n_points; p++) {
             int index = (int)points[p] * launches + l;
             if (!r->done[index]) order[n++] = index;
@@ -179,8 +187,9 @@ int tb_runner_order(const tb_runner *r, int *order)
     return n;
 }
 
-/* On virtual machines two cores may find themselves on another pair of real ones in the middle of a launch. Of points
- * that use two cores such a launch is measured again, once; if they move again, the file says so by its two values. */
+/* On virtual machines two cores may find themselves on another pair of real ones in the middle of a launch.
+ * Of points that use two cores such a launch is measured again, once; if they move again, the file says so by
+ * its two values. */
 static tb_status repeat_if_cores_moved(const tb_launch_plan *plan, tb_outcome *outcome)
 {
     static const double moved = 2;
@@ -191,9 +200,11 @@ static tb_status repeat_if_cores_moved(const tb_launch_plan *plan, tb_outcome *o
     tb_status st = tb_journal_read(path, &launch);
     const tb_value *before = st == TB_OK ? tb_launch_value(launch, "noise.before.core_to_core_ns", -1) : NULL;
     const tb_value *after = st == TB_OK ? tb_launch_value(launch, "noise.after.core_to_core_ns", -1) : NULL;
-    bool again = before && after && (after->value > moved * before->value || before->value > moved * after->value);
+    bool again =
+        before && after && (after->value > moved * before->value || before->value > moved * after->value);
     if (again) {
-        fprintf(stderr, "core to core went from %.0f to %.0f ns: measured again\n", before->value, after->value);
+        fprintf(stderr, "core to core went from %.0f to %.0f ns: measured again\n", before->value,
+                after->value);
         st = set_aside(path);
         if (st == TB_OK) st = tb_launch_run(plan, outcome);
     }

@@ -1,4 +1,4 @@
-/* A run: the launches of an experiment's points, in an order, into a folder; what is there already is kept. */
+/* A run: the launches of an experiment's points, in an order, into a folder; what is there is kept. */
 #pragma once
 #include "experiment.h"
 #include "launch.h"
@@ -23,11 +23,11 @@ typedef struct tb_runner {
 /* Chooses or makes the folder and finds what is done. `out` NULL: a new folder (resume: the newest one). */
 TB_MUST_USE tb_status tb_runner_open(const tb_experiment *e, tb_run_mode mode, const char *out, tb_runner *r);
 void tb_runner_close(tb_runner *r);
-/* The launches that are still to be done, as point * launches + launch, in the order of the experiment; returns how
- * many. `order` has room for all. */
+/* The launches that are still to be done, as point * launches + launch, in the order of the experiment;
+ * returns how many. `order` has room for all. */
 int tb_runner_order(const tb_runner *r, int *order);
 /* Carries them out one after the other. Returns TB_OK also when launches failed: the counts tell. */
 TB_MUST_USE tb_status tb_runner_run(tb_runner *r);
-/* Reads the journals (or the HDF5 file) of a point; writes its HDF5 file when all of its launches are done. NULL
- * when nothing was measured. The caller frees with tb_result_free(). */
+/* Reads the journals (or the HDF5 file) of a point; writes its HDF5 file when all of its launches are done.
+ * NULL when nothing was measured. The caller frees with tb_result_free(). */
 TB_MUST_USE tb_status tb_runner_result(tb_runner *r, int point, tb_result **out);

@@ -1,4 +1,4 @@
-/* From an experiment's tree to its points: product x zip, each assignment applied, checked, hashed and named. */
+/* From an experiment's tree to its points: product x zip, each assignment applied, checked, hashed, named. */
 #include "experiment.h"
 #include "experiment_internal.h"
 #include "tb_alloc.h"
@@ -9,7 +9,8 @@
 
 enum { DIMS_MAX = 16, KEYS_MAX = 16, POINTS_MAX = 10000 };
 
-/* One dimension: keys that change together. A product key is a dimension of one key; all of zip is one dimension. */
+/* One dimension: keys that change together. A product key is a dimension of one key; all of zip is one
+ * dimension. */
 typedef struct dim {
     char path[KEYS_MAX][96];
     const tb_conf *values[KEYS_MAX]; /* lists */
@@ -24,14 +25,16 @@ static tb_status check_values(const tb_experiment *e, const char *path, const tb
     if (!tbi_experiment_key(e, list, path)) return TB_ERR_CONFIG;
     for (int i = 0; i < 3; i++)
         if (strcmp(path, planning[i]) == 0)
-            return tb_conf_fail(list, TB_ERR_CONFIG, "sweep: '%s' plans the run and cannot be varied in it", path);
+            return tb_conf_fail(list, TB_ERR_CONFIG, "sweep: '%s' plans the run and cannot be varied in it",
+                                path);
     if (list->kind != TB_CONF_LIST || list->n_items == 0)
         return tb_conf_fail(list, TB_ERR_CONFIG, "sweep: '%s' wants a list of values", path);
     return TB_OK;
 }
 
 /* Adds the lists below `map` to dims: each as a dimension of its own, or (zip) all to one. */
-static tb_status collect_dims(const tb_experiment *e, const tb_conf *map, const char *prefix, bool zip, dim *dims, int *n)
+static tb_status collect_dims(const tb_experiment *e, const tb_conf *map, const char *prefix, bool zip,
+                              dim *dims, int *n)
 {
     for (int i = 0; map && i < map->n_items; i++) {
         char path[96];
@@ -46,8 +49,8 @@ static tb_status collect_dims(const tb_experiment *e, const tb_conf *map, const 
         if (*n == DIMS_MAX || (joins && dims[*n - 1].n_keys == KEYS_MAX))
             return tb_conf_fail(list, TB_ERR_CONFIG, "sweep: more than %d keys", DIMS_MAX);
         if (joins && list->n_items != dims[*n - 1].n_values)
-            return tb_conf_fail(list, TB_ERR_CONFIG, "sweep.zip: '%s' has %d values, '%s' has %d", path, list->n_items,
-                                dims[*n - 1].path[0], dims[*n - 1].n_values);
+            return tb_conf_fail(list, TB_ERR_CONFIG, "sweep.zip: '%s' has %d values, '%s' has %d", path,
+                                list->n_items, dims[*n - 1].path[0], dims[*n - 1].n_values);
         dim *d = joins ? &dims[*n - 1] : &dims[(*n)++];
         memcpy(d->path[d->n_keys], path, sizeof path);
         d->values[d->n_keys++] = list;
@@ -63,8 +66,8 @@ static tb_status find_dims(const tb_experiment *e, dim *dims, int *n)
     for (int i = 0; sweep && i < sweep->n_items; i++) {
         const char *near = tb_nearest(sweep->keys[i], known, 3);
         if (near && strcmp(near, sweep->keys[i]) == 0) continue;
-        return tb_conf_fail(sweep->items[i], TB_ERR_CONFIG, "unknown key 'sweep.%s'; it may hold product, zip, exclude",
-                            sweep->keys[i]);
+        return tb_conf_fail(sweep->items[i], TB_ERR_CONFIG,
+                            "unknown key 'sweep.%s'; it may hold product, zip, exclude", sweep->keys[i]);
     }
     TB_TRY(collect_dims(e, tb_conf_find(sweep, "product"), "", false, dims, n));
     dim zipped[2] = {0}; /* one is filled; collect_dims() joins to the last */
@@ -127,7 +130,8 @@ static tb_status complete_metrics(const tb_experiment *e, tb_conf *metrics)
         const char *near = m ? NULL : tb_nearest(metrics->keys[i], names, n);
         if (!m)
             return tb_conf_fail(metrics->items[i], TB_ERR_CONFIG, "driver '%s' has no metric '%s'%s%s",
-                                e->driver->name, metrics->keys[i], near ? "; nearest: " : "", near ? near : "");
+                                e->driver->name, metrics->keys[i], near ? "; nearest: " : "",
+                                near ? near : "");
         char prefix[128], margin[32];
         snprintf(prefix, sizeof prefix, "metrics.%s.", m->name);
         snprintf(margin, sizeof margin, "%g", m->margin);
@@ -155,8 +159,9 @@ static void drop(tb_conf *map, const char *name)
     }
 }
 
-/* Checks and completes all sections, and takes out what plans the sweep but does not change what is measured: a
- * point keeps its hash, and so its results, when only the number of launches, their order or the timeout change. */
+/* Checks and completes all sections, and takes out what plans the sweep but does not change what is measured:
+ * a point keeps its hash, and so its results, when only the number of launches, their order or the timeout
+ * change. */
 static tb_status complete(tb_experiment *e, tb_conf *config, tb_plan_point *p)
 {
     tb_conf *launch = tb_conf_find(config, "launch"), *measure = tb_conf_find(config, "measure");
@@ -195,7 +200,8 @@ static tb_status name_point(const tb_experiment *e, tb_plan_point *p, const tb_t
     tb_conf_canonical(p->config, &json);
     tb_text_add(&hashed, "%s\ndriver version %d\n", tb_text_str(&json), e->driver->version);
     p->json = json.data;
-    tb_status st = json.failed || hashed.failed ? TB_ERR_OOM : tb_sha256_of(hashed.data, hashed.size, p->hash);
+    tb_status st =
+        json.failed || hashed.failed ? TB_ERR_OOM : tb_sha256_of(hashed.data, hashed.size, p->hash);
     tb_text_free(&hashed);
     if (st != TB_OK) return st;
     p->stem = tb_asprintf("%s-%.8s", p->label, p->hash);
@@ -274,7 +280,8 @@ tb_status tbi_experiment_expand(tb_experiment *e, const char *where)
     int64_t total = 1;
     for (int d = 0; d < n_dims; d++) {
         total *= dims[d].n_values;
-        if (total > POINTS_MAX) return TB_FAIL(TB_ERR_CONFIG, "%s: the sweep has more than %d points", e->name, POINTS_MAX);
+        if (total > POINTS_MAX)
+            return TB_FAIL(TB_ERR_CONFIG, "%s: the sweep has more than %d points", e->name, POINTS_MAX);
     }
     tb_topo topo;
     TB_TRY(tb_topo_load(&topo));

@@ -27,7 +27,10 @@ int tb_table_metrics(const tb_row *rows, int n, const char *names[TB_TABLE_METRI
     return n_names;
 }
 
-static int longer(int width, const char *text) { return (int)strlen(text) > width ? (int)strlen(text) : width; }
+static int longer(int width, const char *text)
+{
+    return (int)strlen(text) > width ? (int)strlen(text) : width;
+}
 
 static const tb_summary *summary_of(const tb_row *row, const char *metric)
 {

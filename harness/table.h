@@ -1,4 +1,4 @@
-/* Tables of points by metrics, for people: one row a point, one column a metric, width as the text needs it. */
+/* Tables of points by metrics, for people: one row a point, one column a metric, as wide as needed. */
 #pragma once
 #include "record.h"
 

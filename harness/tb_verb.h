@@ -7,7 +7,12 @@
 
 struct tb_args;
 
-typedef enum tb_verb_group { TB_VERB_EXPERIMENT, TB_VERB_MACHINE, TB_VERB_MODEL, TB_VERB_INTERNAL } tb_verb_group;
+typedef enum tb_verb_group {
+    TB_VERB_EXPERIMENT,
+    TB_VERB_MACHINE,
+    TB_VERB_MODEL,
+    TB_VERB_INTERNAL
+} tb_verb_group;
 
 typedef struct tb_option {
     const char *name;      /* "where"; long, given as --where */

@@ -1,5 +1,5 @@
-/* YAML text to a strict tree, by libyaml's event interface. The document interface would be shorter, but it hides
- * anchors and aliases, which we refuse: a reader of an experiment sees every value where it is used. */
+/* YAML text to a strict tree, by libyaml's event interface. The document interface would be shorter, but it
+ * hides anchors and aliases, which we refuse: a reader of an experiment sees every value where it is used. */
 #include "tb_alloc.h"
 #include "tb_conf.h"
 #include "conf_internal.h"
@@ -22,7 +22,8 @@ static tb_status fail_at(const reader *r, yaml_mark_t at, const char *what)
 static tb_status next_event(reader *r, yaml_event_t *event)
 {
     if (yaml_parser_parse(&r->parser, event)) return TB_OK;
-    if (r->parser.error == YAML_MEMORY_ERROR) return TB_FAIL(TB_ERR_OOM, "%s: no memory to parse it", r->name);
+    if (r->parser.error == YAML_MEMORY_ERROR)
+        return TB_FAIL(TB_ERR_OOM, "%s: no memory to parse it", r->name);
     const char *problem = r->parser.problem ? r->parser.problem : "not YAML";
     if (r->parser.error == YAML_READER_ERROR)
         return TB_FAIL(TB_ERR_PARSE, "%s: byte %zu: %s", r->name, r->parser.problem_offset, problem);
@@ -32,7 +33,9 @@ static tb_status next_event(reader *r, yaml_event_t *event)
 static tb_status refuse_decoration(const reader *r, const yaml_event_t *e, const yaml_char_t *anchor,
                                    const yaml_char_t *tag)
 {
-    if (anchor) return fail_at(r, e->start_mark, "anchors (&name) are not accepted; write the value where it is used");
+    if (anchor)
+        return fail_at(r, e->start_mark,
+                       "anchors (&name) are not accepted; write the value where it is used");
     if (tag) return fail_at(r, e->start_mark, "tags (!type) are not accepted; the key decides the type");
     return TB_OK;
 }
@@ -71,11 +74,13 @@ static tb_status check_key(const reader *r, const yaml_event_t *e, const tb_conf
     TB_TRY(refuse_decoration(r, e, e->data.scalar.anchor, e->data.scalar.tag));
     if (e->data.scalar.length == 0 || strlen(key) != e->data.scalar.length)
         return fail_at(r, e->start_mark, "a key is empty or holds a zero byte");
-    if (strcmp(key, "<<") == 0) return fail_at(r, e->start_mark, "merge keys (<<) are not accepted; use extends:");
+    if (strcmp(key, "<<") == 0)
+        return fail_at(r, e->start_mark, "merge keys (<<) are not accepted; use extends:");
     for (int i = 0; i < map->n_items; i++)
         if (strcmp(map->keys[i], key) == 0)
-            return TB_FAIL(TB_ERR_PARSE, "%s:%zu:%zu: duplicate key '%s'; it stands in line %d already", r->name,
-                           e->start_mark.line + 1, e->start_mark.column + 1, key, map->items[i]->line);
+            return TB_FAIL(TB_ERR_PARSE, "%s:%zu:%zu: duplicate key '%s'; it stands in line %d already",
+                           r->name, e->start_mark.line + 1, e->start_mark.column + 1, key,
+                           map->items[i]->line);
     return TB_OK;
 }
 
@@ -110,7 +115,8 @@ static tb_status read_node(reader *r, const yaml_event_t *e, int depth, tb_conf 
 {
     if (depth > DEPTH_MAX) return fail_at(r, e->start_mark, "nested deeper than 32 levels");
     if (e->type == YAML_ALIAS_EVENT)
-        return fail_at(r, e->start_mark, "aliases (*name) are not accepted; write the value where it is used");
+        return fail_at(r, e->start_mark,
+                       "aliases (*name) are not accepted; write the value where it is used");
     tb_conf *node = tbi_conf_node(TB_CONF_SCALAR, r->name);
     if (!node) return TB_ERR_OOM;
     node->line = (int)e->start_mark.line + 1;
@@ -168,18 +174,21 @@ tb_status tb_conf_load(const char *path, tb_conf **out)
 {
     *out = NULL;
     FILE *file = fopen(path, "rb");
-    if (!file) return TB_FAIL(errno == ENOENT ? TB_ERR_NOT_FOUND : TB_ERR_IO, "%s: %s", path, strerror(errno));
+    if (!file)
+        return TB_FAIL(errno == ENOENT ? TB_ERR_NOT_FOUND : TB_ERR_IO, "%s: %s", path, strerror(errno));
     tb_status st = TB_OK;
     size_t bytes = 0, capacity = 1 << 14;
     char *text = tb_calloc(1, capacity);
-    while (text && (bytes += fread(text + bytes, 1, capacity - bytes, file)) == capacity && bytes < FILE_BYTES_MAX) {
+    while (text && (bytes += fread(text + bytes, 1, capacity - bytes, file)) == capacity &&
+           bytes < FILE_BYTES_MAX) {
         char *larger = tb_realloc(text, capacity *= 2);
         if (!larger) tb_free(text);
         text = larger;
     }
     if (!text) st = TB_ERR_OOM;
     else if (ferror(file)) st = TB_FAIL(TB_ERR_IO, "%s: cannot read: %s", path, strerror(errno));
-    else if (bytes >= FILE_BYTES_MAX) st = TB_FAIL(TB_ERR_PARSE, "%s: larger than 16 MiB; this is no configuration", path);
+    else if (bytes >= FILE_BYTES_MAX)
+        st = TB_FAIL(TB_ERR_PARSE, "%s: larger than 16 MiB; this is no configuration", path);
     else st = tb_conf_parse(text, bytes, path, out);
     tb_free(text);
     fclose(file);

@@ -1,5 +1,5 @@
-/* Typed reads of configuration scalars, and the key tables by which everything that reads configuration checks,
- * completes and documents its keys. */
+/* Typed reads of configuration scalars, and the key tables by which everything that reads configuration
+ * checks, completes and documents its keys. */
 #include "tb_alloc.h"
 #include "tb_conf.h"
 #include "tb_text.h"
@@ -15,7 +15,8 @@ static tb_status expect_scalar(const tb_conf *node, const char *key)
 {
     if (!node) return TB_FAIL(TB_ERR_CONFIG, "key '%s' is missing", key);
     if (node->kind != TB_CONF_SCALAR)
-        return tb_conf_fail(node, TB_ERR_CONFIG, "key '%s': one value wanted, not %s", key, kind_names[node->kind]);
+        return tb_conf_fail(node, TB_ERR_CONFIG, "key '%s': one value wanted, not %s", key,
+                            kind_names[node->kind]);
     return TB_OK;
 }
 
@@ -23,7 +24,8 @@ static tb_status expect_scalar(const tb_conf *node, const char *key)
 static bool parse_number(const tb_conf *node, double *out)
 {
     const char *text = node->text;
-    if (node->quoted || text[strspn(text, "+-.eE0123456789")] != '\0' || !strpbrk(text, "0123456789")) return false;
+    if (node->quoted || text[strspn(text, "+-.eE0123456789")] != '\0' || !strpbrk(text, "0123456789"))
+        return false;
     char *end;
     *out = strtod(text, &end);
     return *end == '\0' && isfinite(*out);
@@ -46,11 +48,12 @@ tb_status tb_conf_int(const tb_conf *node, const char *key, int64_t min, int64_t
     TB_TRY(expect_scalar(node, key));
     double value;
     if (!parse_number(node, &value) || value != floor(value) || fabs(value) > exact_max)
-        return tb_conf_fail(node, TB_ERR_CONFIG, "key '%s': a whole number wanted, got '%s'", key, node->text);
+        return tb_conf_fail(node, TB_ERR_CONFIG, "key '%s': a whole number wanted, got '%s'", key,
+                            node->text);
     int64_t whole = (int64_t)value;
     if (whole < min || whole > max)
-        return tb_conf_fail(node, TB_ERR_CONFIG, "key '%s': %lld is outside %lld .. %lld", key, (long long)whole,
-                            (long long)min, (long long)max);
+        return tb_conf_fail(node, TB_ERR_CONFIG, "key '%s': %lld is outside %lld .. %lld", key,
+                            (long long)whole, (long long)min, (long long)max);
     *out = whole;
     return TB_OK;
 }
@@ -117,7 +120,8 @@ static tb_status check_value(tb_conf *node, const char *name, const tb_key *key)
     double min = bounded ? key->min : -DBL_MAX, max = bounded ? key->max : DBL_MAX;
     switch (key->type) {
     case TB_KEY_INT:
-        TB_TRY(tb_conf_int(node, name, (int64_t)fmax(min, -exact_max), (int64_t)fmin(max, exact_max), &whole));
+        TB_TRY(
+            tb_conf_int(node, name, (int64_t)fmax(min, -exact_max), (int64_t)fmin(max, exact_max), &whole));
         tb_json_int(&j, whole);
         break;
     case TB_KEY_NUM:
@@ -157,25 +161,27 @@ static tb_status fail_unknown(const tb_conf *map, int at, const char *prefix, co
     for (int i = 0; i < n; i++) names[i] = keys[i].name;
     const char *near = tb_nearest(map->keys[at], names, n);
     if (near)
-        return tb_conf_fail(map->items[at], TB_ERR_CONFIG, "unknown key '%s%s'; nearest: '%s%s'", prefix, map->keys[at],
-                            prefix, near);
+        return tb_conf_fail(map->items[at], TB_ERR_CONFIG, "unknown key '%s%s'; nearest: '%s%s'", prefix,
+                            map->keys[at], prefix, near);
     return tb_conf_fail(map->items[at], TB_ERR_CONFIG, "unknown key '%s%s'", prefix, map->keys[at]);
 }
 
 static tb_status add_default(tb_conf *map, const char *name, const tb_key *key)
 {
-    if (!key->default_text) return tb_conf_fail(map, TB_ERR_CONFIG, "key '%s' is missing and has no default", name);
+    if (!key->default_text)
+        return tb_conf_fail(map, TB_ERR_CONFIG, "key '%s' is missing and has no default", name);
     bool is_text = key->type == TB_KEY_STR || key->type == TB_KEY_CHOICE;
     tb_conf *value = tb_conf_scalar(NULL, key->default_text, is_text);
     if (!value) return TB_ERR_OOM;
     TB_TRY(tb_conf_set(map, key->name, value));
-    return check_value(value, name, key); /* a default outside its own range would be our bug; it is told as such */
+    return check_value(value, name, key); /* fails where the default breaks its own rule: the table's bug */
 }
 
 tb_status tb_conf_apply_keys(tb_conf *map, const char *prefix, const tb_key *keys, int n_keys)
 {
     if (map->kind != TB_CONF_MAP)
-        return tb_conf_fail(map, TB_ERR_CONFIG, "'%s' must be a map of keys, not %s", prefix, kind_names[map->kind]);
+        return tb_conf_fail(map, TB_ERR_CONFIG, "'%s' must be a map of keys, not %s", prefix,
+                            kind_names[map->kind]);
     char name[256];
     for (int i = 0; i < map->n_items; i++) {
         const tb_key *key = find_key(keys, n_keys, map->keys[i]);

@@ -95,7 +95,8 @@ tb_status tb_conf_clone(const tb_conf *node, tb_conf **out)
     return st;
 }
 
-/* The rest of `path` behind `key` and its dot: "" when they are equal, NULL when path does not start with key. */
+/* The rest of `path` behind `key` and its dot: "" when they are equal, NULL when path does not start with
+ * key. */
 static const char *behind(const char *path, const char *key)
 {
     size_t n = strlen(key);

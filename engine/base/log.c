@@ -23,8 +23,9 @@ void tb_log_write(tb_log_level level, const char *fmt, ...)
 {
     if (level > wanted_level()) return;
     char line[2048];
-    int n = thread_rank < 0 ? snprintf(line, sizeof line, "tb %s: ", level_names[level])
-                            : snprintf(line, sizeof line, "tb[rank %d] %s: ", thread_rank, level_names[level]);
+    int n = thread_rank < 0
+                ? snprintf(line, sizeof line, "tb %s: ", level_names[level])
+                : snprintf(line, sizeof line, "tb[rank %d] %s: ", thread_rank, level_names[level]);
     va_list args;
     va_start(args, fmt);
     int more = vsnprintf(line + n, sizeof line - (size_t)n, fmt, args);

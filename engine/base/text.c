@@ -130,7 +130,8 @@ static void quote(tb_text *to, const char *value)
         else if (*s == '\n') tb_text_add_bytes(to, "\\n", 2);
         else if (*s == '\t') tb_text_add_bytes(to, "\\t", 2);
         else if (unprintable(s, n)) tb_text_add(to, "\\u%04x", unprintable(s, n));
-        else if (n == 0) tb_text_add_bytes(to, "\xEF\xBF\xBD", 3); /* U+FFFD stands for a byte that is no UTF-8 */
+        else if (n == 0)
+            tb_text_add_bytes(to, "\xEF\xBF\xBD", 3); /* U+FFFD stands for a byte that is no UTF-8 */
         else tb_text_add_bytes(to, s, (size_t)n);
         s += n ? n : 1;
     }

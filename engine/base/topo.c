@@ -1,5 +1,5 @@
-/* Topology and binding by hwloc, the only user of it. Each call loads the topology anew (milliseconds): it is asked
- * for once or twice in a process, and a kept one would be a mutable global. */
+/* Topology and binding by hwloc, the only user of it. Each call loads the topology anew (milliseconds): it is
+ * asked for once or twice in a process, and a kept one would be a mutable global. */
 #include "tb_alloc.h"
 #include "tb_topo.h"
 #include <errno.h>
@@ -18,7 +18,7 @@ static tb_status load(hwloc_topology_t *out)
     return TB_OK;
 }
 
-/* One processor per core that `allowed` touches; where the machine does not tell its cores, every processor. */
+/* One processor per core that `allowed` touches; where the machine does not tell cores, every processor. */
 static void list_cores(hwloc_topology_t t, hwloc_const_cpuset_t allowed, tb_topo *out)
 {
     hwloc_obj_type_t type = hwloc_get_nbobjs_by_type(t, HWLOC_OBJ_CORE) > 0 ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
@@ -88,7 +88,8 @@ tb_status tb_topo_xml(char **out)
     char *xml = NULL;
     int bytes = 0;
     int rc = hwloc_topology_export_xmlbuffer(t, &xml, &bytes, 0);
-    if (rc == 0) *out = tb_strndup(xml, bytes > 0 && xml[bytes - 1] == '\0' ? (size_t)bytes - 1 : (size_t)bytes);
+    if (rc == 0)
+        *out = tb_strndup(xml, bytes > 0 && xml[bytes - 1] == '\0' ? (size_t)bytes - 1 : (size_t)bytes);
     hwloc_free_xmlbuffer(t, xml);
     hwloc_topology_destroy(t);
     if (rc != 0) return TB_FAIL(TB_ERR_INTERNAL, "hwloc: cannot export the topology: %s", strerror(errno));

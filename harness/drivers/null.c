@@ -1,6 +1,6 @@
-/* null: the harness measures itself. An iteration spins for `work_us` (0: an empty call, so `iter_ms` is the loop's
- * own cost); finish times what a sample record and a sync cost. It can also fail on purpose, which is how the harness
- * tests that it names the dead. */
+/* null: the harness measures itself. An iteration spins for `work_us` (0: an empty call, so `iter_ms` is the
+ * loop's own cost); finish times what a sample record and a sync cost. It can also fail on purpose, which is
+ * how the harness tests that it names the dead. */
 #include "tb_alloc.h"
 #include "tb_cpu.h"
 #include "tb_driver.h"
@@ -47,7 +47,8 @@ static tb_status check(const tb_run *run, void *state)
 {
     const null_state *s = state;
     bool wrong = s->fault_iter >= 0 && strcmp(s->fault, "wrong") == 0;
-    tb_emit_check(run, "parity.max_rel_err", "parity", wrong ? 1 : 0, 1e-6, "an error on purpose (params.fault)");
+    tb_emit_check(run, "parity.max_rel_err", "parity", wrong ? 1 : 0, 1e-6,
+                  "an error on purpose (params.fault)");
     return TB_OK;
 }
 
@@ -92,6 +93,7 @@ static tb_status finish(const tb_run *run, void *state)
 
 static void teardown(void *state) { tb_free(state); }
 
-TB_DRIVER(null, .version = 1, .doc = "the harness's own cost: loop, record, sync, start of a launch", .keys = keys,
-          .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],
-          .setup = setup, .check = check, .run_once = run_once, .finish = finish, .teardown = teardown);
+TB_DRIVER(null, .version = 1, .doc = "the harness's own cost: loop, record, sync, start of a launch",
+          .keys = keys, .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,
+          .n_metrics = sizeof metrics / sizeof metrics[0], .setup = setup, .check = check,
+          .run_once = run_once, .finish = finish, .teardown = teardown);

@@ -1,5 +1,6 @@
-/* tb diff: two runs side by side. Points are matched by hash, else by label. Exact metrics gate; times of two separate
- * runs never do (machines drift): their ratio is shown with the interval that the two intervals allow. */
+/* tb diff: two runs side by side. Points are matched by hash, else by label. Exact metrics gate; times of two
+ * separate runs never do (machines drift): their ratio is shown with the interval that the two intervals
+ * allow. */
 #include "results.h"
 #include "tb_conf.h"
 #include "tb_text.h"
@@ -28,8 +29,12 @@ static bool print_metric(const tb_summary *a, const tb_summary *b, const tb_metr
     printf("  %-24s %12.6g %12.6g %-8s", a->metric, a->value, b->value, a->unit);
     if (exact) {
         bool higher_is_worse = strcmp(a->dir, "lower") == 0;
-        worse = a->value != b->value && strcmp(a->dir, "none") != 0 && (b->value > a->value) == higher_is_worse;
-        printf(" %+.6g  %s\n", b->value - a->value, a->value == b->value ? "equal" : worse ? "WORSE" : "better");
+        worse =
+            a->value != b->value && strcmp(a->dir, "none") != 0 && (b->value > a->value) == higher_is_worse;
+        printf(" %+.6g  %s\n", b->value - a->value,
+               a->value == b->value ? "equal"
+               : worse              ? "WORSE"
+                                    : "better");
         return worse;
     }
     printf(" x %.4f", ratio);
@@ -56,7 +61,8 @@ static void print_conf_differences(const tb_conf *a, const tb_conf *b, const cha
             print_conf_differences(a->items[i], other, name);
         } else if (a->items[i]->kind == TB_CONF_SCALAR && (!other || !other->text ||
                                                            strcmp(a->items[i]->text, other->text) != 0)) {
-            printf("  %-32s %s -> %s\n", name, a->items[i]->text, other && other->text ? other->text : "(absent)");
+            printf("  %-32s %s -> %s\n", name, a->items[i]->text,
+                   other && other->text ? other->text : "(absent)");
         }
     }
 }
@@ -107,10 +113,12 @@ static int diff(const tb_args *args)
     return n_matched == 0 ? EXIT_INVALID : n_worse ? EXIT_REGRESSION : 0;
 }
 
-static const tb_option options[] = {{"why", 0, NULL, "also what differs in configuration, build and machine"}};
+static const tb_option options[] = {
+    {"why", 0, NULL, "also what differs in configuration, build and machine"}};
 
 TB_VERB(diff, .group = TB_VERB_EXPERIMENT, .args = "A B", .min_args = 2, .max_args = 2,
         .doc = "Two runs side by side: B against A",
-        .help = "A and B are run folders, .h5 files or journals. Exit code 1 when an exact metric (bytes, messages) of B\n"
+        .help = "A and B are run folders, .h5 files or journals. Exit code 1 when an exact metric (bytes, "
+                "messages) of B\n"
                 "is worse; times of separate runs are shown, but never decide.",
         .options = options, .n_options = 1, .run = diff);

@@ -1,4 +1,5 @@
-/* tb doctor: is this machine fit for numbers that people believe? What it finds labels results; it refuses nothing. */
+/* tb doctor: is this machine fit for numbers that people believe? What it finds labels results; it refuses
+ * nothing. */
 #include "noise.h"
 #include "tb_cpu.h"
 #include "tb_text.h"
@@ -50,15 +51,19 @@ static void look_at_frequency(findings *f)
     known = read_line("/sys/devices/system/cpu/cpufreq/boost", line, sizeof line);
     one = add(f, "boost", !known || strcmp(line, "0") == 0,
               "echo 0 > /sys/devices/system/cpu/cpufreq/boost for steady clocks; results say that it was on");
-    snprintf(one->value, sizeof one->value, "%s", !known ? "not told" : strcmp(line, "0") == 0 ? "off" : "on");
+    snprintf(one->value, sizeof one->value, "%s",
+             !known                   ? "not told"
+             : strcmp(line, "0") == 0 ? "off"
+                                      : "on");
 }
 
 static void look_at_memory(findings *f)
 {
     char line[128] = "";
     bool known = read_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof line);
-    finding *one = add(f, "huge pages", !known || !strstr(line, "[never]"),
-                       "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled: large buffers ask for them");
+    finding *one =
+        add(f, "huge pages", !known || !strstr(line, "[never]"),
+            "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled: large buffers ask for them");
     snprintf(one->value, sizeof one->value, "%s", known ? line : "not told");
     long long available_kib = 0;
     FILE *file = fopen("/proc/meminfo", "r");
@@ -73,7 +78,8 @@ static void look_at_cores(findings *f, const tb_topo *topo)
 {
     char line[128] = "";
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    finding *one = add(f, "cores", topo->n_cores >= 2, "one core: points with several ranks will be oversubscribed");
+    finding *one =
+        add(f, "cores", topo->n_cores >= 2, "one core: points with several ranks will be oversubscribed");
     snprintf(one->value, sizeof one->value, "%d of %ld processors, %d NUMA node%s", topo->n_cores, online,
              topo->n_numa, topo->n_numa == 1 ? "" : "s");
     bool known = read_line("/sys/fs/cgroup/cpu.max", line, sizeof line);
@@ -82,7 +88,8 @@ static void look_at_cores(findings *f, const tb_topo *topo)
     snprintf(one->value, sizeof one->value, "%s", known ? line : "none");
     tb_isa isa = TB_ISA_SCALAR;
     bool ok = tb_isa_allowed(&isa) == TB_OK;
-    one = add(f, "instruction set", ok && isa == tb_isa_detect(), "TB_ISA holds kernels below what the processor has");
+    one = add(f, "instruction set", ok && isa == tb_isa_detect(),
+              "TB_ISA holds kernels below what the processor has");
     snprintf(one->value, sizeof one->value, "%s on %.100s", tb_isa_name(isa), tb_cpu_model());
 }
 
@@ -90,22 +97,27 @@ static void look_at_noise(findings *f, const tb_topo *topo)
 {
     tb_noise noise;
     if (tb_noise_measure(&noise) != TB_OK) {
-        snprintf(add(f, "noise", false, "it could not be measured")->value, 160, "%.150s", tb_error_message());
+        snprintf(add(f, "noise", false, "it could not be measured")->value, 160, "%.150s",
+                 tb_error_message());
         return;
     }
-    finding *one = add(f, "load", noise.load_1min < 0.3 * topo->n_cores, "something else runs here: wait, or expect noise");
+    finding *one = add(f, "load", noise.load_1min < 0.3 * topo->n_cores,
+                       "something else runs here: wait, or expect noise");
     snprintf(one->value, sizeof one->value, "%.2f over the last minute", noise.load_1min);
     one = add(f, "pressure", isnan(noise.psi_some_percent) || noise.psi_some_percent < 5,
               "tasks wait for a processor; compare interleaved pairs only");
     if (isnan(noise.psi_some_percent)) snprintf(one->value, sizeof one->value, "not told by this kernel");
     else snprintf(one->value, sizeof one->value, "%.1f %% of the last 10 s", noise.psi_some_percent);
-    one = add(f, "fixed work", noise.calib_p99_over_p50 < 1.1, "the same work takes different times: medians over launches");
-    snprintf(one->value, sizeof one->value, "p99 / median %.2f, coefficient of variation %.2f", noise.calib_p99_over_p50,
-             noise.calib_cv);
+    one = add(f, "fixed work", noise.calib_p99_over_p50 < 1.1,
+              "the same work takes different times: medians over launches");
+    snprintf(one->value, sizeof one->value, "p99 / median %.2f, coefficient of variation %.2f",
+             noise.calib_p99_over_p50, noise.calib_cv);
     one = add(f, "clock", noise.timer_overhead_ns < 200, "reading the clock is slow (not the tsc?)");
-    snprintf(one->value, sizeof one->value, "step %.0f ns, a read takes %.0f ns", noise.timer_ns, noise.timer_overhead_ns);
+    snprintf(one->value, sizeof one->value, "step %.0f ns, a read takes %.0f ns", noise.timer_ns,
+             noise.timer_overhead_ns);
     if (isnan(noise.core_to_core_ns)) return;
-    one = add(f, "core to core", noise.core_to_core_ns < 500, "two cores talk slowly: different sockets, or hosts that move them");
+    one = add(f, "core to core", noise.core_to_core_ns < 500,
+              "two cores talk slowly: different sockets, or hosts that move them");
     snprintf(one->value, sizeof one->value, "%.0f ns one way", noise.core_to_core_ns);
 }
 
@@ -126,8 +138,9 @@ static int doctor(const tb_args *args)
     tb_topo topo;
     if (tb_topo_load(&topo) != TB_OK) return tb_report(stderr);
     bool mpirun = in_path("mpirun");
-    snprintf(add(&f, "mpirun", mpirun, "apt-get install openmpi-bin: nothing can be launched without it")->value, 160,
-             "%s", mpirun ? "found" : "missing");
+    snprintf(
+        add(&f, "mpirun", mpirun, "apt-get install openmpi-bin: nothing can be launched without it")->value,
+        160, "%s", mpirun ? "found" : "missing");
     look_at_cores(&f, &topo);
     look_at_frequency(&f);
     look_at_memory(&f);

@@ -55,7 +55,8 @@ static int print_json(const tb_provenance *in, const tb_topo *topo)
     char *facts = NULL;
     size_t bytes = 0;
     FILE *memory = open_memstream(&facts, &bytes);
-    tb_status st = memory ? tb_provenance_print(in, true, memory) : TB_FAIL(TB_ERR_OOM, "no memory for the facts");
+    tb_status st =
+        memory ? tb_provenance_print(in, true, memory) : TB_FAIL(TB_ERR_OOM, "no memory for the facts");
     if (memory) fclose(memory);
     tb_text text = {0};
     tb_json j = {.to = &text, .pretty = true};
@@ -83,5 +84,5 @@ static int info(const tb_args *args)
 static const tb_option options[] = {{"json", 0, NULL, "as JSON"}};
 
 TB_VERB(info, .group = TB_VERB_MACHINE, .args = "", .min_args = 0, .max_args = 0,
-        .doc = "This build and this machine: compiler, libraries, processor, kernels, drivers", .options = options,
-        .n_options = 1, .run = info);
+        .doc = "This build and this machine: compiler, libraries, processor, kernels, drivers",
+        .options = options, .n_options = 1, .run = info);

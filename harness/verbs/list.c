@@ -14,7 +14,8 @@ static void newest_run(const char *root, const char *experiment, char *out, size
     char *path = tb_asprintf("%s/results/runs/%s", root, experiment);
     DIR *dir = path ? opendir(path) : NULL;
     for (const struct dirent *entry; dir && (entry = readdir(dir));)
-        if (entry->d_name[0] != '.' && strcmp(entry->d_name, out) > 0) snprintf(out, bytes, "%s", entry->d_name);
+        if (entry->d_name[0] != '.' && strcmp(entry->d_name, out) > 0)
+            snprintf(out, bytes, "%s", entry->d_name);
     if (dir) closedir(dir);
     tb_free(path);
 }
@@ -27,7 +28,9 @@ static void put_experiment(const char *path, tb_json *json)
         snprintf(trouble, sizeof trouble, "%s", tb_error_message());
     else newest_run(e->root, e->name, run, sizeof run);
     if (!json) {
-        if (e) printf("%-20s %3d point%s  %s\n", e->name, e->n_points, e->n_points == 1 ? " " : "s", e->question);
+        if (e)
+            printf("%-20s %3d point%s  %s\n", e->name, e->n_points, e->n_points == 1 ? " " : "s",
+                   e->question);
         else printf("%s\n", trouble);
         if (run[0]) printf("%-20s            newest run: %s\n", "", run);
     } else {
@@ -62,7 +65,8 @@ static int list(const tb_args *args)
     if (as_json) tb_json_open(&json, '[');
     for (int i = 0; i < n; i++) {
         const char *dot = strrchr(entries[i]->d_name, '.');
-        char *path = dot && strcmp(dot, ".yaml") == 0 ? tb_asprintf("%s/%s", folder, entries[i]->d_name) : NULL;
+        char *path =
+            dot && strcmp(dot, ".yaml") == 0 ? tb_asprintf("%s/%s", folder, entries[i]->d_name) : NULL;
         if (path) put_experiment(path, as_json ? &json : NULL);
         tb_free(path);
         free(entries[i]);

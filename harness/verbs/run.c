@@ -18,9 +18,9 @@ static void count_interrupt(int signal)
 
 static void print_plan(const tb_experiment *e)
 {
-    printf("%s: %d point%s x %lld launch%s, driver %s%s%s\n", e->name, e->n_points, e->n_points == 1 ? "" : "s",
-           (long long)e->launches, e->launches == 1 ? "" : "es", e->driver->name, *e->profile ? ", profile " : "",
-           e->profile);
+    printf("%s: %d point%s x %lld launch%s, driver %s%s%s\n", e->name, e->n_points,
+           e->n_points == 1 ? "" : "s", (long long)e->launches, e->launches == 1 ? "" : "es", e->driver->name,
+           *e->profile ? ", profile " : "", e->profile);
     for (int p = 0; p < e->n_points; p++)
         printf("  %.12s  %-40s %d rank%s x %d thread%s  %s\n", e->points[p].hash, e->points[p].label,
                e->points[p].ranks, e->points[p].ranks == 1 ? "" : "s", e->points[p].threads,
@@ -51,21 +51,27 @@ static int run(const tb_args *args)
     for (int i = 0; i < args->n_options; i++) {
         if (args->verb->options[args->option_at[i]].letter != 's') continue;
         if (n_set == SETTINGS_MAX) {
-            fprintf(stderr, "tb run: more than %d times -s; write an experiment that extends this one\n", SETTINGS_MAX);
+            fprintf(stderr, "tb run: more than %d times -s; write an experiment that extends this one\n",
+                    SETTINGS_MAX);
             return 2;
         }
         set[n_set++] = args->values[i];
     }
-    tb_experiment_options options = {.profile = tb_args_get(args, "profile"), .where = tb_args_get(args, "where"),
-                                     .set = set, .n_set = n_set};
-    tb_run_mode mode = tb_args_has(args, "force") ? TB_RUN_FORCE : tb_args_has(args, "resume") ? TB_RUN_RESUME : TB_RUN_NEW;
+    tb_experiment_options options = {.profile = tb_args_get(args, "profile"),
+                                     .where = tb_args_get(args, "where"),
+                                     .set = set,
+                                     .n_set = n_set};
+    tb_run_mode mode = tb_args_has(args, "force")    ? TB_RUN_FORCE
+                       : tb_args_has(args, "resume") ? TB_RUN_RESUME
+                                                     : TB_RUN_NEW;
     const char *out = tb_args_get(args, "out");
     bool traced = tb_args_has(args, "trace"), dry = tb_args_has(args, "dry-run");
     struct sigaction action = {.sa_handler = count_interrupt};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     if (tb_group_env_size() > 0 && !dry)
-        return tb_direct_run(args->words[0], &options, mode, out, traced, &interrupts, args->argc, args->argv);
+        return tb_direct_run(args->words[0], &options, mode, out, traced, &interrupts, args->argc,
+                             args->argv);
     tb_experiment *e = NULL;
     tb_runner r = {0};
     int code = 0;
@@ -97,7 +103,8 @@ static const tb_option options[] = {
 
 TB_VERB(run, .group = TB_VERB_EXPERIMENT, .args = "EXPERIMENT", .min_args = 1, .max_args = 1,
         .doc = "Run an experiment: every point of its sweep, launch by launch",
-        .help = "EXPERIMENT is the name of a file in experiments/, or a path. Each launch is one mpirun; a rank that dies\n"
+        .help = "EXPERIMENT is the name of a file in experiments/, or a path. Each launch is one mpirun; a "
+                "rank that dies\n"
                 "costs one launch, never the sweep. Ctrl-C keeps what was measured; --resume goes on.\n"
                 "mpirun -n N tb run EXPERIMENT carries all points with at most N ranks in one launch.",
         .options = options, .n_options = sizeof options / sizeof options[0], .run = run);

@@ -1,5 +1,5 @@
-/* tb show: an experiment with its keys, or what a run measured (from HDF5 or from journals, also of a run that goes on
- * or was killed). */
+/* tb show: an experiment with its keys, or what a run measured (from HDF5 or from journals, also of a run
+ * that goes on or was killed). */
 #include "experiment.h"
 #include "results.h"
 #include "show_json.h"
@@ -30,16 +30,19 @@ static int show_experiment(const char *name, bool with_keys)
 {
     tb_experiment *e = NULL;
     if (tb_experiment_load(name, &(tb_experiment_options){0}, &e) != TB_OK) return tb_report(stderr);
-    printf("%s: %s\n  %s\n  driver %s: %s\n\n", e->name, e->question, e->path, e->driver->name, e->driver->doc);
+    printf("%s: %s\n  %s\n  driver %s: %s\n\n", e->name, e->question, e->path, e->driver->name,
+           e->driver->doc);
     if (with_keys) {
         printf("  %-24s %-7s %-10s %-24s\n", "key", "type", "default", "range");
         print_keys("params", e->driver->keys, e->driver->n_keys);
         print_keys("launch", tb_launch_keys, tb_n_launch_keys);
         print_keys("measure", tb_measure_keys, tb_n_measure_keys);
-        printf("\n  %-24s %-10s %-8s %-8s %s\n", "metric", "unit", "better", "class", "over ranks, iterations");
+        printf("\n  %-24s %-10s %-8s %-8s %s\n", "metric", "unit", "better", "class",
+               "over ranks, iterations");
         for (int i = 0; i < tb_driver_metric_count(e->driver); i++) {
             const tb_metric *m = tb_driver_metric_at(e->driver, i);
-            printf("  %-24s %-10s %-8s %-8s %s, %s\n", m->name, m->unit, m->dir, m->kind, m->reduce, m->statistic);
+            printf("  %-24s %-10s %-8s %-8s %s, %s\n", m->name, m->unit, m->dir, m->kind, m->reduce,
+                   m->statistic);
         }
     } else {
         for (int p = 0; p < e->n_points; p++)
@@ -73,28 +76,30 @@ enum { TEXT_SHOWN = 4000 };
 static void print_text(const tb_artefact *a)
 {
     bool is_block = strchr(a->text, '\n') != NULL;
-    if (strlen(a->text) > TEXT_SHOWN) printf("    %s: %zu bytes (--json has them)\n", a->name, strlen(a->text));
+    if (strlen(a->text) > TEXT_SHOWN)
+        printf("    %s: %zu bytes (--json has them)\n", a->name, strlen(a->text));
     else printf("    %s:%s%s\n", a->name, is_block ? "\n" : " ", a->text);
 }
 
 static void print_launch(const tb_launch *l)
 {
-    printf("\n  launch %lld: %s%s%s", (long long)l->point.launch + 1, l->end.status, *l->end.reason ? ": " : "",
-           l->end.reason);
+    printf("\n  launch %lld: %s%s%s", (long long)l->point.launch + 1, l->end.status,
+           *l->end.reason ? ": " : "", l->end.reason);
     if (l->torn_bytes || l->damaged_records)
         printf("   (%lld bytes torn at the end, %lld damaged records)", (long long)l->torn_bytes,
                (long long)l->damaged_records);
     printf("\n");
     for (int i = 0; i < l->n_series; i++)
         if (strcmp(l->end.status, "ok") != 0)
-            printf("    kept: %lld samples of %s, rank %lld%s\n", (long long)l->series[i].n, l->series[i].metric,
-                   (long long)l->series[i].rank, l->series[i].warmup ? ", warm-up" : "");
+            printf("    kept: %lld samples of %s, rank %lld%s\n", (long long)l->series[i].n,
+                   l->series[i].metric, (long long)l->series[i].rank, l->series[i].warmup ? ", warm-up" : "");
     for (int i = 0; i < l->n_values; i++)
         if (l->values[i].rank <= 0)
             printf("    %-32s %.6g %s\n", l->values[i].name, l->values[i].value, l->values[i].unit);
     for (int i = 0; i < l->n_checks; i++)
-        printf("    check %-26s %s  %.6g, limit %.6g  %s\n", l->checks[i].name, l->checks[i].pass ? "pass" : "FAIL",
-               l->checks[i].value, l->checks[i].limit, l->checks[i].message);
+        printf("    check %-26s %s  %.6g, limit %.6g  %s\n", l->checks[i].name,
+               l->checks[i].pass ? "pass" : "FAIL", l->checks[i].value, l->checks[i].limit,
+               l->checks[i].message);
     for (int i = 0; i < l->n_artefacts; i++) print_text(&l->artefacts[i]);
 }
 
@@ -157,5 +162,6 @@ static const tb_option options[] = {
 
 TB_VERB(show, .group = TB_VERB_EXPERIMENT, .args = "EXPERIMENT | RUN", .min_args = 1, .max_args = 1,
         .doc = "An experiment, or what a run measured",
-        .help = "RUN is a folder in results/runs/, one of its .h5 files, or a .journal: also of a run that was killed.",
+        .help = "RUN is a folder in results/runs/, one of its .h5 files, or a .journal: also of a run that "
+                "was killed.",
         .options = options, .n_options = 3, .run = show);

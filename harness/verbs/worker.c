@@ -1,5 +1,5 @@
-/* tb worker: one rank of one launch, started by mpirun from `tb run`. All it needs stands in the journal's first
- * record. */
+/* tb worker: one rank of one launch, started by mpirun from `tb run`. All it needs stands in the journal's
+ * first record. */
 #include "board.h"
 #include "crash.h"
 #include "execute.h"
@@ -12,8 +12,8 @@
 #include <sys/prctl.h>
 #include <time.h>
 
-/* A rank that fails alone must not leave the others waiting. Rank 0 goes first where it can: it has written the
- * reason to the journal. */
+/* A rank that fails alone must not leave the others waiting. Rank 0 goes first where it can: it has written
+ * the reason to the journal. */
 static void leave(int rank, int ranks, int code)
 {
     if (ranks == 1) return;
@@ -49,7 +49,8 @@ static int worker(const tb_args *args)
     if (tb_journal_read(journal, &launch) != TB_OK) return fail(rank, 1, false);
     const tb_point *point = &launch->point;
     tb_topo topo;
-    if (tb_topo_load(&topo) != TB_OK || tb_bind_rank(&topo, rank, (int)point->ranks, (int)point->threads) != TB_OK ||
+    if (tb_topo_load(&topo) != TB_OK ||
+        tb_bind_rank(&topo, rank, (int)point->ranks, (int)point->threads) != TB_OK ||
         tb_group_start(&world) != TB_OK)
         return fail(rank, 1, false);
     tb_execution e = {.point = point, .journal = journal, .group = world, .board = board, .topo = &topo,

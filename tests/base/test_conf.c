@@ -1,4 +1,5 @@
-/* The strict configuration loader: what it refuses, where it says so, and that equal meaning gives equal text. */
+/* The strict configuration loader: what it refuses, where it says so, and that equal meaning gives equal
+ * text. */
 #include "tb_alloc.h"
 #include "tb_conf.h"
 #include "tb_text.h"
@@ -152,7 +153,8 @@ static void typed_reads_take_what_the_key_means(void **state)
     assert_int_equal(tb_conf_bool(list->items[3], "k", &b), TB_ERR_CONFIG);
     assert_int_equal(tb_conf_bool(list->items[4], "k", &b), TB_OK);
     assert_false(b);
-    for (int at = 5; at <= 8; at++) assert_int_equal(tb_conf_num(list->items[at], "k", -1e9, 1e9, &d), TB_ERR_CONFIG);
+    for (int at = 5; at <= 8; at++)
+        assert_int_equal(tb_conf_num(list->items[at], "k", -1e9, 1e9, &d), TB_ERR_CONFIG);
     assert_int_equal(tb_conf_str(list->items[3], "k", &s), TB_OK);
     assert_string_equal(s, "no");
     assert_int_equal(tb_conf_str(list->items[8], "k", &s), TB_ERR_CONFIG);

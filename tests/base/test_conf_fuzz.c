@@ -1,5 +1,5 @@
-/* Mutation fuzz of the configuration parser, the same on every run: whatever the bytes are, it answers with a tree or
- * with one sentence, leaks nothing, and a tree's canonical text parses back to itself. */
+/* Mutation fuzz of the configuration parser, the same on every run: whatever the bytes are, it answers with a
+ * tree or with one sentence, leaks nothing, and a tree's canonical text parses back to itself. */
 #include "tb_alloc.h"
 #include "tb_conf.h"
 #include "tb_rng.h"

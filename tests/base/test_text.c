@@ -61,8 +61,9 @@ static void json_strings_are_escaped_and_valid_utf8(void **state)
     tb_text t = {0};
     tb_json j = {.to = &t};
     tb_json_str(&j, "\"\\\n\t\x01 \xc3\xa9 \xff \xc0\xaf \xed\xa0\x80");
-    assert_string_equal(tb_text_str(&t), "\"\\\"\\\\\\n\\t\\u0001 \xc3\xa9 \xef\xbf\xbd \xef\xbf\xbd\xef\xbf\xbd "
-                                         "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"");
+    assert_string_equal(tb_text_str(&t),
+                        "\"\\\"\\\\\\n\\t\\u0001 \xc3\xa9 \xef\xbf\xbd \xef\xbf\xbd\xef\xbf\xbd "
+                        "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"");
     tb_text_free(&t);
 }
 

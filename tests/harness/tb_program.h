@@ -78,7 +78,10 @@ static inline program_run wait_program(pid_t child)
     return run;
 }
 
-static inline program_run run_program(const char *arguments) { return wait_program(start_program(arguments)); }
+static inline program_run run_program(const char *arguments)
+{
+    return wait_program(start_program(arguments));
+}
 
 static inline void expect(const program_run *run, int exit_code, const char *sentence)
 {

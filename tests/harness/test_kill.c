@@ -1,5 +1,6 @@
-/* SIGKILL at random moments of a run, of the program or of its worker: what a reader saw before is there afterwards,
- * the samples have no gap, nothing is damaged, and --resume finishes. TB_KILLS sets how many (20). */
+/* SIGKILL at random moments of a run, of the program or of its worker: what a reader saw before is there
+ * afterwards, the samples have no gap, nothing is damaged, and --resume finishes. TB_KILLS sets how many
+ * (20). */
 #include "journal.h"
 #include "tb_program.h"
 #include "tb_rng.h"
@@ -19,7 +20,8 @@ static bool find_journal(char *path, size_t bytes)
     return found;
 }
 
-/* Records of all kinds in the journal; checks on the way that steps count up without a gap. -1: no journal yet. */
+/* Records of all kinds in the journal; checks on the way that steps count up without a gap. -1: no journal
+ * yet. */
 static int64_t count_records(void)
 {
     char path[600];
@@ -77,7 +79,8 @@ static void kill_once(int n, tally *t)
     for (int i = 0; i < 100 && find_worker(); i++) sleep_ms(100);
     assert_int_equal(find_worker(), 0); /* nothing is left behind */
     int64_t kept = count_records();
-    if (kept < seen) fail_msg("kill %d: %lld records before, %lld after", n, (long long)seen, (long long)kept);
+    if (kept < seen)
+        fail_msg("kill %d: %lld records before, %lld after", n, (long long)seen, (long long)kept);
     if (kill_worker && run.exit_code != 0) expect(&run, 3, "rank 0 died: SIGKILL in ");
     if (!kill_worker && run.exit_code != 0) assert_int_equal(run.exit_code, 128 + SIGKILL);
     assert_int_equal(system("rm -rf out"), 0);
@@ -87,19 +90,22 @@ static void no_complete_record_is_lost(void **state)
 {
     (void)state;
     int kills = getenv("TB_KILLS") ? atoi(getenv("TB_KILLS")) : 20;
-    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 1, min_iters: 10, min_s: 20, warmup_s: 0.1}\n"
-                                     "params: {work_us: 200}\n");
+    write_file("experiments/x.yaml",
+               "driver: 'null'\nmeasure: {launches: 1, min_iters: 10, min_s: 20, warmup_s: 0.1}\n"
+               "params: {work_us: 200}\n");
     assert_true(kills > 0);
     tally t = {0};
     for (int n = 0; n < kills; n++) kill_once(n, &t);
-    assert_true(t.workers > kills / 5 && t.with_records > kills / 5); /* else the kills came too early to tell */
+    assert_true(t.workers > kills / 5 &&
+                t.with_records > kills / 5); /* else the kills came too early to tell */
 }
 
 static void a_killed_run_can_be_resumed(void **state)
 {
     (void)state;
-    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 2, min_iters: 10, min_s: 1, warmup_s: 0}\n"
-                                     "params: {work_us: 200}\n");
+    write_file("experiments/x.yaml",
+               "driver: 'null'\nmeasure: {launches: 2, min_iters: 10, min_s: 1, warmup_s: 0}\n"
+               "params: {work_us: 200}\n");
     pid_t child = start_program("run x --out out");
     for (int i = 0; i < 100 && count_records() < 50; i++) sleep_ms(100);
     kill(child, SIGKILL);

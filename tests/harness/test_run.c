@@ -36,8 +36,9 @@ static struct timespec newest_change(const char *folder, const char *part)
 static void a_run_ends_with_a_table_and_one_file_a_point(void **state)
 {
     (void)state;
-    write_file("experiments/x.yaml", "driver: 'null'\n" QUICK "params: {work_us: 50}\nsweep: {product: {launch.ranks: [1, 2]}}\n"
-                                     "valid: ['parity.max_rel_err <= 1e-6', 'iter_ms >= 0.05']\n");
+    write_file("experiments/x.yaml",
+               "driver: 'null'\n" QUICK "params: {work_us: 50}\nsweep: {product: {launch.ranks: [1, 2]}}\n"
+               "valid: ['parity.max_rel_err <= 1e-6', 'iter_ms >= 0.05']\n");
     program_run run = run_program("run x --out out");
     expect(&run, 0, "2 of 2 points ok");
     assert_int_equal(count_files("out", ".h5"), 2);
@@ -68,7 +69,9 @@ static void wrong_use_ends_with_2_and_the_right_sentence(void **state)
     (void)state;
     write_file("experiments/x.yaml", "driver: 'null'\n" QUICK);
     program_run run = run_program("run x -s params.wrok_us=3");
-    expect(&run, 2, "x: unknown key 'params.wrok_us' (from -s); nearest: 'params.work_us'.  tb show x --keys lists all");
+    expect(
+        &run, 2,
+        "x: unknown key 'params.wrok_us' (from -s); nearest: 'params.work_us'.  tb show x --keys lists all");
     run = run_program("run y");
     expect(&run, 2, "./experiments/y.yaml: No such file or directory; tb list shows what there is");
     run = run_program("rnu x");
@@ -119,8 +122,9 @@ static void dead_ranks_are_named_and_the_sweep_goes_on(void **state)
 static void a_launch_that_hangs_is_ended_in_time(void **state)
 {
     (void)state;
-    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 1, min_iters: 10, min_s: 0, warmup_s: 0}\n"
-                                     "params: {fault: hang, fault_iter: 25, work_us: 100}\nlaunch: {timeout_s: 3}\n");
+    write_file("experiments/x.yaml",
+               "driver: 'null'\nmeasure: {launches: 1, min_iters: 10, min_s: 0, warmup_s: 0}\n"
+               "params: {fault: hang, fault_iter: 25, work_us: 100}\nlaunch: {timeout_s: 3}\n");
     program_run run = run_program("run x --out out");
     expect(&run, 3, "timeout: timed out after");
     expect(&run, 3, "rank 0 was in step");
@@ -129,7 +133,8 @@ static void a_launch_that_hangs_is_ended_in_time(void **state)
 static void a_failed_check_prints_no_number(void **state)
 {
     (void)state;
-    write_file("experiments/x.yaml", "driver: 'null'\n" QUICK "params: {fault: wrong}\nmetrics: {iter_ms: {}}\n");
+    write_file("experiments/x.yaml",
+               "driver: 'null'\n" QUICK "params: {fault: wrong}\nmetrics: {iter_ms: {}}\n");
     program_run run = run_program("run x --out out");
     expect(&run, 1, "invalid: a check failed before anything was timed");
     expect(&run, 1, "parity.max_rel_err: 1, limit 1e-06: an error on purpose");
@@ -156,7 +161,8 @@ static void checks_over_the_sweep_decide(void **state)
     write_file("experiments/x.yaml",
                "driver: 'null'\nmeasure: {launches: 1, min_iters: 20, min_s: 0, warmup_s: 0}\n"
                "sweep: {product: {params.work_us: [200, 2000], params.fault_iter: [1, 2]}}\n"
-               "checks: ['iter_ms within 0.5 over params.fault_iter', 'iter_ms first 5 within 0.5 over params.work_us']\n");
+               "checks: ['iter_ms within 0.5 over params.fault_iter', 'iter_ms first 5 within 0.5 over "
+               "params.work_us']\n");
     program_run run = run_program("run x --out out");
     expect(&run, 1, "check  iter_ms within 0.5 over params.fault_iter: pass");
     expect(&run, 1, "check  iter_ms first 5 within 0.5 over params.work_us: FAIL (work_us=200 fault_iter=1 | "
@@ -166,7 +172,8 @@ static void checks_over_the_sweep_decide(void **state)
 static void results_are_not_overwritten_unasked(void **state)
 {
     (void)state;
-    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 1, min_iters: 10, min_s: 0, warmup_s: 0}\n");
+    write_file("experiments/x.yaml",
+               "driver: 'null'\nmeasure: {launches: 1, min_iters: 10, min_s: 0, warmup_s: 0}\n");
     program_run run = run_program("run x --out out");
     expect(&run, 0, "1 of 1 points ok");
     run = run_program("run x --out out");
@@ -203,8 +210,9 @@ static void ctrl_c_keeps_what_was_measured_and_resume_goes_on(void **state)
 {
     (void)state;
     char status[32] = "";
-    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 2, min_iters: 10, min_s: 3, warmup_s: 0}\n"
-                                     "params: {work_us: 200}\n");
+    write_file("experiments/x.yaml",
+               "driver: 'null'\nmeasure: {launches: 2, min_iters: 10, min_s: 3, warmup_s: 0}\n"
+               "params: {work_us: 200}\n");
     pid_t child = start_program("run x --out out");
     for (int i = 0; i < 200 && samples_kept("out", status, sizeof status) < 20; i++) sleep_ms(100);
     kill(-child, SIGINT); /* as a terminal does: to the foreground process group */
@@ -215,18 +223,20 @@ static void ctrl_c_keeps_what_was_measured_and_resume_goes_on(void **state)
     assert_string_equal(status, "interrupted");
     run = run_program("run x --out out --resume -s measure.min_s=3");
     expect(&run, 0, "1 of 1 points ok");
-    assert_int_equal(count_files("out", ".aside-1"), 1); /* the interrupted launch is kept beside the new one */
+    assert_int_equal(count_files("out", ".aside-1"),
+                     1); /* the interrupted launch is kept beside the new one */
 }
 
 static void direct_mode_runs_what_fits_in_one_launch(void **state)
 {
     (void)state;
-    write_file("experiments/x.yaml", "driver: 'null'\n" QUICK "sweep: {product: {launch.ranks: [1, 2, 3]}}\n");
+    write_file("experiments/x.yaml",
+               "driver: 'null'\n" QUICK "sweep: {product: {launch.ranks: [1, 2, 3]}}\n");
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
     char command[1024];
-    snprintf(command, sizeof command, "mpirun --oversubscribe --bind-to none -n 2 %s/tb run x --out out > output 2>&1",
-             TB_BINARY_DIR);
+    snprintf(command, sizeof command,
+             "mpirun --oversubscribe --bind-to none -n 2 %s/tb run x --out out > output 2>&1", TB_BINARY_DIR);
     int status = system(command);
     unsetenv("OMPI_ALLOW_RUN_AS_ROOT");
     unsetenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM");

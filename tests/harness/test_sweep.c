@@ -31,7 +31,8 @@ static void refuses(const char *yaml, const char *sentence)
 static void the_last_key_of_a_product_changes_fastest(void **state)
 {
     (void)state;
-    tb_experiment *e = load("driver: 'null'\nsweep: {product: {params.work_us: [1, 2], launch.ranks: [1, 2]}}\n");
+    tb_experiment *e =
+        load("driver: 'null'\nsweep: {product: {params.work_us: [1, 2], launch.ranks: [1, 2]}}\n");
     assert_int_equal(e->n_points, 4);
     assert_string_equal(e->points[0].label, "work_us=1 ranks=1");
     assert_string_equal(e->points[1].label, "work_us=1 ranks=2");
@@ -43,8 +44,9 @@ static void the_last_key_of_a_product_changes_fastest(void **state)
 static void zip_changes_its_keys_together(void **state)
 {
     (void)state;
-    tb_experiment *e = load("driver: 'null'\nsweep:\n  zip: {params.work_us: [1, 2, 3], params.fault_iter: [7, 8, 9]}\n"
-                            "  product: {launch.ranks: [1, 2]}\n  exclude: ['params.work_us == 2 && launch.ranks == 1']\n");
+    tb_experiment *e =
+        load("driver: 'null'\nsweep:\n  zip: {params.work_us: [1, 2, 3], params.fault_iter: [7, 8, 9]}\n"
+             "  product: {launch.ranks: [1, 2]}\n  exclude: ['params.work_us == 2 && launch.ranks == 1']\n");
     assert_int_equal(e->n_points, 5);
     assert_string_equal(e->points[0].label, "ranks=1 work_us=1 fault_iter=7");
     assert_string_equal(e->points[1].label, "ranks=1 work_us=3 fault_iter=9");
@@ -58,7 +60,8 @@ static void where_and_set_narrow_a_sweep_and_keep_names(void **state)
     const char *yaml = "driver: 'null'\nsweep: {product: {params.work_us: [1, 2], launch.ranks: [1, 2]}}\n";
     const char *set[] = {"params.work_us=2"};
     tb_experiment *all = load(yaml);
-    tb_experiment *one = load_with(yaml, &(tb_experiment_options){.where = "launch.ranks == 2", .set = set, .n_set = 1});
+    tb_experiment *one =
+        load_with(yaml, &(tb_experiment_options){.where = "launch.ranks == 2", .set = set, .n_set = 1});
     assert_int_equal(one->n_points, 1);
     assert_string_equal(one->points[0].stem, all->points[3].stem);
     assert_string_equal(one->points[0].hash, all->points[3].hash);
@@ -80,7 +83,8 @@ static void spelling_does_not_change_the_hash_but_meaning_does(void **state)
 {
     (void)state;
     tb_experiment *a = load("driver: 'null'\nparams: {work_us: 1e1}\nlaunch: {ranks: 1}\n");
-    tb_experiment *b = load("launch: {threads: 1}\nparams: {fault: none, work_us: 10}\ndriver: 'null'\nquestion: why?\n");
+    tb_experiment *b =
+        load("launch: {threads: 1}\nparams: {fault: none, work_us: 10}\ndriver: 'null'\nquestion: why?\n");
     tb_experiment *c = load("driver: 'null'\nparams: {work_us: 11}\n");
     assert_string_equal(a->points[0].hash, b->points[0].hash);
     assert_string_not_equal(a->points[0].hash, c->points[0].hash);
@@ -100,7 +104,8 @@ static void planning_keys_do_not_change_the_hash(void **state)
     assert_true(a->timeout_s == 9);
     tb_experiment_free(a);
     tb_experiment_free(b);
-    refuses("driver: 'null'\nsweep: {product: {measure.launches: [1, 2]}}\n", "plans the run and cannot be varied");
+    refuses("driver: 'null'\nsweep: {product: {measure.launches: [1, 2]}}\n",
+            "plans the run and cannot be varied");
     refuses("driver: 'null'\nsweep: {product: {params.work_us: [1, 1e0]}}\n", "are one and the same");
 }
 
@@ -137,33 +142,42 @@ static void every_wrong_key_is_named_with_its_place(void **state)
     refuses("driver: 'null'\nparams: {work_us: fast}\n", "key 'params.work_us': a number wanted, got 'fast'");
     refuses("driver: 'null'\nparams: {work_us: -1}\n", "is outside 0 .. 1e+07");
     refuses("driver: 'null'\nparams: {fault: crash}\n", "'crash' is none of none|segv");
-    refuses("driver: 'null'\nsweep: {product: {params.wrk_us: [1]}}\n", "unknown key 'params.wrk_us'; nearest: 'params.work_us'");
+    refuses("driver: 'null'\nsweep: {product: {params.wrk_us: [1]}}\n",
+            "unknown key 'params.wrk_us'; nearest: 'params.work_us'");
     refuses("driver: 'null'\nsweep: {produkt: {}}\n", "unknown key 'sweep.produkt'");
     refuses("driver: 'null'\nsweep: {product: {launch.ranks: 2}}\n", "wants a list of values");
-    refuses("driver: 'null'\nsweep: {zip: {launch.ranks: [1, 2], params.work_us: [1]}}\n", "has 1 values, 'launch.ranks' has 2");
-    refuses("driver: 'null'\nprofiles: {p: {measure.launch: 1}}\n", "unknown key 'measure.launch'; nearest: 'measure.launches'");
-    refuses("driver: 'null'\nmetrics: {iter_m: {dir: lower}}\n", "driver 'null' has no metric 'iter_m'; nearest: iter_ms");
+    refuses("driver: 'null'\nsweep: {zip: {launch.ranks: [1, 2], params.work_us: [1]}}\n",
+            "has 1 values, 'launch.ranks' has 2");
+    refuses("driver: 'null'\nprofiles: {p: {measure.launch: 1}}\n",
+            "unknown key 'measure.launch'; nearest: 'measure.launches'");
+    refuses("driver: 'null'\nmetrics: {iter_m: {dir: lower}}\n",
+            "driver 'null' has no metric 'iter_m'; nearest: iter_ms");
     refuses("driver: 'null'\nmetrics: {iter_ms: {dir: down}}\n", "'down' is none of lower|higher|none");
     refuses("driver: 'null'\nchecks: ['loss same over launch.ranks']\n", "is none of: NAME");
     refuses("driver: 'null'\nchecks: ['loss equal over launch.rank']\n", "unknown key 'launch.rank'");
     refuses("driver: nul\n", "no driver 'nul'; nearest: null");
     refuses("question: why?\n", "key 'driver' is missing");
-    refuses("driver: 'null'\nlaunch: {threads: 1000}\n", "launch.threads: 1000 threads, but this process may use");
+    refuses("driver: 'null'\nlaunch: {threads: 1000}\n",
+            "launch.threads: 1000 threads, but this process may use");
     refuses("driver: 'null'\nsweep: {exclude: ['launch.ranks == 1']}\n", "sweep.exclude takes all");
 }
 
 static void every_wrong_option_is_named(void **state)
 {
     (void)state;
-    const char *bad_key[] = {"params.wrok_us=1"}, *no_value[] = {"params.work_us"}, *bad_value[] = {"params.work_us=x"};
-    refuses_with("driver: 'null'\n", &(tb_experiment_options){.set = bad_key, .n_set = 1},
-                 "x: unknown key 'params.wrok_us' (from -s); nearest: 'params.work_us'.  tb show x --keys lists all");
-    refuses_with("driver: 'null'\n", &(tb_experiment_options){.set = no_value, .n_set = 1}, "write -s key=value");
+    const char *bad_key[] = {"params.wrok_us=1"}, *no_value[] = {"params.work_us"},
+               *bad_value[] = {"params.work_us=x"};
+    refuses_with(
+        "driver: 'null'\n", &(tb_experiment_options){.set = bad_key, .n_set = 1},
+        "x: unknown key 'params.wrok_us' (from -s); nearest: 'params.work_us'.  tb show x --keys lists all");
+    refuses_with("driver: 'null'\n", &(tb_experiment_options){.set = no_value, .n_set = 1},
+                 "write -s key=value");
     refuses_with("driver: 'null'\n", &(tb_experiment_options){.set = bad_value, .n_set = 1},
                  "key 'params.work_us': a number wanted, got 'x' (from -s)");
     refuses_with("driver: 'null'\n", &(tb_experiment_options){.where = "launch.rank == 1"},
                  "unknown key 'launch.rank'; nearest: 'launch.ranks'");
-    refuses_with("driver: 'null'\n", &(tb_experiment_options){.where = "launch.ranks == 9"}, "no point is left of 1");
+    refuses_with("driver: 'null'\n", &(tb_experiment_options){.where = "launch.ranks == 9"},
+                 "no point is left of 1");
 }
 
 static void more_ranks_than_cores_are_labelled(void **state)
@@ -178,7 +192,8 @@ static void more_ranks_than_cores_are_labelled(void **state)
 static void rounds_hold_every_point_once_in_seeded_order(void **state)
 {
     (void)state;
-    const char *yaml = "driver: 'null'\nmeasure: {launches: 4, seed: 3}\nsweep: {product: {params.work_us: [1, 2, 3, 4, 5]}}\n";
+    const char *yaml = "driver: 'null'\nmeasure: {launches: 4, seed: 3}\nsweep: {product: {params.work_us: "
+                       "[1, 2, 3, 4, 5]}}\n";
     tb_experiment *e = load(yaml);
     tb_runner r, again;
     int order[20], same[20], seen = 0;
