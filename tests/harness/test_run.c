@@ -6,17 +6,23 @@
 
 #define QUICK "measure: {launches: 2, min_iters: 20, min_s: 0.05, warmup_s: 0.02}\nlaunch: {timeout_s: 60}\n"
 
-static int count_files(const char *folder, const char *part)
+static bool ends_with(const char *name, const char *suffix)
+{
+    size_t n = strlen(name), s = strlen(suffix);
+    return n > s && strcmp(name + n - s, suffix) == 0;
+}
+
+static int count_files(const char *folder, const char *suffix)
 {
     DIR *dir = opendir(folder);
     int n = 0;
-    for (const struct dirent *entry; dir && (entry = readdir(dir));) n += strstr(entry->d_name, part) != NULL;
+    for (const struct dirent *entry; dir && (entry = readdir(dir));) n += ends_with(entry->d_name, suffix);
     if (dir) closedir(dir);
     return n;
 }
 
-/* The newest modification time of any file with `part` in its name, to see what was written again. */
-static struct timespec newest_change(const char *folder, const char *part)
+/* The newest modification time of any file of a kind, to see what was written again. */
+static struct timespec newest_change(const char *folder, const char *suffix)
 {
     struct timespec newest = {0};
     DIR *dir = opendir(folder);
@@ -24,7 +30,7 @@ static struct timespec newest_change(const char *folder, const char *part)
         char path[512];
         struct stat info;
         snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        if (!strstr(entry->d_name, part) || stat(path, &info) < 0) continue;
+        if (!ends_with(entry->d_name, suffix) || stat(path, &info) < 0) continue;
         bool newer = info.st_mtim.tv_sec > newest.tv_sec ||
                      (info.st_mtim.tv_sec == newest.tv_sec && info.st_mtim.tv_nsec > newest.tv_nsec);
         if (newer) newest = info.st_mtim;
