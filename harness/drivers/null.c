@@ -40,6 +40,7 @@ static tb_status setup(const tb_run *run, void **out)
     bool here = tb_param_int(run, "fault_rank") == run->rank && strcmp(s->fault, "none") != 0;
     s->fault_iter = here ? tb_param_int(run, "fault_iter") : -1;
     *out = s;
+    tb_emit_value(run, "work_us", "us", (double)s->work_ns * 1e-3); /* what iter_ms should come to */
     return TB_OK;
 }
 

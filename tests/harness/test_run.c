@@ -167,10 +167,10 @@ static void checks_over_the_sweep_decide(void **state)
     write_file("experiments/x.yaml",
                "driver: 'null'\nmeasure: {launches: 1, min_iters: 20, min_s: 0, warmup_s: 0}\n"
                "sweep: {product: {params.work_us: [200, 2000], params.fault_iter: [1, 2]}}\n"
-               "checks: ['iter_ms within 0.5 over params.fault_iter', 'iter_ms first 5 within 0.5 over "
+               "checks: ['work_us equal over params.fault_iter', 'iter_ms first 5 within 0.5 over "
                "params.work_us']\n");
     program_run run = run_program("run x --out out");
-    expect(&run, 1, "check  iter_ms within 0.5 over params.fault_iter: pass");
+    expect(&run, 1, "check  work_us equal over params.fault_iter: pass (");
     expect(&run, 1, "check  iter_ms first 5 within 0.5 over params.work_us: FAIL (work_us=200 fault_iter=1 | "
                     "work_us=2000 fault_iter=1: step 0:");
 }
