@@ -113,6 +113,18 @@ typedef struct tb_conv_args {
     struct tb_pool *pool;  /* the kernel splits itself over the pool's threads; NULL: one thread */
 } tb_conv_args;
 
+/* ---- max_pool2d, avg_pool2d and their gradients (.._grad): dense planes [h, w] <-> [oh, ow]. Windows are clipped to
+ * the plane; a kernel runs on one thread over the planes it is given. ---- */
+typedef struct tb_pool2d_args {
+    int64_t planes, h, w, oh, ow, kh, kw;
+    int64_t stride[2], pad[2]; /* vertical, horizontal */
+    bool count_pad;            /* average: divide by kh * kw also where the window is clipped */
+    const void *in;            /* x; gradients: g, like y */
+    void *out;                 /* y; gradients: dx */
+    void *index;               /* i32, like y: where in its plane the maximum was (-1: empty window). max_pool2d writes it
+                                  unless NULL, max_pool2d_grad reads it */
+} tb_pool2d_args;
+
 /* ---- row kernels: `rows` rows of `n` elements, row r at r * stride (elements). Sums along a row run in 32 strided
  * lanes and a fixed tree, on every ISA; sums over rows run over ascending rows. What each primitive reads and writes:
  *   row_sum, row_max     out[r * out_stride] per row              column_sum   out[n], the sum over rows

@@ -1,0 +1,7 @@
+/* Max and average pooling, f32; the loops are in pool2d_f32.h. */
+#include "pool2d_f32.h"
+
+TB_KERNEL(max_pool2d_f32_avx2) = POOL2D_KERNEL(max_pool2d, TB_ISA_AVX2, "avx2");
+TB_KERNEL(max_pool2d_grad_f32_avx2) = POOL2D_KERNEL(max_pool2d_grad, TB_ISA_AVX2, "avx2");
+TB_KERNEL(avg_pool2d_f32_avx2) = POOL2D_KERNEL(avg_pool2d, TB_ISA_AVX2, "avx2");
+TB_KERNEL(avg_pool2d_grad_f32_avx2) = POOL2D_KERNEL(avg_pool2d_grad, TB_ISA_AVX2, "avx2");
