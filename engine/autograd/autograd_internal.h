@@ -50,6 +50,7 @@ typedef struct meta {
     void *hook_arg;
     uint64_t mark;     /* backward pass in which `uses` counts */
     int uses;          /* contributions still to come */
+    bool is_input;     /* leaf: defer_weights does not put its gradient off */
     tb_tensor **capture; /* tb_gradients: where this leaf's gradient goes instead */
 } meta;
 

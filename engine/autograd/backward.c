@@ -133,6 +133,9 @@ static tb_tensor *fitted(tb_tensor *g, const tb_out_spec *to)
     return tb_cast(g, to->dtype);
 }
 
+/* Of a leaf: does defer_weights put its gradient off? */
+static bool waits(const edge *e) { return e->leaf && !meta_of(e->leaf)->is_input; }
+
 /* A recomputed segment gives all its leaves their gradients at once; its edges only count the uses. */
 static uint64_t wants_of(const pass *p, const node *n)
 {
@@ -142,8 +145,8 @@ static uint64_t wants_of(const pass *p, const node *n)
         const edge *e = &n->edges[i];
         bool wanted = e->leaf || e->to;
         if (p->selective) wanted = (e->leaf && is_wanted(p, NULL, e->leaf)) || (e->to && e->to->is_useful);
-        if (p->weights_only) wanted = e->leaf != NULL;
-        else if (p->opts->defer_weights) wanted = e->to != NULL;
+        if (p->weights_only) wanted = waits(e);
+        else if (p->opts->defer_weights) wanted = e->to || (e->leaf && !waits(e));
         if (wanted) wants |= UINT64_C(1) << i;
     }
     return wants;
@@ -246,7 +249,7 @@ static tb_status run_node(const pass *p, node *n)
 
     bool keeps = p->opts->retain_graph || p->opts->create_graph;
     if (p->opts->defer_weights && !p->weights_only) {
-        for (int i = 0; i < n->n_in; i++) n->is_deferred |= n->op && n->edges[i].leaf;
+        for (int i = 0; i < n->n_in; i++) n->is_deferred |= n->op && waits(&n->edges[i]);
         if (n->is_deferred) return TB_OK; /* keeps what it saved and its gradients for the second half */
     }
     n->is_deferred = false;
@@ -329,6 +332,7 @@ tb_status tb_backward_with(tb_tensor *root, const tb_backward_opts *opts)
 {
     pass p = {.opts = opts};
     TB_TRY(start(root, &p.tape));
+    if (opts->input) meta_of(opts->input)->is_input = true;
     return walk(&p, root);
 }
 

@@ -294,3 +294,20 @@ tb_tensor *tb_detach(tb_tensor *t)
     tb_tensor *alias = tbi_tensor_view(t, (tb_dtype)t->dtype, t->rank, t->dims, t->strides, t->offset);
     return alias ? alias : tbi_poisoned(t->ctx);
 }
+
+tb_tensor *tb_graph_root(tb_tensor *t)
+{
+    if (tb_is_poison(t)) return t;
+    const meta *m = meta_of(t);
+    if (!m || !m->made_by) {
+        (void)TB_FAIL(TB_ERR_INVALID, "a root of a graph is what a recorded op made");
+        return tbi_poisoned(t->ctx);
+    }
+    tb_tensor *root = tbi_tensor_new(t->ctx, (tb_dtype)t->dtype, 1, (int64_t[]){0});
+    if (!root || tbi_node_attach(m->made_by, m->output, root) != TB_OK) return tbi_poisoned(t->ctx);
+    root->rank = t->rank;
+    memcpy(root->dims, t->dims, sizeof t->dims);
+    memcpy(root->strides, t->strides, sizeof t->strides);
+    root->numel = t->numel;
+    return root;
+}

@@ -26,6 +26,9 @@ TB_MUST_USE tb_status tb_grad_set_hook(tb_tensor *leaf, tb_grad_hook hook, void 
 /* ---- recording ---- */
 bool tb_grad_mode(tb_ctx *ctx, bool on); /* off: nothing is recorded; returns the mode before. Default on */
 tb_tensor *tb_detach(tb_tensor *t);      /* same storage, no graph */
+/* Stands for `t`, which an op made, as the root of its graph and holds none of its bytes: backward may start from it
+ * when `t` itself is long gone (a pipeline stage's output that has been sent). Its elements must not be read. */
+tb_tensor *tb_graph_root(tb_tensor *t);
 
 /* ---- backward ---- */
 typedef struct tb_backward_opts {
@@ -33,6 +36,7 @@ typedef struct tb_backward_opts {
     bool retain_graph;    /* the graph can be walked again */
     bool create_graph;    /* gradients get graphs of their own (implies retain_graph) */
     bool defer_weights;   /* gradients of leaves wait for tb_backward_weights(): zero-bubble schedules' split */
+    tb_tensor *input;     /* a leaf that does not wait then: what the root is computed from, not with. NULL: none */
 } tb_backward_opts;
 
 /* Accumulates into the leaves below `root`. Takes a pending op error first. */

@@ -22,6 +22,8 @@ struct tb_model_builder {
     tb_conf *options;
     tb_boundary boundary; /* what the next block gets */
     tb_dtype dtype;
+    bool (*holds)(void *arg, int block); /* NULL: all */
+    void *arg;
     tb_status status;
 };
 
@@ -135,6 +137,7 @@ tb_status tb_model_block(tb_model_builder *b, const char *name, const tb_block_t
                     .first_param = tb_params_count(m->params)};
     if (!k->name || !k->block) return b->status = TB_ERR_OOM;
     size_t mark = tb_params_enter(m->params, text);
+    tb_params_omit(m->params, b->holds && !b->holds(b->arg, m->n_blocks - 1));
     type->make(m->params, k->block, config, &k->in, &k->out);
     tb_params_leave(m->params, mark);
     k->n_params = tb_params_count(m->params) - k->first_param;
@@ -146,8 +149,14 @@ tb_status tb_model_block(tb_model_builder *b, const char *name, const tb_block_t
 
 tb_status tb_model_create(const char *spec, tb_dtype dtype, tb_model **out)
 {
+    return tb_model_create_part(spec, dtype, NULL, NULL, out);
+}
+
+tb_status tb_model_create_part(const char *spec, tb_dtype dtype, bool (*holds)(void *arg, int block), void *arg,
+                               tb_model **out)
+{
     tb_status st = TB_OK;
-    tb_model_builder b = {.dtype = dtype};
+    tb_model_builder b = {.dtype = dtype, .holds = holds, .arg = arg};
     tb_ctx *ctx = tb_ctx_current();
     *out = NULL;
     if (!ctx) return TB_FAIL(TB_ERR_INVALID, "model %s: this thread has entered no context (tb_ctx_enter)", spec);

@@ -15,11 +15,21 @@ typedef struct entry {
     char *name;
 } entry;
 
+typedef struct omitted { /* what would make it */
+    struct omitted *next;
+    char *name;
+    tb_init init;
+    int rank;
+    int64_t dims[TB_MAX_RANK];
+} omitted;
+
 struct tb_params {
     tb_dtype dtype;
     uint64_t seed;
     entry *entries;
     int n, capacity;
+    omitted *omitted;
+    bool omits;
     char prefix[PREFIX_BYTES];
     bool training;
     tb_tensor *arena;
@@ -46,6 +56,11 @@ void tb_params_destroy(tb_params *ps)
     for (int i = 0; i < ps->n; i++) {
         tb_release(ps->entries[i].param.tensor);
         tb_free(ps->entries[i].name);
+    }
+    for (omitted *o = ps->omitted, *next; o; o = next) {
+        next = o->next;
+        tb_free(o->name);
+        tb_free(o);
     }
     tb_release(ps->arena);
     tb_free(ps->entries);
@@ -144,19 +159,52 @@ static tb_status append(tb_params *ps, char *name, tb_init init, int rank, const
     return TB_OK;
 }
 
+static tb_status note(tb_params *ps, char *name, tb_init init, int rank, const int64_t *dims)
+{
+    omitted *o = tb_calloc(1, sizeof *o);
+    if (!o) return TB_ERR_OOM;
+    *o = (omitted){.next = ps->omitted, .name = name, .init = init, .rank = rank};
+    memcpy(o->dims, dims, (size_t)rank * sizeof *dims);
+    ps->omitted = o;
+    return TB_OK;
+}
+
 tb_tensor *tb_params_add(tb_params *ps, const char *name, tb_init init, int rank, const int64_t *dims)
 {
     if (ps->status != TB_OK) return tb_poison();
     char *full = tb_asprintf("%s%s", ps->prefix, name);
     if (!full) return failed(ps, TB_ERR_OOM);
-    tb_status st = append(ps, full, init, rank, dims);
+    tb_status st = ps->omits ? note(ps, full, init, rank, dims) : append(ps, full, init, rank, dims);
+    if (st == TB_OK && ps->omits) return tb_poison();
     if (st == TB_OK) return ps->entries[ps->n - 1].param.tensor;
     tb_free(full);
     return failed(ps, st);
 }
 
+void tb_params_omit(tb_params *ps, bool omit) { ps->omits = omit; }
+
+/* The link to the noted parameter of that name; to NULL where there is none. */
+static omitted **find_omitted(tb_params *ps, const char *name)
+{
+    omitted **o = &ps->omitted;
+    while (*o && strcmp((*o)->name, name) != 0) o = &(*o)->next;
+    return o;
+}
+
+static tb_tensor *make_omitted(tb_params *ps, omitted **link)
+{
+    omitted *o = *link;
+    tb_status st = append(ps, o->name, o->init, o->rank, o->dims);
+    if (st != TB_OK) return failed(ps, st);
+    *link = o->next;
+    tb_free(o); /* the set has taken the name */
+    return ps->entries[ps->n - 1].param.tensor;
+}
+
 tb_tensor *tb_params_share(tb_params *ps, const char *name)
 {
+    omitted **noted = find_omitted(ps, name);
+    if (ps->status == TB_OK && *noted) return ps->omits ? tb_poison() : make_omitted(ps, noted);
     const tb_param *p = ps->status == TB_OK ? tb_params_find(ps, name) : NULL;
     return p ? p->tensor : failed(ps, TB_ERR_NOT_FOUND);
 }

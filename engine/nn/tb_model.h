@@ -40,6 +40,10 @@ typedef struct tb_block {
 /* spec: "mlp", or with options "gpt:layers=2,width=64". Parameters are made in the current context, seeded with its
  * seed. Errors name the unknown model or option and the nearest one. */
 TB_MUST_USE tb_status tb_model_create(const char *spec, tb_dtype dtype, tb_model **out);
+/* The same with the parameters of some blocks only: a rank of a pipeline. Blocks for which `holds` is false keep their
+ * place in the list and must not be run. */
+TB_MUST_USE tb_status tb_model_create_part(const char *spec, tb_dtype dtype, bool (*holds)(void *arg, int block),
+                                           void *arg, tb_model **out);
 void tb_model_destroy(tb_model *m); /* NULL is accepted */
 const char *tb_model_spec(const tb_model *m); /* with every option spelled out: makes the same model again */
 tb_params *tb_model_params(const tb_model *m);

@@ -57,6 +57,9 @@ void tb_params_clear_grads(tb_params *ps);
 tb_tensor *tb_params_add(tb_params *ps, const char *name, tb_init init, int rank, const int64_t *dims);
 /* A parameter that an earlier part added, by full name (a tied head). */
 tb_tensor *tb_params_share(tb_params *ps, const char *name);
+/* While omitting, added parameters are only noted (and returned as poison): they belong to parts of the model that
+ * other ranks hold. One that a part here shares is made after all, with the values it has there. */
+void tb_params_omit(tb_params *ps, bool omit);
 /* Names added between enter and leave start with "<part>." ("" adds nothing); nests. Returns what leave takes. */
 size_t tb_params_enter(tb_params *ps, const char *part);
 void tb_params_leave(tb_params *ps, size_t mark);

@@ -1,0 +1,312 @@
+/* What a pipeline over real tensors must be: equal in its weights to plain accumulation, to the last bit, whatever the
+ * schedule; exact in the memory that it says it holds; frugal; honest about what it refuses. */
+#include "tb_test.h"
+#include "tb_autograd.h"
+#include "tb_ops.h"
+#include "tb_pipeline.h"
+#include <pthread.h>
+
+enum { ROWS = 8, WIDTH = 12, CLASSES = 4, STEPS = 3, MOST_RANKS = 4, MOST_STAGES = 8 };
+static const char spec[] = "mlp:widths=12-16-20-16-24-16-20-16-4,act=gelu";
+static const char relu_spec[] = "mlp:widths=12-16-20-16-24-16-20-16-4,act=relu";
+
+typedef struct job { /* one arrangement of the same training */
+    const char *schedule, *model;
+    int ranks, chunks, microbatches;
+    bool recompute;
+} job;
+
+typedef struct outcome {
+    char hash[65];
+    double loss;
+    tb_pipeline_memory memory[MOST_RANKS];
+    int64_t live_after[MOST_RANKS];
+} outcome;
+
+typedef struct rank_job {
+    const job *j;
+    const tb_schedule *schedule;
+    const int *cuts;
+    tb_comm_id id;
+    int rank;
+    outcome *out;
+    pthread_t thread;
+} rank_job;
+
+/* ---- data: a function of (step, micro-batch) ---- */
+static float value_at(int64_t step, int64_t microbatch, int i)
+{
+    uint32_t h = (uint32_t)(step * 7919 + microbatch * 104729 + i * 2654435761u);
+    h ^= h >> 15;
+    h *= 2246822519u;
+    return (float)(h >> 8) / (float)(1 << 24) - 0.5f;
+}
+
+static tb_tensor *input(void *arg, int64_t step, int64_t microbatch)
+{
+    (void)arg;
+    float x[ROWS * WIDTH];
+    for (int i = 0; i < ROWS * WIDTH; i++) x[i] = value_at(step, microbatch, i);
+    return tb_tensor_from(TB_F32, 2, (int64_t[]){ROWS, WIDTH}, x);
+}
+
+static tb_tensor *loss(void *arg, int64_t step, int64_t microbatch, tb_tensor *output)
+{
+    const job *j = arg;
+    int32_t y[ROWS];
+    for (int i = 0; i < ROWS; i++) y[i] = (int32_t)((step + microbatch + i) % CLASSES);
+    tb_tensor *count = tb_scalar(TB_I64, ROWS * j->microbatches);
+    return tb_cross_entropy(output, tb_tensor_from(TB_I32, 1, (int64_t[]){ROWS}, y), &(tb_ce_opts){.count = count});
+}
+
+static tb_pipeline_source source_of(const job *j) { return (tb_pipeline_source){input, loss, (void *)(uintptr_t)j}; }
+
+/* ---- running ---- */
+static bool holds(void *arg, int block)
+{
+    const rank_job *r = arg;
+    int stage = 0;
+    while (r->cuts[stage + 1] <= block) stage++;
+    return r->schedule->placement[stage] == r->rank;
+}
+
+static void run_rank(rank_job *r)
+{
+    tb_ctx *ctx;
+    tb_model *model;
+    tb_optim *optim;
+    tb_pipeline *p;
+    tb_comm *comm = NULL;
+    assert_ok(tb_ctx_create(&(tb_ctx_config){.seed = 5}, &ctx));
+    tb_ctx_enter(ctx);
+    if (r->j->ranks > 1) assert_ok(tb_comm_open("thread", r->rank, r->j->ranks, &r->id, NULL, &comm));
+    assert_ok(tb_model_create_part(r->j->model, TB_F32, holds, r, &model));
+    assert_ok(tb_params_make_arena(tb_model_params(model)));
+    assert_ok(tb_optim_create(tb_model_params(model), &(tb_optim_config){TB_OPTIM_ADAMW, .rate = 0.01, .decay = 0.1}, &optim));
+    assert_ok(tb_pipeline_create(&(tb_pipeline_config){.schedule = r->schedule, .model = model, .cuts = r->cuts, .rows = ROWS,
+                                 .recompute = r->j->recompute, .source = source_of(r->j), .optim = optim, .comm = comm}, &p));
+    double value;
+    for (int i = 0; i < STEPS; i++) assert_ok(tb_pipeline_step(p, &value));
+    tb_pipeline_get_memory(p, &r->out->memory[r->rank]);
+    tb_mem_stats m;
+    tb_heap_stats(tb_ctx_heap(ctx), &m);
+    r->out->live_after[r->rank] = m.live_bytes;
+    char hash[65];
+    assert_ok(tb_pipeline_weights_hash(p, hash));
+    if (r->rank == r->j->ranks - 1) {
+        memcpy(r->out->hash, hash, sizeof hash);
+        r->out->loss = value;
+    }
+    tb_pipeline_destroy(p);
+    tb_optim_destroy(optim);
+    tb_model_destroy(model);
+    tb_comm_close(comm);
+    assert_int_equal(tb_ctx_destroy(ctx), 0);
+}
+
+static void *rank_main(void *arg)
+{
+    run_rank(arg);
+    return NULL;
+}
+
+static tb_schedule *schedule_of(const job *j)
+{
+    tb_schedule *s;
+    assert_ok(tb_schedule_make(j->schedule, &(tb_schedule_config){.ranks = j->ranks, .microbatches = j->microbatches,
+                                                                  .chunks = j->chunks}, &s));
+    return s;
+}
+
+static void cuts_of(const tb_schedule *s, int blocks, int *cuts)
+{
+    double cost[64];
+    for (int i = 0; i < blocks; i++) cost[i] = 1;
+    assert_ok(tb_pipeline_cut(blocks, cost, s->stages, cuts));
+}
+
+static void run(const job *j, outcome *out)
+{
+    rank_job ranks[MOST_RANKS];
+    int cuts[MOST_STAGES + 1];
+    tb_comm_id id = {0};
+    tb_schedule *s = schedule_of(j);
+    cuts_of(s, 8, cuts);
+    if (j->ranks > 1) assert_ok(tb_comm_make_id("thread", j->ranks, &id));
+    for (int r = 0; r < j->ranks; r++) {
+        ranks[r] = (rank_job){.j = j, .schedule = s, .cuts = cuts, .id = id, .rank = r, .out = out};
+        if (j->ranks > 1) pthread_create(&ranks[r].thread, NULL, rank_main, &ranks[r]);
+        else run_rank(&ranks[r]);
+    }
+    for (int r = 0; r < j->ranks && j->ranks > 1; r++) pthread_join(ranks[r].thread, NULL);
+    tb_schedule_free(s);
+}
+
+static const job arrangements[] = {
+    {"accumulate", spec, 1, 2, 8, false},       {"accumulate", spec, 1, 8, 8, false}, {"gpipe", spec, 1, 1, 8, false},
+    {"gpipe", spec, 2, 1, 8, false},            {"gpipe", spec, 4, 1, 8, false},      {"gpipe", spec, 4, 1, 8, true},
+    {"1f1b", spec, 1, 1, 8, false},             {"1f1b", spec, 2, 1, 8, false},       {"1f1b", spec, 4, 1, 8, false},
+    {"1f1b", spec, 4, 1, 8, true},              {"1f1b", spec, 2, 1, 8, true},        {"zb_h1", spec, 1, 1, 8, false},
+    {"zb_h1", spec, 2, 1, 8, false},            {"zb_h1", spec, 4, 1, 8, false},
+    {"interleaved_1f1b", spec, 2, 2, 8, false}, {"interleaved_1f1b", spec, 2, 4, 8, false},
+    {"interleaved_1f1b", spec, 4, 2, 8, false}, {"interleaved_1f1b", spec, 4, 2, 8, true},
+    {"1f1b", relu_spec, 4, 1, 8, false},        {"zb_h1", relu_spec, 4, 1, 8, false},
+};
+enum { ARRANGEMENTS = sizeof arrangements / sizeof arrangements[0] };
+
+/* ---- what must be true ---- */
+static void plain_accumulation(const job *j, char hash[65], double *value)
+{
+    tb_ctx *ctx;
+    tb_model *model;
+    tb_optim *optim;
+    assert_ok(tb_ctx_create(&(tb_ctx_config){.seed = 5}, &ctx));
+    tb_ctx_enter(ctx);
+    assert_ok(tb_model_create(j->model, TB_F32, &model));
+    assert_ok(tb_optim_create(tb_model_params(model), &(tb_optim_config){TB_OPTIM_ADAMW, .rate = 0.01, .decay = 0.1}, &optim));
+    for (int step = 0; step < STEPS; step++) {
+        float sum = 0, part;
+        for (int m = 0; m < j->microbatches; m++) {
+            tb_scope *scope = tb_scope_open();
+            tb_tensor *l = loss((void *)(uintptr_t)j, step, m, tb_model_forward(model, input(NULL, step, m)));
+            assert_ok(tb_backward(l));
+            assert_ok(tb_item_f32(l, &part));
+            sum += part;
+            tb_scope_close(scope);
+        }
+        *value = (double)sum;
+        assert_ok(tb_optim_step(optim));
+    }
+    int cuts[] = {0, 8};
+    tb_schedule *s = schedule_of(&(job){"accumulate", spec, 1, 1, 1, false});
+    tb_pipeline *p;
+    assert_ok(tb_pipeline_create(&(tb_pipeline_config){.schedule = s, .model = model, .cuts = cuts, .rows = ROWS}, &p));
+    assert_ok(tb_pipeline_weights_hash(p, hash));
+    tb_pipeline_destroy(p);
+    tb_schedule_free(s);
+    tb_optim_destroy(optim);
+    tb_model_destroy(model);
+    assert_int_equal(tb_ctx_destroy(ctx), 0);
+}
+
+static void every_schedule_gives_the_weights_of_plain_accumulation(void **state)
+{
+    (void)state;
+    for (int i = 0; i < ARRANGEMENTS; i++) {
+        const job *j = &arrangements[i];
+        char wanted[65];
+        double value;
+        outcome out;
+        plain_accumulation(j, wanted, &value);
+        run(j, &out);
+        assert_string_equal(out.hash, wanted);
+        assert_true(out.loss == value);
+    }
+}
+
+/* Predicted on the meta device, where nothing is computed. */
+static void predict(const job *j, tb_rank_peak *peaks, tb_stage_bytes *bytes)
+{
+    tb_ctx *ctx;
+    tb_model *model;
+    int cuts[MOST_STAGES + 1];
+    tb_schedule *s = schedule_of(j);
+    cuts_of(s, 8, cuts);
+    assert_ok(tb_ctx_create(&(tb_ctx_config){.seed = 5, .device = "meta"}, &ctx));
+    tb_ctx_enter(ctx);
+    assert_ok(tb_model_create(j->model, TB_F32, &model));
+    assert_ok(tb_params_make_arena(tb_model_params(model)));
+    assert_ok(tb_pipeline_stage_bytes(&(tb_pipeline_config){.schedule = s, .model = model, .cuts = cuts, .rows = ROWS,
+                                      .recompute = j->recompute, .source = source_of(j)}, bytes));
+    tb_schedule_peaks(s, bytes, peaks);
+    tb_model_destroy(model);
+    assert_int_equal(tb_ctx_destroy(ctx), 0);
+    tb_schedule_free(s);
+}
+
+static void what_is_held_is_what_was_predicted_on_meta(void **state)
+{
+    (void)state;
+    for (int i = 0; i < ARRANGEMENTS; i++) {
+        const job *j = &arrangements[i];
+        tb_rank_peak peaks[MOST_RANKS];
+        tb_stage_bytes bytes[MOST_STAGES];
+        outcome out;
+        predict(j, peaks, bytes);
+        run(j, &out);
+        for (int r = 0; r < j->ranks; r++) {
+            assert_int_equal(out.memory[r].held_bytes, peaks[r].held_bytes);
+            assert_int_equal(out.memory[r].act_bytes, peaks[r].act_bytes);
+            assert_int_equal(out.live_after[r], out.memory[r].static_bytes); /* nothing stays behind a step */
+        }
+    }
+}
+
+static void a_rank_of_1f1b_holds_min_m_p_minus_r_microbatches(void **state)
+{
+    (void)state;
+    for (int m = 1; m <= 8; m *= 2) {
+        tb_rank_peak peaks[MOST_RANKS];
+        tb_stage_bytes bytes[MOST_STAGES];
+        outcome out;
+        predict(&(job){"1f1b", spec, 4, 1, m, false}, peaks, bytes);
+        run(&(job){"1f1b", spec, 4, 1, m, false}, &out);
+        for (int r = 0; r < 4; r++) {
+            assert_true(bytes[r].act > 0);
+            assert_int_equal(out.memory[r].act_bytes, bytes[r].act * (m < 4 - r ? m : 4 - r));
+        }
+        run(&(job){"gpipe", spec, 4, 1, m, false}, &out);
+        for (int r = 0; r < 4; r++) assert_int_equal(out.memory[r].act_bytes, bytes[r].act * m);
+    }
+}
+
+static void recomputation_holds_less_and_a_split_backward_is_refused(void **state)
+{
+    (void)state;
+    outcome plain, again;
+    run(&(job){"gpipe", spec, 2, 1, 8, false}, &plain);
+    run(&(job){"gpipe", spec, 2, 1, 8, true}, &again);
+    for (int r = 0; r < 2; r++) assert_true(again.memory[r].held_bytes < plain.memory[r].held_bytes);
+
+    tb_schedule *s = schedule_of(&(job){"zb_h1", spec, 1, 1, 2, false});
+    tb_ctx *ctx;
+    tb_model *model;
+    tb_pipeline *p;
+    assert_ok(tb_ctx_create(&(tb_ctx_config){.seed = 5}, &ctx));
+    tb_ctx_enter(ctx);
+    assert_ok(tb_model_create(spec, TB_F32, &model));
+    tb_pipeline_config c = {.schedule = s, .model = model, .cuts = (int[]){0, 8}, .rows = ROWS, .recompute = true};
+    assert_int_equal(tb_pipeline_create(&c, &p), TB_ERR_UNSUPPORTED);
+    c.recompute = false;
+    c.cuts = (int[]){0, 7};
+    assert_int_equal(tb_pipeline_create(&c, &p), TB_ERR_INVALID);
+    assert_non_null(strstr(tb_error_message(), "from block 0 to 7"));
+    tb_model_destroy(model);
+    assert_int_equal(tb_ctx_destroy(ctx), 0);
+    tb_schedule_free(s);
+}
+
+static void cuts_make_the_dearest_stage_as_cheap_as_possible(void **state)
+{
+    (void)state;
+    int cuts[5];
+    assert_ok(tb_pipeline_cut(10, (double[]){1, 4, 4, 4, 4, 4, 4, 4, 4, 2}, 4, cuts));
+    assert_memory_equal(cuts, ((int[]){0, 3, 5, 7, 10}), sizeof cuts);
+    assert_ok(tb_pipeline_cut(4, (double[]){9, 0, 0, 0}, 4, cuts));
+    assert_memory_equal(cuts, ((int[]){0, 1, 2, 3, 4}), sizeof cuts);
+    assert_ok(tb_pipeline_cut(5, (double[]){1, 1, 9, 1, 1}, 3, cuts));
+    assert_memory_equal(cuts, ((int[]){0, 2, 3, 5}), 4 * sizeof *cuts);
+    assert_int_equal(tb_pipeline_cut(3, (double[]){1, 1, 1}, 4, cuts), TB_ERR_INVALID);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_schedule_gives_the_weights_of_plain_accumulation),
+        cmocka_unit_test(what_is_held_is_what_was_predicted_on_meta),
+        cmocka_unit_test(a_rank_of_1f1b_holds_min_m_p_minus_r_microbatches),
+        cmocka_unit_test(recomputation_holds_less_and_a_split_backward_is_refused),
+        cmocka_unit_test(cuts_make_the_dearest_stage_as_cheap_as_possible),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
