@@ -96,6 +96,13 @@ static void add_buffer(plan *p, tb_tensor *t, tb_ctx *ctx, int first, bool is_ex
     t->storage = s;
 }
 
+/* NULL for a constant (or a view of one): it has no buffer of the plan's. */
+static buffer *buffer_of(const plan *p, const tb_tensor *t)
+{
+    bool is_ours = t->storage >= p->storages && t->storage < p->storages + p->n_buffers;
+    return is_ours ? &p->buffers[t->storage - p->storages] : NULL;
+}
+
 static void apply_spec(tb_tensor *t, const tb_out_spec *s)
 {
     t->dtype = (uint8_t)s->dtype;
@@ -129,8 +136,10 @@ static tb_status plan_node(tb_session *s, plan *p, int at, tb_tensor **operands,
         if (c->spec[o].is_view) t->storage = operands[c->spec[o].view_of]->storage;
         else add_buffer(p, t, s->ctx, at, false);
     }
-    for (int k = 0; k < n->n_in; k++)
-        if (operands[k]) p->buffers[operands[k]->storage - p->storages].last = at;
+    for (int k = 0; k < n->n_in; k++) {
+        buffer *b = operands[k] ? buffer_of(p, operands[k]) : NULL;
+        if (b) b->last = at;
+    }
     return TB_OK;
 }
 
@@ -151,11 +160,14 @@ static tb_status plan_build(tb_session *s, const int64_t *sizes, plan *p)
         tbi_describe(v, p->sizes, t);
         t->ctx = s->ctx;
         atomic_init(&t->refs, 1);
-        add_buffer(p, t, s->ctx, 0, true);
-        if (!v->constant) continue;
-        memcpy(t->strides, v->constant->strides, sizeof t->strides);
-        t->is_contiguous = v->constant->is_contiguous;
-        t->storage->mem.data = tbi_data(v->constant);
+        if (v->constant) { /* the graph's own storage: what is packed for it serves all plans */
+            memcpy(t->strides, v->constant->strides, sizeof t->strides);
+            t->is_contiguous = v->constant->is_contiguous;
+            t->offset = v->constant->offset;
+            t->storage = v->constant->storage;
+        } else {
+            add_buffer(p, t, s->ctx, 0, true);
+        }
     }
     operands = p->operands;
     attrs = p->attrs;
@@ -165,8 +177,8 @@ static tb_status plan_build(tb_session *s, const int64_t *sizes, plan *p)
         attrs += (g->nodes[i].op->attrs_bytes + 7) / 8;
     }
     for (int i = 0; i < g->n_outputs; i++) { /* what the caller reads lives to the end */
-        buffer *b = &p->buffers[p->tensors[g->outputs[i]].storage - p->storages];
-        b->last = g->n_nodes;
+        buffer *b = buffer_of(p, &p->tensors[g->outputs[i]]);
+        if (b) b->last = g->n_nodes;
     }
     return tbi_plan_memory(p->buffers, p->n_buffers, &p->slab_bytes, &p->naive_bytes, &p->bound_bytes);
 }

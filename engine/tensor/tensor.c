@@ -69,7 +69,41 @@ static void storage_release(tb_storage *s)
 {
     if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) return;
     if (!s->is_wrapped) s->device->free(s->device, s->ctx->heap, s->mem);
+    tb_free(atomic_load(&s->packed));
     tb_heap_free(s->ctx->heap, s);
+}
+
+const void *tbi_packed(const tb_tensor *t, size_t bytes)
+{
+    const tb_storage *s = t->storage;
+    void *p = atomic_load_explicit(&s->packed, memory_order_acquire);
+    bool is_whole = t->offset == 0 && tb_tensor_bytes(t) == s->bytes; /* not a slice of something larger */
+    return p && is_whole && s->packed_version == s->version && tb_heap_block_bytes(p) == bytes ? p : NULL;
+}
+
+void *tbi_packed_new(const tb_tensor *t, size_t bytes)
+{
+    (void)t;
+    return tb_heap_alloc(tb_heap_process(), bytes, TB_MEM_PARAM);
+}
+
+const void *tbi_packed_keep(const tb_tensor *t, void *fresh)
+{
+    tb_storage *s = t->storage;
+    void *before = NULL;
+    uint32_t version = s->version;
+    if (atomic_compare_exchange_strong(&s->packed, &before, fresh)) {
+        s->packed_version = version;
+        return fresh;
+    }
+    if (s->packed_version == version && tb_heap_block_bytes(before) == tb_heap_block_bytes(fresh)) {
+        tb_free(fresh); /* somebody else was faster */
+        return before;
+    }
+    atomic_store(&s->packed, fresh); /* the contents have changed: only their owner may do that, so nobody reads */
+    s->packed_version = version;
+    tb_free(before);
+    return fresh;
 }
 
 static bool size_of(tb_dtype dtype, int rank, const int64_t *dims, size_t *bytes)

@@ -12,6 +12,8 @@ typedef struct tb_storage {
     tb_device_mem mem;
     size_t bytes;
     bool is_wrapped;        /* memory of somebody else */
+    _Atomic(void *) packed; /* the contents in a kernel's layout (tbi_packed), or NULL */
+    uint32_t packed_version;
 } tb_storage;
 
 struct tb_tensor {
@@ -94,3 +96,10 @@ static inline tb_status tbi_close(const tb_tensor *t)
 }
 bool tbi_is_row_major(int rank, const int64_t *dims, const int64_t *strides);
 void tbi_row_major(int rank, const int64_t *dims, int64_t *strides);
+
+/* Weights in a kernel's own layout are made once and kept with the storage they were made from. tbi_packed returns them
+ * if they are of the storage's present version; tbi_packed_new gives memory to fill; tbi_packed_keep publishes it (when
+ * two threads packed at once the first wins) and returns what is kept. From the process heap: readers are many. */
+const void *tbi_packed(const tb_tensor *t, size_t bytes);
+void *tbi_packed_new(const tb_tensor *t, size_t bytes);
+const void *tbi_packed_keep(const tb_tensor *t, void *fresh);
