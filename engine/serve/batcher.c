@@ -73,11 +73,13 @@ bool tbi_batcher_admit(tbi_batcher *b, tbi_request *r, int64_t now_ns, tbi_fault
     if (b->by_worker) wait /= b->n_workers;
     if (b->queued_rows + r->rows > b->limit_rows) {
         fault->retry_after_s = seconds_up(wait);
-        return tbi_fault_set(fault, TBI_FAULT_QUEUE_FULL, NULL, "the queue holds its limit of %d rows", b->limit_rows);
+        return tbi_fault_set(fault, TBI_FAULT_QUEUE_FULL, NULL, "the queue holds its limit of %d rows",
+                             b->limit_rows);
     }
     if (r->deadline_ns != INT64_MAX && now_ns + wait + tbi_batcher_cost(b, r->rows) > r->deadline_ns) {
         fault->retry_after_s = seconds_up(wait);
-        return tbi_fault_set(fault, TBI_FAULT_DEADLINE_UNATTAINABLE, NULL, "the answer would come after the request's deadline");
+        return tbi_fault_set(fault, TBI_FAULT_DEADLINE_UNATTAINABLE, NULL,
+                             "the answer would come after the request's deadline");
     }
     r->queued = true;
     r->queued_ns = now_ns;
@@ -116,7 +118,8 @@ static void expire(tbi_batcher *b, int64_t now_ns)
         next = r->next;
         if (r->deadline_ns > now_ns) continue;
         tbi_fault fault = {0};
-        tbi_fault_set(&fault, TBI_FAULT_DEADLINE_EXPIRED, NULL, "the deadline passed while the request waited");
+        tbi_fault_set(&fault, TBI_FAULT_DEADLINE_EXPIRED, NULL,
+                      "the deadline passed while the request waited");
         unlink_request(b, r);
         r->start_ns = r->done_ns = now_ns;
         b->finish(b->finish_arg, r, &fault, NULL);
@@ -125,11 +128,18 @@ static void expire(tbi_batcher *b, int64_t now_ns)
 
 /* ---- batches ---- */
 
-static size_t input_row(const tb_serve_model *m, int i) { return (size_t)m->inputs[i].elements * tb_dtype_size(m->inputs[i].dtype); }
-static size_t output_row(const tb_serve_model *m, int o) { return (size_t)m->outputs[o].elements * tb_dtype_size(m->outputs[o].dtype); }
+static size_t input_row(const tb_serve_model *m, int i)
+{
+    return (size_t)m->inputs[i].elements * tb_dtype_size(m->inputs[i].dtype);
+}
+static size_t output_row(const tb_serve_model *m, int o)
+{
+    return (size_t)m->outputs[o].elements * tb_dtype_size(m->outputs[o].dtype);
+}
 
-/* Moves the oldest whole requests, up to the planned rows, into the batch. A request alone is read where it lies if
- * the loop itself runs it; workers always read a copy, since a connection may end while they compute. */
+/* Moves the oldest whole requests, up to the planned rows, into the batch. A request alone is read where it
+ * lies if the loop itself runs it; workers always read a copy, since a connection may end while they compute.
+ */
 static void fill(tbi_batcher *b, tbi_batch *batch, int64_t now_ns)
 {
     int rows = tbi_batcher_plan(b, b->queued_rows, now_ns, tbi_batcher_next_deadline(b));
@@ -160,8 +170,11 @@ static void give_back(tbi_batcher *b, tbi_batch *batch)
 {
     tbi_fault failed = {0};
     b->decisions[b->n_decisions++ % TBI_DECISIONS_KEPT] =
-        (tbi_decision){.at_ns = batch->start_ns, .queued_rows = batch->queued_rows, .rows = batch->rows,
-                       .predicted_ns = tbi_batcher_cost(b, batch->rows), .took_ns = batch->done_ns - batch->start_ns};
+        (tbi_decision){.at_ns = batch->start_ns,
+                       .queued_rows = batch->queued_rows,
+                       .rows = batch->rows,
+                       .predicted_ns = tbi_batcher_cost(b, batch->rows),
+                       .took_ns = batch->done_ns - batch->start_ns};
     b->by_size[batch->rows].batches++;
     b->by_size[batch->rows].busy_ns += batch->done_ns - batch->start_ns;
     learn_cost(b, batch->rows, batch->done_ns - batch->start_ns);
@@ -178,7 +191,8 @@ static void give_back(tbi_batcher *b, tbi_batch *batch)
         r->batch_rows = batch->rows;
         tbi_fault fault = failed;
         if (batch->done_ns > r->deadline_ns)
-            tbi_fault_set(&fault, TBI_FAULT_DEADLINE_EXPIRED, NULL, "the deadline passed while the model ran");
+            tbi_fault_set(&fault, TBI_FAULT_DEADLINE_EXPIRED, NULL,
+                          "the deadline passed while the model ran");
         b->finish(b->finish_arg, r, &fault, fault.code ? NULL : out);
     }
 }
@@ -220,10 +234,13 @@ bool tbi_batcher_step(tbi_batcher *b, int64_t budget_ns)
 tb_status tbi_batch_open(tbi_batch *batch, const tb_serve_model *m)
 {
     bool ok = (batch->requests = tb_calloc((size_t)m->max_batch, sizeof *batch->requests)) != NULL;
-    for (int i = 0; ok && i < m->n_inputs; i++) ok = (batch->in[i] = tb_calloc((size_t)m->max_batch, input_row(m, i))) != NULL;
-    for (int o = 0; ok && o < m->n_outputs; o++) ok = (batch->out[o] = tb_calloc((size_t)m->max_batch, output_row(m, o))) != NULL;
+    for (int i = 0; ok && i < m->n_inputs; i++)
+        ok = (batch->in[i] = tb_calloc((size_t)m->max_batch, input_row(m, i))) != NULL;
+    for (int o = 0; ok && o < m->n_outputs; o++)
+        ok = (batch->out[o] = tb_calloc((size_t)m->max_batch, output_row(m, o))) != NULL;
     if (ok && m->scratch_bytes) ok = (batch->scratch = tb_calloc(1, m->scratch_bytes)) != NULL;
-    return ok ? TB_OK : TB_FAIL(TB_ERR_OOM, "model '%s': no memory for a batch of %d rows", m->name, m->max_batch);
+    return ok ? TB_OK
+              : TB_FAIL(TB_ERR_OOM, "model '%s': no memory for a batch of %d rows", m->name, m->max_batch);
 }
 
 void tbi_batch_close(tbi_batch *batch)

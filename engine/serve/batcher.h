@@ -1,12 +1,14 @@
-/* Rows of many requests, run together. One batcher serves one loaded model; it belongs to the server's loop thread,
- * which admits requests, steps it, and is told of every finished one.
+/* Rows of many requests, run together. One batcher serves one loaded model; it belongs to the server's loop
+ * thread, which admits requests, steps it, and is told of every finished one.
  *
- * Natural batching: nothing waits for company. A batch takes what has arrived while the last one ran, so batches grow
- * by themselves with the load. How many rows a batch takes is decided from t(b), the measured time of a batch of b
- * rows (t is not monotone: two rows may cost more than twice one), and from the earliest deadline.
+ * Natural batching: nothing waits for company. A batch takes what has arrived while the last one ran, so
+ * batches grow by themselves with the load. How many rows a batch takes is decided from t(b), the measured
+ * time of a batch of b rows (t is not monotone: two rows may cost more than twice one), and from the earliest
+ * deadline.
  *
- * Two ways to run: in the loop (a fast model: a hand-over to another thread would cost more than the model), or by
- * worker threads (a slow model: the loop goes on reading requests, answering health, refusing what is too late). */
+ * Two ways to run: in the loop (a fast model: a hand-over to another thread would cost more than the model),
+ * or by worker threads (a slow model: the loop goes on reading requests, answering health, refusing what is
+ * too late). */
 #pragma once
 #include "fault.h"
 #include "infer.h"
@@ -49,7 +51,8 @@ typedef struct tbi_batch_size { /* counts of batches of one size */
     int64_t busy_ns;
 } tbi_batch_size;
 
-typedef struct tbi_decision { /* one batch: what was there, what was taken, what it was expected to cost and did */
+typedef struct tbi_decision { /* one batch: what was there, what was taken, what it was expected to cost and
+                                 did */
     int64_t at_ns, predicted_ns, took_ns;
     int queued_rows, rows;
 } tbi_decision;
@@ -62,7 +65,7 @@ typedef struct tbi_batcher {
     int queued_rows, queued_requests, limit_rows;
     bool by_worker;
     int n_workers, n_busy;
-    int wake_fd;                       /* an eventfd that workers write when they finish; -1 without workers */
+    int wake_fd; /* an eventfd that workers write when they finish; -1 without workers */
     struct tbi_worker *workers;
     tbi_batch batch;                   /* the loop's own */
     int sizes[TBI_BATCH_SIZES], n_sizes;
@@ -75,21 +78,23 @@ typedef struct tbi_batcher {
 } tbi_batcher;
 
 /* Measures the model and decides how to run it. */
-TB_MUST_USE tb_status tbi_batcher_create(const tb_serve_model *model, tb_serve_mode mode, int workers, int limit_rows,
-                                         tbi_batcher **out);
+TB_MUST_USE tb_status tbi_batcher_create(const tb_serve_model *model, tb_serve_mode mode, int workers,
+                                         int limit_rows, tbi_batcher **out);
 void tbi_batcher_destroy(tbi_batcher *b); /* NULL is accepted; nothing may be queued or running */
 
 /* Takes the request, or refuses it: the queue is full, or its deadline cannot be met. */
 bool tbi_batcher_admit(tbi_batcher *b, tbi_request *r, int64_t now_ns, tbi_fault *fault);
 void tbi_batcher_cancel(tbi_batcher *b, tbi_request *r); /* queued or running: it will not be finished */
-/* Collects what workers have done, refuses what is overdue, starts what can start; runs in-loop batches for up to
- * `budget_ns`. Calls finish for every request that ended. True while the queue holds rows that could run at once. */
+/* Collects what workers have done, refuses what is overdue, starts what can start; runs in-loop batches for
+ * up to `budget_ns`. Calls finish for every request that ended. True while the queue holds rows that could
+ * run at once. */
 bool tbi_batcher_step(tbi_batcher *b, int64_t budget_ns);
 bool tbi_batcher_idle(const tbi_batcher *b);
 int64_t tbi_batcher_next_deadline(const tbi_batcher *b); /* INT64_MAX: none */
 
 int64_t tbi_batcher_cost(const tbi_batcher *b, int rows); /* t(rows), interpolated between measured sizes */
-/* How many of `queued` rows the next batch should take: argmin t(b) / b, and done by the deadline where possible. */
+/* How many of `queued` rows the next batch should take: argmin t(b) / b, and done by the deadline where
+ * possible. */
 int tbi_batcher_plan(const tbi_batcher *b, int queued, int64_t now_ns, int64_t deadline_ns);
 
 /* worker.c */

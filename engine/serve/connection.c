@@ -1,7 +1,7 @@
 /* The table of connections: accepting within limits, deadlines that the library does not keep, cutting.
  *
- * The library's own timeout counts inactivity, so one byte a second holds a connection for ever. Here every state has
- * a total deadline; a sweep four times a second ends what is past it. */
+ * The library's own timeout counts inactivity, so one byte a second holds a connection for ever. Here every
+ * state has a total deadline; a sweep four times a second ends what is past it. */
 #include "server.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
@@ -19,7 +19,8 @@ bool tbi_key_equal(const char *given, const char *key)
 {
     size_t n = strlen(given), want = strlen(key);
     unsigned difference = n != want;
-    for (size_t i = 0; i < n; i++) difference |= (unsigned char)given[i] ^ (unsigned char)key[want ? i % want : 0];
+    for (size_t i = 0; i < n; i++)
+        difference |= (unsigned char)given[i] ^ (unsigned char)key[want ? i % want : 0];
     return difference == 0;
 }
 
@@ -28,9 +29,10 @@ void tbi_conn_state_set(tbi_conn *c, tbi_conn_state state)
     bool before = c->state == TBI_CONN_WAITING || c->state == TBI_CONN_READY;
     bool after = state == TBI_CONN_WAITING || state == TBI_CONN_READY;
     c->server->n_waiting += after - before;
-    /* A reply on its way needs no further look; an ended request does, if a next one may lie behind it and the
-     * library, asked while others wait, would not say so. */
-    if (state != TBI_CONN_SENDING && (state != TBI_CONN_IDLE || c->server->n_waiting > 0)) c->server->progressed = true;
+    /* A reply on its way needs no further look; an ended request does, if a next one may lie behind it and
+     * the library, asked while others wait, would not say so. */
+    if (state != TBI_CONN_SENDING && (state != TBI_CONN_IDLE || c->server->n_waiting > 0))
+        c->server->progressed = true;
     c->state = state;
     c->since_ns = tb_now_ns();
 }
@@ -60,8 +62,11 @@ static void write_around(int fd, tbi_fault_code code, const char *message, int r
     tb_text body = {0};
     tbi_fault_set(&fault, code, NULL, "%s", message);
     tbi_fault_write(&fault, NULL, &body);
-    int n = snprintf(text, sizeof text, "HTTP/1.1 %d Refused\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %zu\r\n%s\r\n%s",
-                     tbi_fault_status(code), body.size, retry_after_s ? "Retry-After: 1\r\n" : "", tb_text_str(&body));
+    int n = snprintf(text, sizeof text,
+                     "HTTP/1.1 %d Refused\r\nContent-Type: application/json\r\nConnection: "
+                     "close\r\nContent-Length: %zu\r\n%s\r\n%s",
+                     tbi_fault_status(code), body.size, retry_after_s ? "Retry-After: 1\r\n" : "",
+                     tb_text_str(&body));
     if (n > 0 && (size_t)n < sizeof text) (void)!send(fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
     tb_text_free(&body);
 }
@@ -81,11 +86,13 @@ void tbi_conn_accept(tb_server *s)
         int fd = accept4(s->listen_fd, (struct sockaddr *)&from, &bytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) return; /* none left, or out of descriptors: the sweep tries again */
         s->metrics.connections++;
-        bool room = s->n_conns < s->config.limits.connections && from_ip(s, from.sin_addr.s_addr) < s->config.limits.connections_per_ip;
+        bool room = s->n_conns < s->config.limits.connections &&
+                    from_ip(s, from.sin_addr.s_addr) < s->config.limits.connections_per_ip;
         tbi_conn *c = room ? free_place(s) : NULL;
         if (!c) {
             s->metrics.connections_refused++;
-            write_around(fd, TBI_FAULT_TOO_MANY_CONNECTIONS, "the server's limit of connections is reached", 1);
+            write_around(fd, TBI_FAULT_TOO_MANY_CONNECTIONS, "the server's limit of connections is reached",
+                         1);
             close(fd);
             continue;
         }
@@ -125,14 +132,20 @@ void tbi_conn_free(tbi_conn *c)
     tb_free(c);
 }
 
-/* A header that trickles in leaves no trace in the library's interface, nor does a client that has half-closed after
- * its last request; the kernel knows of both. */
+static bool tcp_state(const tbi_conn *c, struct tcp_info *out)
+{
+    socklen_t size = sizeof *out;
+    memset(out, 0, sizeof *out);
+    return getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, out, &size) == 0;
+}
+
+/* A header that trickles in leaves no trace in the library's interface, nor does a client that has
+ * half-closed after its last request; the kernel knows of both. */
 static void sweep_idle(tbi_conn *c, int64_t now)
 {
     const tb_serve_limits *limit = &c->server->config.limits;
-    struct tcp_info tcp = {0};
-    socklen_t size = sizeof tcp;
-    if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &tcp, &size) != 0) return;
+    struct tcp_info tcp;
+    if (!tcp_state(c, &tcp)) return;
     uint64_t bytes = tcp.tcpi_bytes_received + 1;
     if (c->idle_bytes == 0) c->idle_bytes = bytes;
     else if (bytes != c->idle_bytes && !c->partial_ns) c->partial_ns = now;
@@ -148,6 +161,11 @@ static void sweep_body(tbi_conn *c, int64_t now)
 {
     const tb_serve_limits *limit = &c->server->config.limits;
     int64_t ms = (now - c->since_ns) / 1000000;
+    struct tcp_info tcp;
+    if (ms > 500 && tcp_state(c, &tcp) && tcp.tcpi_state == PEER_HAS_CLOSED) { /* the rest will never come */
+        shutdown(c->fd, SHUT_RDWR);
+        return;
+    }
     if (ms <= limit->body_ms && (ms <= 1000 || c->body_bytes * 1000 >= ms * limit->body_bytes_per_s)) return;
     c->server->metrics.cut_slow++;
     tbi_conn_cut(c, TBI_FAULT_SLOW_REQUEST, "the body came too slowly");

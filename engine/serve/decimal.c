@@ -10,7 +10,8 @@ bool tbi_text_to_f32(const char *text, size_t bytes, float *out)
     if (bytes > TBI_NUMBER_TEXT) return false;
     memcpy(copy, text, bytes);
     copy[bytes] = 0;
-    /* The point is a point whatever locale the host program has set; the "C" locale object is static in glibc. */
+    /* The point is a point whatever locale the host program has set; the "C" locale object is static in
+     * glibc. */
     *out = strtof_l(copy, NULL, newlocale(LC_ALL_MASK, "C", (locale_t)0));
     return isfinite(*out);
 }
@@ -27,14 +28,16 @@ size_t tbi_u64_to_text(uint64_t x, char *out)
     return n;
 }
 
-static double scaled(double x, int k) /* x * 10^k in steps that neither overflow nor lose more than an ulp each */
+static double scaled(double x,
+                     int k) /* x * 10^k in steps that neither overflow nor lose more than an ulp each */
 {
     for (; k > 22; k -= 22) x *= 1e22;
     for (; k < -22; k += 22) x /= 1e22;
     return k < 0 ? x / pow(10, -k) : x * pow(10, k);
 }
 
-/* 9 digits always name a float (relative error 5e-9 against half an ulp, 3e-8); then digits go while they may. */
+/* 9 digits always name a float (relative error 5e-9 against half an ulp, 3e-8); then digits go while they
+ * may. */
 static uint64_t shortest_digits(float x, int *exponent)
 {
     int e = (int)floor(log10((double)x)); /* x = d.dddddddd * 10^e */

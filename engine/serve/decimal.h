@@ -1,16 +1,19 @@
-/* Decimal text to and from f32, exactly. Reading gives the f32 nearest to the decimal value (ties to even), as strtof
- * does; writing gives a short text (at most 9 significant digits) that reads back to the same bits.
+/* Decimal text to and from f32, exactly. Reading gives the f32 nearest to the decimal value (ties to even),
+ * as strtof does; writing gives a short text (at most 9 significant digits) that reads back to the same bits.
  *
- * The fast way in: mantissa m < 2^64 and power k give x = m * 10^k in double with a relative error below 2^-51 (three
- * roundings, powers up to 10^22 are exact). Rounding x to f32 is then right unless x lies within a few double ulps of
- * the midpoint between two floats; those, subnormals and overflow are left to strtof. */
+ * The fast way in: mantissa m < 2^64 and power k give x = m * 10^k in double with a relative error below
+ * 2^-51 (three roundings, powers up to 10^22 are exact). Rounding x to f32 is then right unless x lies within
+ * a few double ulps of the midpoint between two floats; those, subnormals and overflow are left to strtof. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-enum { TBI_F32_TEXT = 24, TBI_NUMBER_TEXT = 512 }; /* bytes of the longest text written; longest number read */
+enum {
+    TBI_F32_TEXT = 24,
+    TBI_NUMBER_TEXT = 512
+}; /* bytes of the longest text written; longest number read */
 
 /* m * 10^k; false when it is too close to call (see above): *out is then not set. */
 static inline bool tbi_decimal_to_f32(uint64_t m, int k, float *out)
@@ -40,7 +43,8 @@ static inline bool tbi_decimal_to_f32(uint64_t m, int k, float *out)
     return true;
 }
 
-/* The slow way: `text` is a JSON number of `bytes` characters (not zero-terminated). False: beyond f32's range. */
+/* The slow way: `text` is a JSON number of `bytes` characters (not zero-terminated). False: beyond f32's
+ * range. */
 bool tbi_text_to_f32(const char *text, size_t bytes, float *out);
 
 /* Writes a finite x as a JSON number; returns its length, without a terminating zero. */

@@ -17,14 +17,16 @@ static void key_int(tb_json *j, const char *key, int64_t value)
 bool tbi_server_ready(const tb_server *s)
 {
     for (int i = 0; i < s->repository.n_entries; i++)
-        if (s->repository.entries[i].state == TBI_MODEL_LOADING && !s->repository.entries[i].live) return false;
+        if (s->repository.entries[i].state == TBI_MODEL_LOADING && !s->repository.entries[i].live)
+            return false;
     return s->drains == 0;
 }
 
 static void write_server(const tb_server *s, tb_json *j)
 {
-    static const char *const extensions[] = {"binary_tensor_data", "model_repository", "model_repository(unload_dependents)",
-                                             "statistics", "model_configuration"};
+    static const char *const extensions[] = {"binary_tensor_data", "model_repository",
+                                             "model_repository(unload_dependents)", "statistics",
+                                             "model_configuration"};
     (void)s;
     tb_json_open(j, '{');
     key_str(j, "name", "tensorbrain");
@@ -189,7 +191,8 @@ static void write_decisions(const tb_server *s, int last, tb_json *j)
     tb_json_close(j, '}');
 }
 
-/* rows, cols, labels and pixels of the samples: "TBS1", then u32 n, rows, cols, classes; names by '\n'; labels; pixels. */
+/* rows, cols, labels and pixels of the samples: "TBS1", then u32 n, rows, cols, classes; names by '\n';
+ * labels; pixels. */
 static void write_samples(const tb_serve_samples *p, tb_text *out)
 {
     uint32_t head[4] = {(uint32_t)p->n, (uint32_t)p->rows, (uint32_t)p->cols, (uint32_t)p->n_classes};
@@ -203,7 +206,9 @@ static void write_samples(const tb_serve_samples *p, tb_text *out)
 /* The live model that the path names; NULL with the fault set. */
 static tbi_served *named_model(tbi_conn *c, tbi_entry **entry)
 {
-    tbi_entry *e = c->route.model ? tbi_repository_find(&c->server->repository, c->route.model, c->route.model_bytes) : NULL;
+    tbi_entry *e = c->route.model
+                       ? tbi_repository_find(&c->server->repository, c->route.model, c->route.model_bytes)
+                       : NULL;
     if (entry) *entry = e;
     if (!e || !e->live) {
         bool loading = e && e->state == TBI_MODEL_LOADING;
@@ -212,8 +217,10 @@ static tbi_served *named_model(tbi_conn *c, tbi_entry **entry)
         return NULL;
     }
     const char *version = e->live->model->version;
-    if (c->route.version && (strlen(version) != c->route.version_bytes || memcmp(version, c->route.version, c->route.version_bytes) != 0)) {
-        tbi_fault_set(&c->fault, TBI_FAULT_UNKNOWN_VERSION, NULL, "this version is not loaded; version %s is", version);
+    if (c->route.version && (strlen(version) != c->route.version_bytes ||
+                             memcmp(version, c->route.version, c->route.version_bytes) != 0)) {
+        tbi_fault_set(&c->fault, TBI_FAULT_UNKNOWN_VERSION, NULL, "this version is not loaded; version %s is",
+                      version);
         return NULL;
     }
     return e->live;
@@ -247,7 +254,8 @@ void tbi_endpoint_reply(tbi_conn *c)
     tb_server *s = c->server;
     tb_json j = {.to = &c->body};
     tbi_endpoint e = c->route.endpoint;
-    bool of_model = e == TBI_MODEL || e == TBI_MODEL_READY_ || e == TBI_MODEL_CONFIG || (e == TBI_MODEL_STATS && c->route.model);
+    bool of_model = e == TBI_MODEL || e == TBI_MODEL_READY_ || e == TBI_MODEL_CONFIG ||
+                    (e == TBI_MODEL_STATS && c->route.model);
     const tbi_served *m = of_model ? named_model(c, NULL) : NULL;
     c->content_type = "application/json";
     c->body.size = 0;
@@ -257,7 +265,9 @@ void tbi_endpoint_reply(tbi_conn *c)
     case TBI_PAGE_SAMPLES:
         c->content_type = "application/octet-stream";
         if (s->config.samples) write_samples(s->config.samples, &c->body);
-        else tbi_fault_set(&c->fault, TBI_FAULT_NOT_FOUND, NULL, "the server was started without sample images");
+        else
+            tbi_fault_set(&c->fault, TBI_FAULT_NOT_FOUND, NULL,
+                          "the server was started without sample images");
         break;
     case TBI_SERVER_METADATA: write_server(s, &j); break;
     case TBI_LIVE:

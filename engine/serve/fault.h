@@ -1,5 +1,5 @@
-/* What a client is told when its request fails: one code of this table, its HTTP status, one sentence, the member of
- * the request it is about. The sentence never repeats bytes of the request, paths or addresses. */
+/* What a client is told when its request fails: one code of this table, its HTTP status, one sentence, the
+ * member of the request it is about. The sentence never repeats bytes of the request, paths or addresses. */
 #pragma once
 #include "tb_status.h"
 #include "tb_text.h"
@@ -55,7 +55,8 @@ const char *tbi_fault_name(tbi_fault_code code);
 int tbi_fault_status(tbi_fault_code code);
 
 /* Fills *f (the first fault stays) and returns false, so a parser says `return tbi_fault_set(...)`. */
-bool tbi_fault_set(tbi_fault *f, tbi_fault_code code, const char *field, const char *fmt, ...) TB_PRINTF(4, 5);
+bool tbi_fault_set(tbi_fault *f, tbi_fault_code code, const char *field, const char *fmt, ...)
+    TB_PRINTF(4, 5);
 
 /* The error body: {"error":...,"code":...,"status":...,"request_id":...,"field":...,"retry_after_s":...} */
 void tbi_fault_write(const tbi_fault *f, const char *request_id, tb_text *out);

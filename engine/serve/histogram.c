@@ -46,7 +46,7 @@ void tb_histogram_merge(tb_histogram *into, const tb_histogram *from)
 int64_t tb_histogram_quantile(const tb_histogram *h, double q)
 {
     if (h->count == 0) return 0;
-    uint64_t rank = (uint64_t)ceil(q * (double)h->count), seen = 0;
+    uint64_t rank = (uint64_t)ceil(q * (double)h->count - 1e-6), seen = 0; /* 0.009 * 1000 is above 9 */
     if (rank < 1) rank = 1;
     for (int i = 0; i < TB_HISTOGRAM_BINS; i++) {
         seen += h->bins[i];

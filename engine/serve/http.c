@@ -1,8 +1,8 @@
 /* The library's callbacks: one request from its first header byte to its reply.
  *
- * libmicrohttpd calls on_request first with the header alone, then with pieces of the body, then once more at its
- * end, and again in every run of its loop until a reply is queued. That last habit is what batching uses: a request
- * that waits is simply not answered yet, and nothing need be suspended or resumed. */
+ * libmicrohttpd calls on_request first with the header alone, then with pieces of the body, then once more at
+ * its end, and again in every run of its loop until a reply is queued. That last habit is what batching uses:
+ * a request that waits is simply not answered yet, and nothing need be suspended or resumed. */
 #include "server.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
@@ -13,8 +13,9 @@
 #include <string.h>
 
 enum {
-    SMALL_BODY = 65536, /* a refused request's body up to this size is read to its end, to keep the connection */
-    MAX_PIECES = 4096   /* of a chunked body */
+    SMALL_BODY =
+        65536, /* a refused request's body up to this size is read to its end, to keep the connection */
+    MAX_PIECES = 4096 /* of a chunked body */
 };
 
 static tbi_conn *conn_of(struct MHD_Connection *http)
@@ -22,7 +23,10 @@ static tbi_conn *conn_of(struct MHD_Connection *http)
     return MHD_get_connection_info(http, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
 }
 
-static const char *header(tbi_conn *c, const char *name) { return MHD_lookup_connection_value(c->http, MHD_HEADER_KIND, name); }
+static const char *header(tbi_conn *c, const char *name)
+{
+    return MHD_lookup_connection_value(c->http, MHD_HEADER_KIND, name);
+}
 
 /* ---- replies ---- */
 
@@ -39,7 +43,8 @@ static size_t put_ms(char *out, int64_t ns) /* milliseconds with three decimals 
 
 static void add_stage_headers(tbi_conn *c, struct MHD_Response *reply)
 {
-    static const char *const names[TBI_STAGES] = {"recv;dur=", ", parse;dur=", ", queue;dur=", ", compute;dur=", ", ser;dur="};
+    static const char *const names[TBI_STAGES] = {
+        "recv;dur=", ", parse;dur=", ", queue;dur=", ", compute;dur=", ", ser;dur="};
     char text[256], number[24];
     int32_t ns[TBI_STAGES];
     size_t n = 0;
@@ -65,8 +70,8 @@ static enum MHD_Result send_reply(tbi_conn *c)
 {
     tb_server *s = c->server;
     void *data = c->fixed ? (void *)(uintptr_t)c->fixed : c->body.data;
-    struct MHD_Response *reply = MHD_create_response_from_buffer(c->fixed ? c->fixed_bytes : c->body.size, data ? data : "",
-                                                                 MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *reply = MHD_create_response_from_buffer(c->fixed ? c->fixed_bytes : c->body.size,
+                                                                 data ? data : "", MHD_RESPMEM_PERSISTENT);
     if (!reply) return MHD_NO;
     MHD_add_response_header(reply, "Content-Type", c->content_type);
     MHD_add_response_header(reply, "X-Request-Id", c->request_id);
@@ -163,16 +168,20 @@ static bool find_served(tbi_conn *c)
     if (c->route.model) e = tbi_repository_find(r, c->route.model, c->route.model_bytes);
     else if (r->n_entries == 1) e = &r->entries[0];
     else if (r->n_entries > 1)
-        return tbi_fault_set(&c->fault, TBI_FAULT_BAD_REQUEST, NULL, "several models are served: use /v2/models/NAME/infer");
-    if (!e) return tbi_fault_set(&c->fault, TBI_FAULT_UNKNOWN_MODEL, NULL, "the repository holds no such model");
+        return tbi_fault_set(&c->fault, TBI_FAULT_BAD_REQUEST, NULL,
+                             "several models are served: use /v2/models/NAME/infer");
+    if (!e)
+        return tbi_fault_set(&c->fault, TBI_FAULT_UNKNOWN_MODEL, NULL, "the repository holds no such model");
     if (!e->live && e->state == TBI_MODEL_LOADING) {
         c->fault.retry_after_s = 1;
         return tbi_fault_set(&c->fault, TBI_FAULT_LOADING, NULL, "the model is being loaded");
     }
     if (!e->live) return tbi_fault_set(&c->fault, TBI_FAULT_UNKNOWN_MODEL, NULL, "the model is not loaded");
     const char *version = e->live->model->version;
-    if (c->route.version && (strlen(version) != c->route.version_bytes || memcmp(version, c->route.version, c->route.version_bytes) != 0))
-        return tbi_fault_set(&c->fault, TBI_FAULT_UNKNOWN_VERSION, NULL, "this version is not loaded; version %s is", version);
+    if (c->route.version && (strlen(version) != c->route.version_bytes ||
+                             memcmp(version, c->route.version, c->route.version_bytes) != 0))
+        return tbi_fault_set(&c->fault, TBI_FAULT_UNKNOWN_VERSION, NULL,
+                             "this version is not loaded; version %s is", version);
     c->served = e->live;
     c->served->users++;
     return true;
@@ -182,8 +191,8 @@ static bool header_number(tbi_conn *c, const char *name, int64_t min, int64_t ma
 {
     const char *text = header(c, name);
     if (!text || tbi_json_integer(text, strlen(text), min, max, out)) return true;
-    return tbi_fault_set(&c->fault, TBI_FAULT_BAD_REQUEST, name, "%s takes a whole number from %lld to %lld", name, (long long)min,
-                         (long long)max);
+    return tbi_fault_set(&c->fault, TBI_FAULT_BAD_REQUEST, name, "%s takes a whole number from %lld to %lld",
+                         name, (long long)min, (long long)max);
 }
 
 /* The header of an inference says enough to refuse it before its body is parsed. */
@@ -196,9 +205,11 @@ static bool begin_inference(tbi_conn *c)
     tbi_batcher *b = c->served->batcher;
     if (b->queued_rows >= b->limit_rows) {
         tbi_request probe = {.rows = 1, .deadline_ns = INT64_MAX};
-        return tbi_batcher_admit(b, &probe, c->request.first_ns, &c->fault); /* refuses, with the wait it predicts */
+        return tbi_batcher_admit(b, &probe, c->request.first_ns,
+                                 &c->fault); /* refuses, with the wait it predicts */
     }
-    if (!header_number(c, "Inference-Header-Content-Length", 0, c->content_length < 0 ? INT_MAX : c->content_length, &json_bytes))
+    if (!header_number(c, "Inference-Header-Content-Length", 0,
+                       c->content_length < 0 ? INT_MAX : c->content_length, &json_bytes))
         return false;
     c->timeout_in_header = header(c, "X-Request-Timeout-Ms") != NULL;
     if (!header_number(c, "X-Request-Timeout-Ms", 1, INT_MAX, &timeout_ms)) return false;
@@ -208,8 +219,9 @@ static bool begin_inference(tbi_conn *c)
     for (int i = 0; i < c->served->model->n_inputs; i++) elements += c->served->model->inputs[i].elements;
     int64_t most = elements * c->served->model->max_batch * 24 + 4096;
     if (most < c->body_limit) c->body_limit = most;
-    tbi_infer_open(&c->infer, c->served->model, c->route.endpoint == TBI_PREDICT ? TBI_INFER_PREDICT : TBI_INFER_OIP, json_bytes,
-                   c->in, &c->fault);
+    tbi_infer_open(&c->infer, c->served->model,
+                   c->route.endpoint == TBI_PREDICT ? TBI_INFER_PREDICT : TBI_INFER_OIP, json_bytes, c->in,
+                   &c->fault);
     return c->fault.code == TBI_FAULT_NONE;
 }
 
@@ -222,7 +234,8 @@ static void end_inference(tbi_conn *c)
         r->rows = c->infer.rows;
         r->in = c->in;
         r->parsed_ns = tb_now_ns();
-        if (asked && !c->timeout_in_header && r->first_ns + asked < r->deadline_ns) r->deadline_ns = r->first_ns + asked;
+        if (asked && !c->timeout_in_header && r->first_ns + asked < r->deadline_ns)
+            r->deadline_ns = r->first_ns + asked;
         if (tbi_batcher_admit(c->served->batcher, r, r->parsed_ns, &c->fault)) {
             tbi_conn_state_set(c, TBI_CONN_WAITING);
             return;
@@ -240,7 +253,8 @@ static void begin_load(tbi_conn *c)
     if (tbi_repository_scan(r) != TB_OK) tb_log_write(TB_LOG_WARN, "%s", tb_error_message());
     tbi_entry *e = tbi_repository_find(r, c->route.model, c->route.model_bytes);
     if (!e) tbi_fault_set(&c->fault, TBI_FAULT_UNKNOWN_MODEL, NULL, "the repository holds no such model");
-    else if (tbi_repository_load(r, e, c) != TB_OK) tbi_fault_set(&c->fault, TBI_FAULT_INTERNAL, NULL, "no memory to load");
+    else if (tbi_repository_load(r, e, c) != TB_OK)
+        tbi_fault_set(&c->fault, TBI_FAULT_INTERNAL, NULL, "no memory to load");
     if (c->fault.code) tbi_reply_fault(c);
     else tbi_conn_state_set(c, TBI_CONN_WAITING);
 }
@@ -252,7 +266,8 @@ void tbi_finish_load(void *server, void *waiter, tbi_entry *e, tb_status st)
     (void)e;
     if (!c) return;
     if (st != TB_OK) {
-        tbi_fault_set(&c->fault, TBI_FAULT_BAD_REQUEST, NULL, "the model was not loaded; the repository index tells why");
+        tbi_fault_set(&c->fault, TBI_FAULT_BAD_REQUEST, NULL,
+                      "the model was not loaded; the repository index tells why");
         tbi_reply_fault(c);
         return;
     }
@@ -290,10 +305,12 @@ static bool authorized(tbi_conn *c)
     const char *given = header(c, "X-Api-Key"), *bearer = header(c, "Authorization");
     if (!given && bearer && strncmp(bearer, "Bearer ", 7) == 0) given = bearer + 7;
     if (given && tbi_key_equal(given, key)) return true;
-    return tbi_fault_set(&c->fault, TBI_FAULT_UNAUTHORIZED, NULL, "this server wants its API key (Authorization: Bearer KEY)");
+    return tbi_fault_set(&c->fault, TBI_FAULT_UNAUTHORIZED, NULL,
+                         "this server wants its API key (Authorization: Bearer KEY)");
 }
 
-/* Bodies of administrative requests are checked to be JSON; their members ask for nothing that exists here. */
+/* Bodies of administrative requests are checked to be JSON; their members ask for nothing that exists here.
+ */
 static bool ignore_event(void *arg, tbi_json_event e, const char *text, size_t bytes)
 {
     (void)arg;
@@ -307,15 +324,19 @@ static bool ignore_event(void *arg, tbi_json_event e, const char *text, size_t b
 static bool begin_checks(tbi_conn *c, const char *method)
 {
     const tb_serve_limits *limit = &c->server->config.limits;
-    if (c->uri_too_long) return tbi_fault_set(&c->fault, TBI_FAULT_URI_TOO_LONG, NULL, "the path is above %d bytes", limit->uri_bytes);
-    if (c->route.endpoint == TBI_NO_ENDPOINT) return tbi_fault_set(&c->fault, TBI_FAULT_NOT_FOUND, NULL, "no such path; GET /v2 lists them");
+    if (c->uri_too_long)
+        return tbi_fault_set(&c->fault, TBI_FAULT_URI_TOO_LONG, NULL, "the path is above %d bytes",
+                             limit->uri_bytes);
+    if (c->route.endpoint == TBI_NO_ENDPOINT)
+        return tbi_fault_set(&c->fault, TBI_FAULT_NOT_FOUND, NULL, "no such path; GET /v2 lists them");
     if (!tbi_route_takes(c->route.endpoint, method))
         return tbi_fault_set(&c->fault, TBI_FAULT_METHOD_NOT_ALLOWED, NULL, "this path takes another method");
     if (!authorized(c)) return false;
     bool post = tbi_route_is_post(c->route.endpoint);
     c->close = post && c->content_length == 0 && !header(c, "Content-Length");
     if (c->close) /* what follows may be a body or a request */
-        return tbi_fault_set(&c->fault, TBI_FAULT_LENGTH_REQUIRED, NULL, "a POST needs Content-Length or chunked coding");
+        return tbi_fault_set(&c->fault, TBI_FAULT_LENGTH_REQUIRED, NULL,
+                             "a POST needs Content-Length or chunked coding");
     bool infer = c->route.endpoint == TBI_INFER || c->route.endpoint == TBI_PREDICT;
     if (infer) c->body_limit = limit->body_bytes;
     else if (post) {
@@ -323,7 +344,8 @@ static bool begin_checks(tbi_conn *c, const char *method)
     }
     if (infer && !begin_inference(c)) return false;
     if (c->content_length > c->body_limit)
-        return tbi_fault_set(&c->fault, TBI_FAULT_BODY_TOO_LARGE, NULL, "the body may have at most %lld bytes", (long long)c->body_limit);
+        return tbi_fault_set(&c->fault, TBI_FAULT_BODY_TOO_LARGE, NULL,
+                             "the body may have at most %lld bytes", (long long)c->body_limit);
     return true;
 }
 
@@ -382,7 +404,8 @@ static void end_request(tbi_conn *c)
         tbi_reply_fault(c);
     } else if (c->route.endpoint == TBI_INFER || c->route.endpoint == TBI_PREDICT) {
         end_inference(c);
-    } else if (tbi_route_is_post(c->route.endpoint) && c->body_bytes > 0 && !tbi_json_finish(&c->infer.scan)) {
+    } else if (tbi_route_is_post(c->route.endpoint) && c->body_bytes > 0 &&
+               !tbi_json_finish(&c->infer.scan)) {
         tbi_reply_fault(c);
     } else if (c->route.endpoint == TBI_LOAD) {
         begin_load(c);
@@ -391,8 +414,8 @@ static void end_request(tbi_conn *c)
     }
 }
 
-static enum MHD_Result on_request(void *arg, struct MHD_Connection *http, const char *url, const char *method, const char *version,
-                                  const char *data, size_t *bytes, void **context)
+static enum MHD_Result on_request(void *arg, struct MHD_Connection *http, const char *url, const char *method,
+                                  const char *version, const char *data, size_t *bytes, void **context)
 {
     tbi_conn *c = conn_of(http);
     (void)arg;
@@ -420,7 +443,8 @@ static void *on_uri(void *arg, const char *uri, struct MHD_Connection *http)
     return NULL;
 }
 
-static void on_completed(void *arg, struct MHD_Connection *http, void **context, enum MHD_RequestTerminationCode why)
+static void on_completed(void *arg, struct MHD_Connection *http, void **context,
+                         enum MHD_RequestTerminationCode why)
 {
     tbi_conn *c = conn_of(http);
     (void)arg;
@@ -429,7 +453,8 @@ static void on_completed(void *arg, struct MHD_Connection *http, void **context,
     tbi_conn_release_request(c);
 }
 
-static void on_connection(void *arg, struct MHD_Connection *http, void **context, enum MHD_ConnectionNotificationCode what)
+static void on_connection(void *arg, struct MHD_Connection *http, void **context,
+                          enum MHD_ConnectionNotificationCode what)
 {
     tb_server *s = arg;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
@@ -456,12 +481,13 @@ static void on_log(void *arg, const char *format, va_list args)
 
 tb_status tbi_http_start(tb_server *s)
 {
-    s->http = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s,
-                               MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_URI_LOG_CALLBACK, on_uri, s,
-                               MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
-                               MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->config.limits.connections,
-                               MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)131072, MHD_OPTION_CONNECTION_TIMEOUT, 0u,
-                               MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+    s->http = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s,
+        MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_URI_LOG_CALLBACK, on_uri, s,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->config.limits.connections,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)131072, MHD_OPTION_CONNECTION_TIMEOUT, 0u,
+        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
     if (!s->http) return TB_FAIL(TB_ERR_INTERNAL, "serve: libmicrohttpd did not start");
     return TB_OK;
 }

@@ -1,14 +1,25 @@
-/* Reading a request: which member may stand where (one table), and what its value means for the model's inputs. */
+/* Reading a request: which member may stand where (one table), and what its value means for the model's
+ * inputs. */
 #include "infer.h"
 #include "tb_alloc.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-/* Contexts are letters: R root, P its parameters, I inputs, i one input, S its shape, p its parameters, T a tensor,
- * O outputs, o one output, q its parameters, D root of /v1/predict. */
+/* Contexts are letters: R root, P its parameters, I inputs, i one input, S its shape, p its parameters, T a
+ * tensor, O outputs, o one output, q its parameters, D root of /v1/predict. */
 enum member {
-    M_ID, M_CHILD, M_INPUTS, M_OUTPUTS, M_NAME, M_DTYPE, M_SHAPE, M_DATA, M_TIMEOUT, M_BINARY_OUTPUT, M_BINARY_SIZE,
+    M_ID,
+    M_CHILD,
+    M_INPUTS,
+    M_OUTPUTS,
+    M_NAME,
+    M_DTYPE,
+    M_SHAPE,
+    M_DATA,
+    M_TIMEOUT,
+    M_BINARY_OUTPUT,
+    M_BINARY_SIZE,
     M_BINARY_DATA
 };
 enum { A_STRING = 's', A_NUMBER = 'n', A_BOOL = 'b', AN_OBJECT = '{', AN_ARRAY = '[' };
@@ -77,10 +88,12 @@ static bool more_elements(void *arg, tbi_json_tensor *t)
 {
     tbi_infer *q = arg;
     const tb_serve_tensor *want = current_tensor(q);
-    int64_t most = want->elements * q->model->max_batch, next = t->capacity ? 2 * t->capacity : want->elements;
+    int64_t most = want->elements * q->model->max_batch,
+            next = t->capacity ? 2 * t->capacity : want->elements;
     if (t->count >= most)
-        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, q->scan.field, "input '%s': more than the %lld elements of %d rows",
-                             want->name, (long long)most, q->model->max_batch);
+        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, q->scan.field,
+                             "input '%s': more than the %lld elements of %d rows", want->name,
+                             (long long)most, q->model->max_batch);
     if (next > most) next = most;
     tbi_rows *r = &q->in[q->current];
     if (!tbi_rows_reserve(r, (size_t)next * tb_dtype_size(want->dtype))) return no_memory(q);
@@ -131,8 +144,8 @@ static bool set_dtype(tbi_infer *q, const char *name)
     if (q->current < 0) return bad(q, "inputs", "the model has several inputs: put 'name' before 'datatype'");
     const char *want = tbi_oip_dtype(current_tensor(q)->dtype);
     if (strcmp(name, want) != 0)
-        return tbi_fault_set(q->fault, TBI_FAULT_DTYPE_MISMATCH, "inputs[].datatype", "input '%s' takes datatype %s",
-                             current_tensor(q)->name, want);
+        return tbi_fault_set(q->fault, TBI_FAULT_DTYPE_MISMATCH, "inputs[].datatype",
+                             "input '%s' takes datatype %s", current_tensor(q)->name, want);
     q->input[q->current].has_dtype = true;
     return true;
 }
@@ -143,13 +156,14 @@ static bool set_dimension(tbi_infer *q, const char *text, size_t bytes)
     int64_t d;
     int at = q->shape_rank++;
     if (!tbi_json_integer(text, bytes, 0, INT64_MAX, &d))
-        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].shape", "a shape holds whole numbers from 0 on");
+        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].shape",
+                             "a shape holds whole numbers from 0 on");
     if (at == 0) {
         if (d < 1 || d > q->model->max_batch) return batch_refused(q, "inputs[].shape");
         q->input[q->current].rows = d;
     } else if (at > want->rank || d != want->shape[at - 1]) {
-        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].shape", "input '%s': dimension %d is not the model's",
-                             want->name, at);
+        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].shape",
+                             "input '%s': dimension %d is not the model's", want->name, at);
     }
     return true;
 }
@@ -159,14 +173,16 @@ static bool end_shape(tbi_infer *q)
     const tb_serve_tensor *want = current_tensor(q);
     if (q->shape_rank != want->rank + 1)
         return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].shape",
-                             "input '%s': the shape must have %d dimensions, the batch first", want->name, want->rank + 1);
+                             "input '%s': the shape must have %d dimensions, the batch first", want->name,
+                             want->rank + 1);
     q->input[q->current].has_shape = true;
     return true;
 }
 
 static bool end_input(tbi_infer *q)
 {
-    if (q->current < 0 || !q->input[q->current].named) return bad(q, "inputs[].name", "an input has no 'name'");
+    if (q->current < 0 || !q->input[q->current].named)
+        return bad(q, "inputs[].name", "an input has no 'name'");
     q->order[q->n_inputs++] = q->current;
     return true;
 }
@@ -202,7 +218,8 @@ static bool open_child(tbi_infer *q, char context)
     case 'T': return start_data(q);
     case 'S':
         q->shape_rank = 0;
-        if (q->current < 0) return bad(q, "inputs", "the model has several inputs: put 'name' before 'shape'");
+        if (q->current < 0)
+            return bad(q, "inputs", "the model has several inputs: put 'name' before 'shape'");
         return true;
     case 'i':
         if (q->n_inputs == q->model->n_inputs) return bad(q, "inputs", "more inputs than the model has");
@@ -221,7 +238,10 @@ static bool close_child(tbi_infer *q)
 {
     char context = q->stack[q->depth--];
     if (context == 'T') end_data(q);
-    return context == 'S' ? end_shape(q) : context == 'i' ? end_input(q) : context == 'o' ? end_output(q) : true;
+    return context == 'S'   ? end_shape(q)
+           : context == 'i' ? end_input(q)
+           : context == 'o' ? end_output(q)
+                            : true;
 }
 
 static bool on_key(tbi_infer *q, const char *key)
@@ -230,22 +250,27 @@ static bool on_key(tbi_infer *q, const char *key)
     for (int m = 0; m < N_MEMBERS; m++) {
         if (members[m].context != context || strcmp(members[m].name, key) != 0) continue;
         if (q->seen[q->depth] >> m & 1)
-            return tbi_fault_set(q->fault, TBI_FAULT_MALFORMED_JSON, key, "a member occurs twice in one object");
+            return tbi_fault_set(q->fault, TBI_FAULT_MALFORMED_JSON, key,
+                                 "a member occurs twice in one object");
         q->seen[q->depth] |= 1u << m;
         q->member = m;
         return true;
     }
-    return bad(q, NULL, context == 'P' || context == 'p' || context == 'q' ? "a parameter that this server does not know"
-                                                                            : "a member that the protocol does not know");
+    return bad(q, NULL,
+               context == 'P' || context == 'p' || context == 'q'
+                   ? "a parameter that this server does not know"
+                   : "a member that the protocol does not know");
 }
 
 static bool set_number(tbi_infer *q, enum member m, const char *text, size_t bytes)
 {
-    int64_t *to = m == M_TIMEOUT ? &q->timeout_us : q->current < 0 ? NULL : &q->input[q->current].binary_bytes;
+    int64_t *to = m == M_TIMEOUT   ? &q->timeout_us
+                  : q->current < 0 ? NULL
+                                   : &q->input[q->current].binary_bytes;
     if (!to) return bad(q, "inputs", "the model has several inputs: put 'name' before 'parameters'");
     return tbi_json_integer(text, bytes, 0, INT64_MAX / 1000, to) ||
-           tbi_fault_set(q->fault, TBI_FAULT_NUMBER_RANGE, members[q->member].name, "%s takes a whole number from 0 on",
-                         members[q->member].name);
+           tbi_fault_set(q->fault, TBI_FAULT_NUMBER_RANGE, members[q->member].name,
+                         "%s takes a whole number from 0 on", members[q->member].name);
 }
 
 static bool set_value(tbi_infer *q, tbi_json_event e, const char *text, size_t bytes)
@@ -255,15 +280,21 @@ static bool set_value(tbi_infer *q, tbi_json_event e, const char *text, size_t b
     case M_NAME: return q->stack[q->depth] == 'i' ? set_name(q, text) : set_output_name(q, text);
     case M_DTYPE: return set_dtype(q, text);
     case M_BINARY_OUTPUT: q->binary_output = e == TBI_JSON_TRUE; return true;
-    case M_BINARY_DATA: q->out_form[q->n_outputs] = e == TBI_JSON_TRUE ? TBI_OUT_BINARY : TBI_OUT_JSON; return true;
+    case M_BINARY_DATA:
+        q->out_form[q->n_outputs] = e == TBI_JSON_TRUE ? TBI_OUT_BINARY : TBI_OUT_JSON;
+        return true;
     default: return set_number(q, members[q->member].member, text, bytes);
     }
 }
 
 static char kind_of(tbi_json_event e)
 {
-    return e == TBI_JSON_OBJECT ? AN_OBJECT : e == TBI_JSON_ARRAY ? AN_ARRAY : e == TBI_JSON_STRING_VALUE ? A_STRING
-         : e == TBI_JSON_NUMBER ? A_NUMBER : e == TBI_JSON_TRUE || e == TBI_JSON_FALSE ? A_BOOL : 0;
+    return e == TBI_JSON_OBJECT                        ? AN_OBJECT
+           : e == TBI_JSON_ARRAY                       ? AN_ARRAY
+           : e == TBI_JSON_STRING_VALUE                ? A_STRING
+           : e == TBI_JSON_NUMBER                      ? A_NUMBER
+           : e == TBI_JSON_TRUE || e == TBI_JSON_FALSE ? A_BOOL
+                                                       : 0;
 }
 
 static bool on_event(void *arg, tbi_json_event e, const char *text, size_t bytes)
@@ -277,24 +308,28 @@ static bool on_event(void *arg, tbi_json_event e, const char *text, size_t bytes
         return open_child(q, q->form == TBI_INFER_PREDICT ? 'D' : 'R');
     }
     if (context == 'S') {
-        if (kind != A_NUMBER) return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].shape", "a shape holds whole numbers from 0 on");
+        if (kind != A_NUMBER)
+            return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].shape",
+                                 "a shape holds whole numbers from 0 on");
         return set_dimension(q, text, bytes);
     }
     if (context == 'I' || context == 'O') {
-        if (kind != AN_OBJECT) return bad(q, context == 'I' ? "inputs" : "outputs", "inputs and outputs are arrays of objects");
+        if (kind != AN_OBJECT)
+            return bad(q, context == 'I' ? "inputs" : "outputs", "inputs and outputs are arrays of objects");
         return open_child(q, context == 'I' ? 'i' : 'o');
     }
     if (kind != members[q->member].value)
-        return tbi_fault_set(q->fault, members[q->member].member == M_DATA ? TBI_FAULT_DTYPE_MISMATCH : TBI_FAULT_BAD_REQUEST,
-                             members[q->member].name, "member '%s' is of the wrong JSON type", members[q->member].name);
+        return tbi_fault_set(
+            q->fault, members[q->member].member == M_DATA ? TBI_FAULT_DTYPE_MISMATCH : TBI_FAULT_BAD_REQUEST,
+            members[q->member].name, "member '%s' is of the wrong JSON type", members[q->member].name);
     if (members[q->member].child) return open_child(q, members[q->member].child);
     return set_value(q, e, text, bytes);
 }
 
 /* ---- the whole ---- */
 
-void tbi_infer_open(tbi_infer *q, const tb_serve_model *model, tbi_infer_form form, int64_t header_bytes, tbi_rows *in,
-                    tbi_fault *fault)
+void tbi_infer_open(tbi_infer *q, const tb_serve_model *model, tbi_infer_form form, int64_t header_bytes,
+                    tbi_rows *in, tbi_fault *fault)
 {
     q->model = model;
     q->form = form == TBI_INFER_OIP && header_bytes == 0 ? TBI_INFER_RAW : form;
@@ -320,30 +355,39 @@ static bool check_data(tbi_infer *q, int i)
     tbi_infer_input *in = &q->input[i];
     int64_t expected = in->rows * want->elements;
     if (in->count != expected)
-        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].data", "input '%s': expected %lld elements, got %lld",
-                             want->name, (long long)expected, (long long)in->count);
+        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].data",
+                             "input '%s': expected %lld elements, got %lld", want->name, (long long)expected,
+                             (long long)in->count);
     bool same = in->rank == 1 || (in->rank == want->rank + 1 && in->dims[0] == in->rows);
     for (int d = 1; same && d < in->rank; d++) same = in->dims[d] == want->shape[d - 1];
-    return same || tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].data", "input '%s': the data is nested otherwise than its shape",
-                                 want->name);
+    return same || tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].data",
+                                 "input '%s': the data is nested otherwise than its shape", want->name);
 }
 
 static bool check_input(tbi_infer *q, int i)
 {
     const tb_serve_tensor *want = &q->model->inputs[i];
     tbi_infer_input *in = &q->input[i];
-    const char *missing = !in->named ? "input" : !in->has_shape ? "'shape' of input" : !in->has_dtype ? "'datatype' of input"
-                        : in->has_data == (in->binary_bytes >= 0) ? "exactly one of 'data' and 'binary_data_size' of input" : NULL;
+    const char *missing = !in->named       ? "input"
+                          : !in->has_shape ? "'shape' of input"
+                          : !in->has_dtype ? "'datatype' of input"
+                          : in->has_data == (in->binary_bytes >= 0)
+                              ? "exactly one of 'data' and 'binary_data_size' of input"
+                              : NULL;
     if (missing)
-        return tbi_fault_set(q->fault, TBI_FAULT_BAD_REQUEST, "inputs", "missing: %s '%s'", missing, want->name);
+        return tbi_fault_set(q->fault, TBI_FAULT_BAD_REQUEST, "inputs", "missing: %s '%s'", missing,
+                             want->name);
     if (in->rows != q->input[0].rows)
-        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].shape", "the inputs differ in their batch");
+        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].shape",
+                             "the inputs differ in their batch");
     if (in->has_data) return check_data(q, i);
     int64_t bytes = in->rows * (int64_t)row_bytes(want);
-    if (q->header_bytes < 0) return bad(q, "inputs[].parameters", "binary_data_size needs the header Inference-Header-Content-Length");
+    if (q->header_bytes < 0)
+        return bad(q, "inputs[].parameters",
+                   "binary_data_size needs the header Inference-Header-Content-Length");
     if (in->binary_bytes != bytes)
-        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].parameters", "input '%s': binary_data_size must be %lld",
-                             want->name, (long long)bytes);
+        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].parameters",
+                             "input '%s': binary_data_size must be %lld", want->name, (long long)bytes);
     return tbi_rows_reserve(&q->in[i], (size_t)bytes) || no_memory(q);
 }
 
@@ -357,8 +401,9 @@ static bool check_predict(tbi_infer *q)
     bool shaped = in->rank == want->rank + 1;
     for (int d = 1; shaped && d < in->rank; d++) shaped = in->dims[d] == want->shape[d - 1];
     if (flat ? in->count != want->elements : !rows_flat && !shaped)
-        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "data", "expected %lld elements a row, got %lld in all",
-                             (long long)want->elements, (long long)in->count);
+        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "data",
+                             "expected %lld elements a row, got %lld in all", (long long)want->elements,
+                             (long long)in->count);
     q->reply_nested = !flat;
     q->rows = (int)(in->count / want->elements);
     return q->rows <= q->model->max_batch || batch_refused(q, "data");
@@ -392,12 +437,14 @@ static bool feed_binary(tbi_infer *q, const char *bytes, size_t n)
         bytes += k;
         n -= k;
     }
-    return n == 0 || tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs", "more binary data than binary_data_size says");
+    return n == 0 || tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs",
+                                   "more binary data than binary_data_size says");
 }
 
 static bool feed_raw(tbi_infer *q, const char *bytes, size_t n)
 {
-    size_t at = (size_t)(q->received - (int64_t)n), most = row_bytes(&q->model->inputs[0]) * (size_t)q->model->max_batch;
+    size_t at = (size_t)(q->received - (int64_t)n),
+           most = row_bytes(&q->model->inputs[0]) * (size_t)q->model->max_batch;
     if (at + n > most) return batch_refused(q, NULL);
     size_t room = q->in[0].capacity ? q->in[0].capacity : row_bytes(&q->model->inputs[0]);
     while (room < at + n) room = room * 2 < most ? room * 2 : most;
@@ -424,19 +471,21 @@ bool tbi_infer_feed(tbi_infer *q, const char *bytes, size_t n)
 static bool end_binary(tbi_infer *q)
 {
     if (q->received < q->header_bytes)
-        return tbi_fault_set(q->fault, TBI_FAULT_BAD_FRAMING, NULL, "Inference-Header-Content-Length is beyond the end of the body");
+        return tbi_fault_set(q->fault, TBI_FAULT_BAD_FRAMING, NULL,
+                             "Inference-Header-Content-Length is beyond the end of the body");
     int64_t missing = -q->binary_filled;
     for (int k = q->binary_at; k < q->n_inputs; k++)
         if (q->input[q->order[k]].binary_bytes > 0) missing += q->input[q->order[k]].binary_bytes;
-    return missing == 0 || tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs", "the binary data is %lld bytes short",
-                                         (long long)missing);
+    return missing == 0 || tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs",
+                                         "the binary data is %lld bytes short", (long long)missing);
 }
 
 static bool end_raw(tbi_infer *q)
 {
     int64_t row = (int64_t)row_bytes(&q->model->inputs[0]);
     if (q->received == 0 || q->received % row)
-        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, NULL, "a raw body is a whole number of rows of %lld bytes", (long long)row);
+        return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, NULL,
+                             "a raw body is a whole number of rows of %lld bytes", (long long)row);
     q->rows = (int)(q->received / row);
     q->input[0].binary_bytes = q->received;
     return true;
@@ -451,7 +500,9 @@ static bool all_finite(tbi_infer *q)
         int64_t n = q->rows * q->model->inputs[i].elements;
         uint32_t bad_bits = 0;
         for (int64_t k = 0; k < n; k++) bad_bits |= (bits[k] & 0x7f800000u) == 0x7f800000u;
-        if (bad_bits) return tbi_fault_set(q->fault, TBI_FAULT_NON_FINITE, "inputs", "input '%s' holds NaN or infinity", q->model->inputs[i].name);
+        if (bad_bits)
+            return tbi_fault_set(q->fault, TBI_FAULT_NON_FINITE, "inputs", "input '%s' holds NaN or infinity",
+                                 q->model->inputs[i].name);
     }
     return true;
 }

@@ -1,9 +1,9 @@
-/* An inference request and its reply on the wire: the Open Inference Protocol v2 over REST (JSON tensors and the
- * binary tensor extension) and the short form /v1/predict. No sockets, no queue: bytes in, rows of the model's inputs
- * out; rows of its outputs in, bytes out.
+/* An inference request and its reply on the wire: the Open Inference Protocol v2 over REST (JSON tensors and
+ * the binary tensor extension) and the short form /v1/predict. No sockets, no queue: bytes in, rows of the
+ * model's inputs out; rows of its outputs in, bytes out.
  *
- * Stricter than the protocol asks: unknown members, parameters that the server would have to ignore, duplicate keys
- * and tensors whose name, datatype, shape or element count is not the model's are refused. */
+ * Stricter than the protocol asks: unknown members, parameters that the server would have to ignore,
+ * duplicate keys and tensors whose name, datatype, shape or element count is not the model's are refused. */
 #pragma once
 #include "fault.h"
 #include "json_scan.h"
@@ -50,7 +50,7 @@ typedef struct tbi_infer {
     int depth, member;
     int shape_rank;
     bool binary_output;           /* for outputs that do not say themselves */
-    int n_outputs;                /* members of "outputs" so far; each: which output, and JSON, binary or unsaid */
+    int n_outputs; /* members of "outputs" so far; each: which output, and JSON, binary or unsaid */
     int out_index[TB_SERVE_MAX_TENSORS];
     enum { TBI_OUT_UNSAID, TBI_OUT_JSON, TBI_OUT_BINARY } out_form[TB_SERVE_MAX_TENSORS];
     int64_t received;             /* body bytes so far */
@@ -59,15 +59,16 @@ typedef struct tbi_infer {
     int64_t binary_filled;
 } tbi_infer;
 
-/* `header_bytes` as above; 0 makes the whole body one raw tensor of a single-input model (form becomes RAW). */
-void tbi_infer_open(tbi_infer *q, const tb_serve_model *model, tbi_infer_form form, int64_t header_bytes, tbi_rows *in,
-                    tbi_fault *fault);
+/* `header_bytes` as above; 0 makes the whole body one raw tensor of a single-input model (form becomes RAW).
+ */
+void tbi_infer_open(tbi_infer *q, const tb_serve_model *model, tbi_infer_form form, int64_t header_bytes,
+                    tbi_rows *in, tbi_fault *fault);
 bool tbi_infer_feed(tbi_infer *q, const char *bytes, size_t n); /* false: fault is set; feed no more */
 bool tbi_infer_finish(tbi_infer *q);
 
-/* Appends the reply body for the request's rows; out[o] points at its first row of output o. *json_bytes becomes the
- * length of the JSON part when binary tensors follow it (Inference-Header-Content-Length), else -1. False with the
- * fault set: a value that JSON cannot hold. */
+/* Appends the reply body for the request's rows; out[o] points at its first row of output o. *json_bytes
+ * becomes the length of the JSON part when binary tensors follow it (Inference-Header-Content-Length), else
+ * -1. False with the fault set: a value that JSON cannot hold. */
 bool tbi_infer_reply(const tbi_infer *q, const void *const *out, tb_text *body, int64_t *json_bytes);
 
 /* Makes room for `bytes`, keeping what is there; false: out of memory. */

@@ -3,7 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-static bool write_values(const tbi_infer *q, const tb_serve_tensor *t, const void *data, int64_t n, tb_text *body)
+static bool write_values(const tbi_infer *q, const tb_serve_tensor *t, const void *data, int64_t n,
+                         tb_text *body)
 {
     char text[TBI_F32_TEXT + 1];
     for (int64_t i = 0; i < n; i++) {
@@ -13,8 +14,9 @@ static bool write_values(const tbi_infer *q, const tb_serve_tensor *t, const voi
         else {
             float x = ((const float *)data)[i];
             if (!isfinite(x))
-                return tbi_fault_set(q->fault, TBI_FAULT_NON_FINITE, "outputs",
-                                     "output '%s' holds NaN or infinity, which JSON cannot; ask for binary_data", t->name);
+                return tbi_fault_set(
+                    q->fault, TBI_FAULT_NON_FINITE, "outputs",
+                    "output '%s' holds NaN or infinity, which JSON cannot; ask for binary_data", t->name);
             length += tbi_f32_to_text(x, text + length);
         }
         tb_text_add_bytes(body, text, length);
@@ -46,10 +48,12 @@ static bool is_binary(const tbi_infer *q, int k)
 static bool write_output(const tbi_infer *q, int k, const tb_serve_tensor *t, const void *data, tb_text *body)
 {
     int64_t n = q->rows * t->elements;
-    tb_text_add(body, "%s{\"name\":\"%s\",\"datatype\":\"%s\",\"shape\":[%d", k ? "," : "", t->name, tbi_oip_dtype(t->dtype), q->rows);
+    tb_text_add(body, "%s{\"name\":\"%s\",\"datatype\":\"%s\",\"shape\":[%d", k ? "," : "", t->name,
+                tbi_oip_dtype(t->dtype), q->rows);
     for (int d = 0; d < t->rank; d++) tb_text_add(body, ",%lld", (long long)t->shape[d]);
     if (is_binary(q, k)) {
-        tb_text_add(body, "],\"parameters\":{\"binary_data_size\":%lld}}", (long long)n * (long long)tb_dtype_size(t->dtype));
+        tb_text_add(body, "],\"parameters\":{\"binary_data_size\":%lld}}",
+                    (long long)n * (long long)tb_dtype_size(t->dtype));
         return true;
     }
     tb_text_add_bytes(body, "],\"data\":[", 10);
@@ -82,7 +86,8 @@ bool tbi_infer_reply(const tbi_infer *q, const void *const *out, tb_text *body, 
     for (int k = 0; k < n; k++) {
         int o = q->n_outputs ? q->out_index[k] : k;
         const tb_serve_tensor *t = &q->model->outputs[o];
-        if (is_binary(q, k)) tb_text_add_bytes(body, out[o], (size_t)(q->rows * t->elements) * tb_dtype_size(t->dtype));
+        if (is_binary(q, k))
+            tb_text_add_bytes(body, out[o], (size_t)(q->rows * t->elements) * tb_dtype_size(t->dtype));
     }
     return true;
 }

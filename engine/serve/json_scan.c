@@ -2,9 +2,18 @@
 #include "json_scan.h"
 #include <string.h>
 
-enum { WANT_VALUE, WANT_VALUE_OR_CLOSE, WANT_KEY, WANT_KEY_OR_CLOSE, WANT_COLON, WANT_COMMA_OR_CLOSE, WANT_END };
+enum {
+    WANT_VALUE,
+    WANT_VALUE_OR_CLOSE,
+    WANT_KEY,
+    WANT_KEY_OR_CLOSE,
+    WANT_COLON,
+    WANT_COMMA_OR_CLOSE,
+    WANT_END
+};
 
-void tbi_json_open(tbi_json *s, tbi_fault *fault, bool (*event)(void *, tbi_json_event, const char *, size_t), void *arg)
+void tbi_json_open(tbi_json *s, tbi_fault *fault, bool (*event)(void *, tbi_json_event, const char *, size_t),
+                   void *arg)
 {
     s->event = event;
     s->arg = arg;
@@ -24,7 +33,10 @@ static bool malformed(tbi_json *s, const char *what)
 
 static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 static bool is_digit(char c) { return (unsigned char)(c - '0') < 10; }
-static bool is_number_char(char c) { return is_digit(c) || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E'; }
+static bool is_number_char(char c)
+{
+    return is_digit(c) || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E';
+}
 static bool is_letter(char c) { return (unsigned char)((c | 32) - 'a') < 26; }
 
 /* ---- numbers ---- */
@@ -36,8 +48,8 @@ typedef struct {
     bool negative, exact;
 } decimal;
 
-/* Reads the number at p; the caller has made sure that a character that belongs to no number follows it. Returns the
- * end of what the grammar takes, NULL when it is no number. */
+/* Reads the number at p; the caller has made sure that a character that belongs to no number follows it.
+ * Returns the end of what the grammar takes, NULL when it is no number. */
 static inline const char *read_decimal(const char *p, decimal *d)
 {
     uint64_t m = 0;
@@ -78,8 +90,9 @@ static bool store_number(tbi_json *s, const decimal *d, const char *text, size_t
     if (t->dtype == TB_U8) {
         uint64_t v = d->mantissa;
         if (!d->exact || d->exponent != 0 || v > 255 || (d->negative && v))
-            return tbi_fault_set(s->fault, d->exponent != 0 ? TBI_FAULT_DTYPE_MISMATCH : TBI_FAULT_NUMBER_RANGE, s->field,
-                                 "%s: UINT8 takes whole numbers from 0 to 255", s->field);
+            return tbi_fault_set(s->fault,
+                                 d->exponent != 0 ? TBI_FAULT_DTYPE_MISMATCH : TBI_FAULT_NUMBER_RANGE,
+                                 s->field, "%s: UINT8 takes whole numbers from 0 to 255", s->field);
         ((uint8_t *)t->data)[t->count++] = (uint8_t)v;
         return true;
     }
@@ -87,7 +100,8 @@ static bool store_number(tbi_json *s, const decimal *d, const char *text, size_t
     if (d->exact && tbi_decimal_to_f32(d->mantissa, d->exponent, &x)) {
         if (d->negative) x = -x;
     } else if (!tbi_text_to_f32(text, bytes, &x)) {
-        return tbi_fault_set(s->fault, TBI_FAULT_NUMBER_RANGE, s->field, "%s: a number does not fit FP32", s->field);
+        return tbi_fault_set(s->fault, TBI_FAULT_NUMBER_RANGE, s->field, "%s: a number does not fit FP32",
+                             s->field);
     }
     ((float *)t->data)[t->count++] = x;
     return true;
@@ -112,7 +126,11 @@ bool tbi_json_integer(const char *text, size_t bytes, int64_t min, int64_t max, 
 static size_t utf8_length(const unsigned char *p, size_t n)
 {
     unsigned char a = p[0], low = 0x80, high = 0xbf;
-    size_t length = a < 0x80 ? 1 : a >= 0xc2 && a <= 0xdf ? 2 : a >= 0xe0 && a <= 0xef ? 3 : a >= 0xf0 && a <= 0xf4 ? 4 : 0;
+    size_t length = a < 0x80                 ? 1
+                    : a >= 0xc2 && a <= 0xdf ? 2
+                    : a >= 0xe0 && a <= 0xef ? 3
+                    : a >= 0xf0 && a <= 0xf4 ? 4
+                                             : 0;
     if (length > n) return 0;
     if (a == 0xe0) low = 0xa0;
     if (a == 0xed) high = 0x9f;
@@ -155,8 +173,8 @@ static const char *read_escape(tbi_json *s, const char *p, const char *end, char
     }
     p += 5;
     if (u >= 0xd800 && u < 0xe000) { /* a pair of surrogates, high before low */
-        if (u >= 0xdc00 || end - p < 6 || p[0] != '\\' || p[1] != 'u' || !read_hex4(p + 2, end, &v) || v < 0xdc00 ||
-            v > 0xdfff) {
+        if (u >= 0xdc00 || end - p < 6 || p[0] != '\\' || p[1] != 'u' || !read_hex4(p + 2, end, &v) ||
+            v < 0xdc00 || v > 0xdfff) {
             tbi_fault_set(s->fault, TBI_FAULT_BAD_UTF8, NULL, "a string holds half a surrogate pair");
             return NULL;
         }
@@ -204,7 +222,8 @@ static bool decode_string(tbi_json *s, const char *text, size_t bytes, size_t *l
 
 static bool irregular(tbi_json *s)
 {
-    return tbi_fault_set(s->fault, TBI_FAULT_SHAPE_MISMATCH, s->field, "%s: nested arrays differ in length or depth", s->field);
+    return tbi_fault_set(s->fault, TBI_FAULT_SHAPE_MISMATCH, s->field,
+                         "%s: nested arrays differ in length or depth", s->field);
 }
 
 /* One more element (a number, or an array that just ended) at the tensor's current level. */
@@ -229,7 +248,8 @@ static bool tensor_close(tbi_json *s)
 {
     tbi_json_tensor *t = s->tensor;
     int64_t *dim = &t->dims[--t->level], n = t->filled[t->level];
-    if (n == 0) return tbi_fault_set(s->fault, TBI_FAULT_SHAPE_MISMATCH, s->field, "%s: an empty array", s->field);
+    if (n == 0)
+        return tbi_fault_set(s->fault, TBI_FAULT_SHAPE_MISMATCH, s->field, "%s: an empty array", s->field);
     if (*dim == 0) *dim = n;
     if (*dim != n) return irregular(s);
     return t->level == 0 || tensor_element(s, false);
@@ -243,12 +263,15 @@ static bool after_value(tbi_json *s)
 
 static bool open_container(tbi_json *s, bool object)
 {
-    if (s->want != WANT_VALUE && s->want != WANT_VALUE_OR_CLOSE) return malformed(s, "a bracket where none may stand");
+    if (s->want != WANT_VALUE && s->want != WANT_VALUE_OR_CLOSE)
+        return malformed(s, "a bracket where none may stand");
     if (s->depth == TBI_JSON_DEPTH) return malformed(s, "nested deeper than 8 levels");
     s->is_object[++s->depth] = object;
     s->want = object ? WANT_KEY_OR_CLOSE : WANT_VALUE_OR_CLOSE;
     if (s->tensor) {
-        if (object) return tbi_fault_set(s->fault, TBI_FAULT_DTYPE_MISMATCH, s->field, "%s: an object among numbers", s->field);
+        if (object)
+            return tbi_fault_set(s->fault, TBI_FAULT_DTYPE_MISMATCH, s->field, "%s: an object among numbers",
+                                 s->field);
         return tensor_open(s);
     }
     if (!s->event(s->arg, object ? TBI_JSON_OBJECT : TBI_JSON_ARRAY, NULL, 0)) return false;
@@ -264,14 +287,17 @@ static bool open_container(tbi_json *s, bool object)
 
 static bool close_container(tbi_json *s, bool object)
 {
-    bool may = s->want == WANT_COMMA_OR_CLOSE || s->want == (object ? WANT_KEY_OR_CLOSE : WANT_VALUE_OR_CLOSE);
-    if (!may || s->depth == 0 || s->is_object[s->depth] != object) return malformed(s, "a bracket that closes nothing");
+    bool may =
+        s->want == WANT_COMMA_OR_CLOSE || s->want == (object ? WANT_KEY_OR_CLOSE : WANT_VALUE_OR_CLOSE);
+    if (!may || s->depth == 0 || s->is_object[s->depth] != object)
+        return malformed(s, "a bracket that closes nothing");
     if (s->tensor) {
         if (!tensor_close(s)) return false;
         if (s->depth == s->tensor_depth) s->tensor = NULL;
     }
     s->depth--;
-    if (!s->tensor && !s->event(s->arg, object ? TBI_JSON_OBJECT_END : TBI_JSON_ARRAY_END, NULL, 0)) return false;
+    if (!s->tensor && !s->event(s->arg, object ? TBI_JSON_OBJECT_END : TBI_JSON_ARRAY_END, NULL, 0))
+        return false;
     return after_value(s);
 }
 
@@ -313,7 +339,8 @@ static bool word_token(tbi_json *s, const char *text, size_t bytes)
     for (int i = 0; i < 3; i++)
         if (bytes == strlen(words[i]) && memcmp(text, words[i], bytes) == 0) {
             if (s->tensor)
-                return tbi_fault_set(s->fault, TBI_FAULT_DTYPE_MISMATCH, s->field, "%s: %s among numbers", s->field, words[i]);
+                return tbi_fault_set(s->fault, TBI_FAULT_DTYPE_MISMATCH, s->field, "%s: %s among numbers",
+                                     s->field, words[i]);
             return s->event(s->arg, (tbi_json_event)(TBI_JSON_TRUE + i), NULL, 0);
         }
     return malformed(s, "a word that JSON does not know");
@@ -328,20 +355,25 @@ static bool string_token(tbi_json *s, const char *text, size_t bytes)
         s->want = WANT_COLON;
         return s->event(s->arg, TBI_JSON_KEY, s->decoded, n);
     }
-    if (s->want != WANT_VALUE && s->want != WANT_VALUE_OR_CLOSE) return malformed(s, "a string where none may stand");
-    if (s->tensor) return tbi_fault_set(s->fault, TBI_FAULT_DTYPE_MISMATCH, s->field, "%s: a string among numbers", s->field);
+    if (s->want != WANT_VALUE && s->want != WANT_VALUE_OR_CLOSE)
+        return malformed(s, "a string where none may stand");
+    if (s->tensor)
+        return tbi_fault_set(s->fault, TBI_FAULT_DTYPE_MISMATCH, s->field, "%s: a string among numbers",
+                             s->field);
     return s->event(s->arg, TBI_JSON_STRING_VALUE, s->decoded, n) && after_value(s);
 }
 
 static bool token(tbi_json *s, const char *text, size_t bytes)
 {
     if (*text == '"') return string_token(s, text, bytes);
-    if (s->want != WANT_VALUE && s->want != WANT_VALUE_OR_CLOSE) return malformed(s, "a value where none may stand");
+    if (s->want != WANT_VALUE && s->want != WANT_VALUE_OR_CLOSE)
+        return malformed(s, "a value where none may stand");
     bool number = *text == '-' || is_digit(*text);
     return (number ? number_token(s, text, bytes) : word_token(s, text, bytes)) && after_value(s);
 }
 
-/* The end of the token whose first byte is `first`, scanning on from p; NULL when [p, end) does not hold it. */
+/* The end of the token whose first byte is `first`, scanning on from p; NULL when [p, end) does not hold it.
+ */
 static const char *token_end(tbi_json *s, char first, const char *p, const char *end)
 {
     if (first == '"') {
@@ -365,8 +397,8 @@ static bool carry(tbi_json *s, const char *p, size_t n)
     return true;
 }
 
-/* Numbers and commas of a tensor, as far as [p, end) surely holds them whole. A number that ends before `tail` is
- * followed by a byte that belongs to no number, so that reading it needs no bounds. */
+/* Numbers and commas of a tensor, as far as [p, end) surely holds them whole. A number that ends before
+ * `tail` is followed by a byte that belongs to no number, so that reading it needs no bounds. */
 static const char *tensor_run(tbi_json *s, const char *p, const char *end)
 {
     const char *tail = end;

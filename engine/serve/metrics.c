@@ -25,7 +25,8 @@ static int bucket_of(int64_t ns)
 
 void tbi_request_stages(const tbi_request *r, int32_t ns[TBI_STAGES])
 {
-    const int64_t stamps[TBI_STAGES + 1] = {r->first_ns, r->body_ns, r->parsed_ns, r->start_ns, r->done_ns, r->reply_ns};
+    const int64_t stamps[TBI_STAGES + 1] = {r->first_ns, r->body_ns, r->parsed_ns,
+                                            r->start_ns, r->done_ns, r->reply_ns};
     for (int i = 0; i < TBI_STAGES; i++) {
         int64_t d = stamps[i + 1] - stamps[i];
         ns[i] = d < 0 ? 0 : d > INT32_MAX ? INT32_MAX : (int32_t)d;
@@ -54,8 +55,8 @@ void tbi_metrics_record(tbi_metrics *m, const tbi_request *r, int status)
 
 static void counter(tb_text *out, const char *name, const char *help, uint64_t value)
 {
-    tb_text_add(out, "# HELP tensorbrain_%s %s\n# TYPE tensorbrain_%s counter\ntensorbrain_%s %llu\n", name, help, name, name,
-                (unsigned long long)value);
+    tb_text_add(out, "# HELP tensorbrain_%s %s\n# TYPE tensorbrain_%s counter\ntensorbrain_%s %llu\n", name,
+                help, name, name, (unsigned long long)value);
 }
 
 static void write_stages(const tbi_metrics *m, tb_text *out)
@@ -66,30 +67,36 @@ static void write_stages(const tbi_metrics *m, tb_text *out)
         uint64_t below = 0;
         for (int k = 0; k < TBI_BUCKETS; k++) {
             below += m->buckets[i][k];
-            tb_text_add(out, "tensorbrain_stage_seconds_bucket{stage=\"%s\",le=\"%g\"} %llu\n", tbi_stage_names[i],
-                        (double)bucket_us(k) * 1e-6, (unsigned long long)below);
+            tb_text_add(out, "tensorbrain_stage_seconds_bucket{stage=\"%s\",le=\"%g\"} %llu\n",
+                        tbi_stage_names[i], (double)bucket_us(k) * 1e-6, (unsigned long long)below);
         }
-        tb_text_add(out, "tensorbrain_stage_seconds_bucket{stage=\"%s\",le=\"+Inf\"} %llu\n", tbi_stage_names[i],
+        tb_text_add(out, "tensorbrain_stage_seconds_bucket{stage=\"%s\",le=\"+Inf\"} %llu\n",
+                    tbi_stage_names[i], (unsigned long long)m->inferences);
+        tb_text_add(out, "tensorbrain_stage_seconds_sum{stage=\"%s\"} %.9f\n", tbi_stage_names[i],
+                    (double)m->stage_sum_ns[i] * 1e-9);
+        tb_text_add(out, "tensorbrain_stage_seconds_count{stage=\"%s\"} %llu\n", tbi_stage_names[i],
                     (unsigned long long)m->inferences);
-        tb_text_add(out, "tensorbrain_stage_seconds_sum{stage=\"%s\"} %.9f\n", tbi_stage_names[i], (double)m->stage_sum_ns[i] * 1e-9);
-        tb_text_add(out, "tensorbrain_stage_seconds_count{stage=\"%s\"} %llu\n", tbi_stage_names[i], (unsigned long long)m->inferences);
     }
 }
 
 static void write_models(const tb_server *s, tb_text *out)
 {
-    tb_text_add(out, "# HELP tensorbrain_batches_total Batches run, by model and rows.\n# TYPE tensorbrain_batches_total counter\n");
+    tb_text_add(out, "# HELP tensorbrain_batches_total Batches run, by model and rows.\n# TYPE "
+                     "tensorbrain_batches_total counter\n");
     for (int i = 0; i < s->repository.n_entries; i++) {
         const tbi_served *m = s->repository.entries[i].live;
         for (int rows = 1; m && rows <= m->model->max_batch; rows++)
             if (m->batcher->by_size[rows].batches)
-                tb_text_add(out, "tensorbrain_batches_total{model=\"%s\",version=\"%s\",rows=\"%d\"} %llu\n", m->model->name,
-                            m->model->version, rows, (unsigned long long)m->batcher->by_size[rows].batches);
+                tb_text_add(out, "tensorbrain_batches_total{model=\"%s\",version=\"%s\",rows=\"%d\"} %llu\n",
+                            m->model->name, m->model->version, rows,
+                            (unsigned long long)m->batcher->by_size[rows].batches);
     }
     tb_text_add(out, "# HELP tensorbrain_queue_rows Rows waiting.\n# TYPE tensorbrain_queue_rows gauge\n");
     for (int i = 0; i < s->repository.n_entries; i++) {
         const tbi_served *m = s->repository.entries[i].live;
-        if (m) tb_text_add(out, "tensorbrain_queue_rows{model=\"%s\"} %d\n", m->model->name, m->batcher->queued_rows);
+        if (m)
+            tb_text_add(out, "tensorbrain_queue_rows{model=\"%s\"} %d\n", m->model->name,
+                        m->batcher->queued_rows);
     }
 }
 
@@ -103,15 +110,20 @@ void tbi_metrics_prometheus(const tb_server *s, tb_text *out)
     counter(out, "rows_total", "Rows of answered inference requests.", m->rows);
     counter(out, "connections_total", "Connections that arrived.", m->connections);
     counter(out, "connections_refused_total", "Connections refused by a limit.", m->connections_refused);
-    counter(out, "slow_requests_cut_total", "Connections ended because a header, a body or a client was too slow.", m->cut_slow);
+    counter(out, "slow_requests_cut_total",
+            "Connections ended because a header, a body or a client was too slow.", m->cut_slow);
     counter(out, "disconnects_total", "Requests whose client left before the reply.", m->disconnected);
-    counter(out, "allocations_total", "Requests to the engine's process heap; constant in steady state.", (uint64_t)heap.requests);
-    tb_text_add(out, "# HELP tensorbrain_replies_total Replies by code.\n# TYPE tensorbrain_replies_total counter\n");
+    counter(out, "allocations_total", "Requests to the engine's process heap; constant in steady state.",
+            (uint64_t)heap.requests);
+    tb_text_add(
+        out, "# HELP tensorbrain_replies_total Replies by code.\n# TYPE tensorbrain_replies_total counter\n");
     for (int i = 0; i < TBI_FAULTS; i++)
         if (i == TBI_FAULT_NONE || m->replies[i])
-            tb_text_add(out, "tensorbrain_replies_total{code=\"%s\"} %llu\n", i ? tbi_fault_name((tbi_fault_code)i) : "ok",
-                        (unsigned long long)m->replies[i]);
-    tb_text_add(out, "# HELP tensorbrain_connections Open connections.\n# TYPE tensorbrain_connections gauge\ntensorbrain_connections %d\n",
+            tb_text_add(out, "tensorbrain_replies_total{code=\"%s\"} %llu\n",
+                        i ? tbi_fault_name((tbi_fault_code)i) : "ok", (unsigned long long)m->replies[i]);
+    tb_text_add(out,
+                "# HELP tensorbrain_connections Open connections.\n# TYPE tensorbrain_connections "
+                "gauge\ntensorbrain_connections %d\n",
                 s->n_conns);
     write_stages(m, out);
     write_models(s, out);
@@ -125,7 +137,10 @@ static int recent_count(const tbi_metrics *m, int last)
     return last < have ? last : have;
 }
 
-static const tbi_recent *recent_at(const tbi_metrics *m, int back) { return &m->recent[(m->n_recent - 1 - (uint64_t)back) % TBI_RECENT]; }
+static const tbi_recent *recent_at(const tbi_metrics *m, int back)
+{
+    return &m->recent[(m->n_recent - 1 - (uint64_t)back) % TBI_RECENT];
+}
 
 void tbi_metrics_timeline(const tbi_metrics *m, int last, tb_text *out)
 {
@@ -185,7 +200,8 @@ void tbi_metrics_page(const tb_server *s, tb_text *out)
     tb_json_open(&j, '{');
     tb_json_key(&j, "per_s");
     double span = all == TBI_RECENT ? (double)(now - oldest) * 1e-9 : 10;
-    if (span < 1e-3 || (double)(now - m->started_ns) * 1e-9 < span) span = (double)(now - m->started_ns) * 1e-9;
+    if (span < 1e-3 || (double)(now - m->started_ns) * 1e-9 < span)
+        span = (double)(now - m->started_ns) * 1e-9;
     tb_json_num(&j, n / span);
     for (int i = 0; i < 3; i++) {
         tb_json_key(&j, names[i]);

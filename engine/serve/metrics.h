@@ -6,8 +6,16 @@
 
 enum { TBI_RECENT = 4096, TBI_BUCKETS = 20 };
 
-/* The stages of an answered inference, in order; their sum is first byte of the request to reply handed over. */
-typedef enum tbi_stage { TBI_RECEIVE, TBI_PARSE, TBI_QUEUE, TBI_COMPUTE, TBI_SERIALIZE, TBI_STAGES } tbi_stage;
+/* The stages of an answered inference, in order; their sum is first byte of the request to reply handed over.
+ */
+typedef enum tbi_stage {
+    TBI_RECEIVE,
+    TBI_PARSE,
+    TBI_QUEUE,
+    TBI_COMPUTE,
+    TBI_SERIALIZE,
+    TBI_STAGES
+} tbi_stage;
 
 typedef struct tbi_recent {
     int64_t first_ns;

@@ -39,7 +39,8 @@ static seat *take_seat(artefact_model *m)
             if (!atomic_flag_test_and_set(&m->seats[i].taken)) return &m->seats[i];
 }
 
-static tb_status run(const tb_serve_model *model, int n, const void *const *in, void *const *out, void *scratch)
+static tb_status run(const tb_serve_model *model, int n, const void *const *in, void *const *out,
+                     void *scratch)
 {
     artefact_model *m = (artefact_model *)(uintptr_t)model;
     int64_t size = n;
@@ -79,7 +80,8 @@ static void destroy(tb_serve_model *model)
 static tb_status describe(const tb_value *v, tb_serve_tensor *t)
 {
     if (v->rank < 1 || v->rank > TB_SERVE_MAX_RANK || (v->dtype != TB_F32 && v->dtype != TB_U8))
-        return TB_FAIL(TB_ERR_UNSUPPORTED, "'%s' is %s of rank %d; the server takes f32 and u8 of rank 1 to %d", v->name,
+        return TB_FAIL(TB_ERR_UNSUPPORTED,
+                       "'%s' is %s of rank %d; the server takes f32 and u8 of rank 1 to %d", v->name,
                        tb_dtype_name(v->dtype), v->rank, TB_SERVE_MAX_RANK);
     *t = (tb_serve_tensor){.dtype = v->dtype, .rank = v->rank - 1, .elements = 1};
     snprintf(t->name, sizeof t->name, "%.*s", TB_SERVE_MAX_NAME, v->name);
@@ -97,7 +99,8 @@ static tb_status fill_model(artefact_model *m, const char *name, const char *ver
     snprintf(to->name, sizeof to->name, "%s", name);
     snprintf(to->version, sizeof to->version, "%s", version);
     if (g->n_inputs > TB_SERVE_MAX_TENSORS || g->n_outputs > TB_SERVE_MAX_TENSORS)
-        return TB_FAIL(TB_ERR_UNSUPPORTED, "model %s has more than %d inputs or outputs", name, TB_SERVE_MAX_TENSORS);
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "model %s has more than %d inputs or outputs", name,
+                       TB_SERVE_MAX_TENSORS);
     to->n_inputs = g->n_inputs;
     to->n_outputs = g->n_outputs;
     for (int i = 0; i < g->n_inputs; i++) TB_TRY(describe(&g->values[g->inputs[i]], &to->inputs[i]));
@@ -111,7 +114,8 @@ static tb_status fill_model(artefact_model *m, const char *name, const char *ver
     return TB_OK;
 }
 
-tb_status tb_serve_artefact_open(void *arg, const char *dir, const char *name, const char *version, tb_serve_model **out)
+tb_status tb_serve_artefact_open(void *arg, const char *dir, const char *name, const char *version,
+                                 tb_serve_model **out)
 {
     (void)arg;
     artefact_model *m = tb_calloc(1, sizeof *m);

@@ -32,7 +32,8 @@ static void *load_models(void *arg)
 
         char version[TB_SERVE_MAX_NAME + 1];
         job->status = tbi_latest_version(r->dir, job->entry->name, version);
-        if (job->status == TB_OK) job->status = tbi_served_open(r->config, r->dir, job->entry->name, version, &job->served);
+        if (job->status == TB_OK)
+            job->status = tbi_served_open(r->config, r->dir, job->entry->name, version, &job->served);
         if (job->status != TB_OK) snprintf(job->message, sizeof job->message, "%s", tb_error_message());
 
         pthread_mutex_lock(&r->lock);
@@ -96,13 +97,17 @@ void tbi_repository_close(tbi_repository *r)
 tb_status tbi_repository_scan(tbi_repository *r)
 {
     DIR *d = opendir(r->dir);
-    if (!d) return TB_FAIL(TB_ERR_NOT_FOUND, "serve: cannot read the repository '%s' (%s)", r->dir, strerror(errno));
+    if (!d)
+        return TB_FAIL(TB_ERR_NOT_FOUND, "serve: cannot read the repository '%s' (%s)", r->dir,
+                       strerror(errno));
     for (struct dirent *e; (e = readdir(d));) {
         struct stat info;
-        if (!tbi_name_ok(e->d_name) || fstatat(dirfd(d), e->d_name, &info, 0) != 0 || !S_ISDIR(info.st_mode)) continue;
+        if (!tbi_name_ok(e->d_name) || fstatat(dirfd(d), e->d_name, &info, 0) != 0 || !S_ISDIR(info.st_mode))
+            continue;
         if (tbi_repository_find(r, e->d_name, strlen(e->d_name))) continue;
         if (r->n_entries == TBI_MAX_MODELS) {
-            tb_log_write(TB_LOG_WARN, "serve: more than %d models in the repository; the rest is left out", TBI_MAX_MODELS);
+            tb_log_write(TB_LOG_WARN, "serve: more than %d models in the repository; the rest is left out",
+                         TBI_MAX_MODELS);
             break;
         }
         snprintf(r->entries[r->n_entries++].name, TB_SERVE_MAX_NAME + 1, "%s", e->d_name);
@@ -114,7 +119,8 @@ tb_status tbi_repository_scan(tbi_repository *r)
 tbi_entry *tbi_repository_find(tbi_repository *r, const char *name, size_t bytes)
 {
     for (int i = 0; i < r->n_entries; i++)
-        if (strlen(r->entries[i].name) == bytes && memcmp(r->entries[i].name, name, bytes) == 0) return &r->entries[i];
+        if (strlen(r->entries[i].name) == bytes && memcmp(r->entries[i].name, name, bytes) == 0)
+            return &r->entries[i];
     return NULL;
 }
 

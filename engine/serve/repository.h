@@ -1,8 +1,8 @@
 /* The models of one folder tree, DIR/<name>/<version>/: loading in the background, swapping, retiring.
  *
- * A model is opened, checked and measured by the loading thread; the loop thread only swaps a pointer. Requests that
- * began with the old model end with it; it is closed when the last one has. Names come from the folder alone: a
- * client's name is looked up in the list, never put into a path. */
+ * A model is opened, checked and measured by the loading thread; the loop thread only swaps a pointer.
+ * Requests that began with the old model end with it; it is closed when the last one has. Names come from the
+ * folder alone: a client's name is looked up in the list, never put into a path. */
 #pragma once
 #include "batcher.h"
 #include "tb_serve.h"
@@ -20,7 +20,12 @@ typedef struct tbi_served {
     struct tbi_served *next;   /* list of the retired */
 } tbi_served;
 
-typedef enum tbi_model_state { TBI_MODEL_UNLOADED, TBI_MODEL_LOADING, TBI_MODEL_READY, TBI_MODEL_FAILED } tbi_model_state;
+typedef enum tbi_model_state {
+    TBI_MODEL_UNLOADED,
+    TBI_MODEL_LOADING,
+    TBI_MODEL_READY,
+    TBI_MODEL_FAILED
+} tbi_model_state;
 
 typedef struct tbi_entry {
     char name[TB_SERVE_MAX_NAME + 1];
@@ -57,12 +62,13 @@ void tbi_repository_unload(tbi_repository *r, tbi_entry *e);
 /* Swaps in what has been loaded; calls `loaded` for each (also for failures; waiter NULL: nobody waits). */
 void tbi_repository_collect(tbi_repository *r, tbi_loaded loaded, void *arg);
 void tbi_repository_forget(tbi_repository *r, const void *waiter); /* it no longer waits */
-void tbi_repository_sweep(tbi_repository *r);                      /* closes retired models that nothing uses */
+void tbi_repository_sweep(tbi_repository *r); /* closes retired models that nothing uses */
 
 /* load.c: opens, checks, measures one version folder. */
-TB_MUST_USE tb_status tbi_served_open(const tb_serve_config *config, const char *dir, const char *name, const char *version,
-                                      tbi_served **out);
+TB_MUST_USE tb_status tbi_served_open(const tb_serve_config *config, const char *dir, const char *name,
+                                      const char *version, tbi_served **out);
 void tbi_served_close(tbi_served *s); /* NULL is accepted */
 /* The highest version number among the folders of dir/name. */
-TB_MUST_USE tb_status tbi_latest_version(const char *dir, const char *name, char version[TB_SERVE_MAX_NAME + 1]);
+TB_MUST_USE tb_status tbi_latest_version(const char *dir, const char *name,
+                                         char version[TB_SERVE_MAX_NAME + 1]);
 bool tbi_name_ok(const char *name); /* letters, digits, '_', '-', '.'; no leading '.'; 1 to 63 bytes */

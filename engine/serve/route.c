@@ -1,5 +1,5 @@
-/* Paths. They are matched as sent: model names hold no character that would need an escape, so a path with '%', '..'
- * or any byte outside the names' alphabet matches nothing. */
+/* Paths. They are matched as sent: model names hold no character that would need an escape, so a path with
+ * '%', '..' or any byte outside the names' alphabet matches nothing. */
 #include "server.h"
 #include <ctype.h>
 #include <stdlib.h>

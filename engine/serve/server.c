@@ -1,5 +1,5 @@
-/* Life of a server: configuration, the loop, draining. The loop is natural batching itself: read every request that
- * is there, run what they ask for, answer them all. */
+/* Life of a server: configuration, the loop, draining. The loop is natural batching itself: read every
+ * request that is there, run what they ask for, answer them all. */
 #include "server.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
@@ -15,7 +15,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { SWEEP_NS = 250000000, COMPUTE_NS = 2000000 }; /* in-loop computing before the sockets are looked at again */
+enum {
+    SWEEP_NS = 250000000,
+    COMPUTE_NS = 2000000
+}; /* in-loop computing before the sockets are looked at again */
 
 static void set_defaults(tb_serve_config *c)
 {
@@ -45,9 +48,12 @@ static tb_status check_config(const tb_serve_config *c)
 {
     if (!c->repository) return TB_FAIL(TB_ERR_CONFIG, "serve: no model repository was given");
     if (!c->open) return TB_FAIL(TB_ERR_CONFIG, "serve: no way to open models was given");
-    if (c->api_key && strlen(c->api_key) < 16) return TB_FAIL(TB_ERR_CONFIG, "serve: the API key must have at least 16 characters");
+    if (c->api_key && strlen(c->api_key) < 16)
+        return TB_FAIL(TB_ERR_CONFIG, "serve: the API key must have at least 16 characters");
     if (strncmp(c->bind, "127.", 4) != 0 && !c->api_key && !c->insecure)
-        return TB_FAIL(TB_ERR_CONFIG, "serve: %s can be reached from other machines: give an API key, or say that it is meant to be open",
+        return TB_FAIL(TB_ERR_CONFIG,
+                       "serve: %s can be reached from other machines: give an API key, or say that it is "
+                       "meant to be open",
                        c->bind);
     return TB_OK;
 }
@@ -63,7 +69,8 @@ static tb_status listen_on(tb_server *s)
     if (s->listen_fd < 0) return TB_FAIL(TB_ERR_IO, "serve: no socket (%s)", strerror(errno));
     setsockopt(s->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (bind(s->listen_fd, (struct sockaddr *)&at, sizeof at) != 0 || listen(s->listen_fd, 1024) != 0)
-        return TB_FAIL(TB_ERR_IO, "serve: cannot listen on %s port %d (%s)", s->config.bind, s->config.port, strerror(errno));
+        return TB_FAIL(TB_ERR_IO, "serve: cannot listen on %s port %d (%s)", s->config.bind, s->config.port,
+                       strerror(errno));
     getsockname(s->listen_fd, (struct sockaddr *)&at, &bytes);
     s->port = ntohs(at.sin_port);
     return TB_OK;
@@ -72,7 +79,8 @@ static tb_status listen_on(tb_server *s)
 static tb_status watch(tb_server *s, int fd)
 {
     struct epoll_event e = {.events = EPOLLIN, .data.fd = fd};
-    if (epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, fd, &e) != 0) return TB_FAIL(TB_ERR_IO, "serve: epoll (%s)", strerror(errno));
+    if (epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, fd, &e) != 0)
+        return TB_FAIL(TB_ERR_IO, "serve: epoll (%s)", strerror(errno));
     return TB_OK;
 }
 
@@ -150,9 +158,12 @@ static void install(void *server, void *waiter, tbi_entry *e, tb_status st)
     if (b) {
         b->finish = tbi_finish_inference;
         b->finish_arg = s;
-        if (b->by_worker && watch(s, b->wake_fd) != TB_OK) tb_log_write(TB_LOG_ERROR, "%s", tb_error_message());
-        tb_log_write(TB_LOG_INFO, "serve: model '%s' version %s is ready (%s, one row %.1f us, a row of a batch %.1f us)", e->name,
-               e->live->model->version, b->by_worker ? "worker" : "loop", (double)b->cost_ns[0] * 1e-3, (double)b->row_ns * 1e-3);
+        if (b->by_worker && watch(s, b->wake_fd) != TB_OK)
+            tb_log_write(TB_LOG_ERROR, "%s", tb_error_message());
+        tb_log_write(TB_LOG_INFO,
+                     "serve: model '%s' version %s is ready (%s, one row %.1f us, a row of a batch %.1f us)",
+                     e->name, e->live->model->version, b->by_worker ? "worker" : "loop",
+                     (double)b->cost_ns[0] * 1e-3, (double)b->row_ns * 1e-3);
     }
     tbi_finish_load(s, waiter, e, st);
 }
@@ -162,8 +173,10 @@ static bool step_batchers(tb_server *s)
 {
     bool more = false;
     for (int i = 0; i < s->repository.n_entries; i++)
-        if (s->repository.entries[i].live) more |= tbi_batcher_step(s->repository.entries[i].live->batcher, COMPUTE_NS);
-    for (tbi_served *r = s->repository.retired; r; r = r->next) more |= tbi_batcher_step(r->batcher, COMPUTE_NS);
+        if (s->repository.entries[i].live)
+            more |= tbi_batcher_step(s->repository.entries[i].live->batcher, COMPUTE_NS);
+    for (tbi_served *r = s->repository.retired; r; r = r->next)
+        more |= tbi_batcher_step(r->batcher, COMPUTE_NS);
     return more;
 }
 
@@ -196,8 +209,8 @@ static void wait_for_events(tb_server *s, bool more)
     struct timespec wait = {0};
     MHD_UNSIGNED_LONG_LONG http_ms;
     int64_t ns = next_deadline(s) - tb_now_ns();
-    /* With nobody waiting the library knows whether it holds bytes that it has not looked at; otherwise it always says
-     * "at once" because of the waiting ones, and `progressed` answers instead. */
+    /* With nobody waiting the library knows whether it holds bytes that it has not looked at; otherwise it
+     * always says "at once" because of the waiting ones, and `progressed` answers instead. */
     if (s->n_waiting == 0 && MHD_get_timeout(s->http, &http_ms) == MHD_YES && http_ms == 0) ns = 0;
     if (more || s->progressed) ns = 0;
     if (ns > 0) {
@@ -218,8 +231,8 @@ static void sweep(tb_server *s)
     if (!s->closing) tbi_conn_accept(s); /* descriptors may have come free */
 }
 
-/* First serve on, telling every client to close and every balancer to go elsewhere; then close the listener, answer
- * what is there, and end when no connection is left. */
+/* First serve on, telling every client to close and every balancer to go elsewhere; then close the listener,
+ * answer what is there, and end when no connection is left. */
 static bool drained(tb_server *s, tb_status *st)
 {
     int64_t now = tb_now_ns();
@@ -240,8 +253,10 @@ static bool drained(tb_server *s, tb_status *st)
     if (s->closing && s->n_conns == 0) return true;
     if (elapsed_ms < s->config.limits.drain_delay_ms + s->config.limits.drain_ms) return false;
     for (int i = 0; i < s->config.limits.connections; i++)
-        if (s->conns[i] && s->conns[i]->state == TBI_CONN_WAITING) tbi_conn_cut(s->conns[i], TBI_FAULT_DRAINING, "the server has stopped");
-    *st = TB_FAIL(TB_ERR_TIMEOUT, "serve: %d connections were still open %d ms after draining began", s->n_conns, (int)elapsed_ms);
+        if (s->conns[i] && s->conns[i]->state == TBI_CONN_WAITING)
+            tbi_conn_cut(s->conns[i], TBI_FAULT_DRAINING, "the server has stopped");
+    *st = TB_FAIL(TB_ERR_TIMEOUT, "serve: %d connections were still open %d ms after draining began",
+                  s->n_conns, (int)elapsed_ms);
     return true;
 }
 

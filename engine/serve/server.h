@@ -1,6 +1,6 @@
-/* The server's own structures, shared by its files: server.c (life and loop), connection.c (the table of connections,
- * their deadlines), http.c (the library's callbacks), framing.c (what the library lets through), route.c (paths),
- * endpoints.c (replies other than inference). All of it belongs to the loop thread. */
+/* The server's own structures, shared by its files: server.c (life and loop), connection.c (the table of
+ * connections, their deadlines), http.c (the library's callbacks), framing.c (what the library lets through),
+ * route.c (paths), endpoints.c (replies other than inference). All of it belongs to the loop thread. */
 #pragma once
 #include "metrics.h"
 #include "repository.h"
@@ -8,9 +8,25 @@
 #include <netinet/in.h>
 
 typedef enum tbi_endpoint {
-    TBI_NO_ENDPOINT, TBI_PAGE, TBI_PAGE_STATE, TBI_PAGE_SAMPLES, TBI_SERVER_METADATA, TBI_LIVE, TBI_READY, TBI_MODEL,
-    TBI_MODEL_READY_, TBI_MODEL_CONFIG, TBI_MODEL_STATS, TBI_INFER, TBI_PREDICT, TBI_INDEX, TBI_LOAD, TBI_UNLOAD,
-    TBI_METRICS, TBI_TIMELINE, TBI_DECISIONS
+    TBI_NO_ENDPOINT,
+    TBI_PAGE,
+    TBI_PAGE_STATE,
+    TBI_PAGE_SAMPLES,
+    TBI_SERVER_METADATA,
+    TBI_LIVE,
+    TBI_READY,
+    TBI_MODEL,
+    TBI_MODEL_READY_,
+    TBI_MODEL_CONFIG,
+    TBI_MODEL_STATS,
+    TBI_INFER,
+    TBI_PREDICT,
+    TBI_INDEX,
+    TBI_LOAD,
+    TBI_UNLOAD,
+    TBI_METRICS,
+    TBI_TIMELINE,
+    TBI_DECISIONS
 } tbi_endpoint;
 
 /* A parsed request path. Pieces point into it and live as long as the request. */
@@ -37,7 +53,8 @@ typedef enum tbi_conn_state {
 
 enum { TBI_REQUEST_ID = 64 };
 
-/* One connection and the one request it may have at a time. Its buffers stay for the next connection in its place. */
+/* One connection and the one request it may have at a time. Its buffers stay for the next connection in its
+ * place. */
 typedef struct tbi_conn {
     tbi_request request; /* first: the batcher hands this back */
     struct tb_server *server;
@@ -96,7 +113,8 @@ void tbi_conn_state_set(tbi_conn *c, tbi_conn_state state);
 void tbi_conn_cut(tbi_conn *c, tbi_fault_code code, const char *message);
 void tbi_conn_sweep(tb_server *s, int64_t now_ns);        /* closes what is past its deadline */
 void tbi_conn_release_request(tbi_conn *c);               /* cancels and forgets; the connection goes idle */
-bool tbi_key_equal(const char *given, const char *key);   /* in time that does not depend on where they differ */
+bool tbi_key_equal(const char *given,
+                   const char *key); /* in time that does not depend on where they differ */
 
 /* http.c */
 TB_MUST_USE tb_status tbi_http_start(tb_server *s);
@@ -104,7 +122,8 @@ void tbi_finish_inference(void *server, tbi_request *r, const tbi_fault *fault, 
 void tbi_finish_load(void *server, void *waiter, tbi_entry *e, tb_status st);
 void tbi_reply_fault(tbi_conn *c);                        /* the reply is c->fault; state READY */
 
-/* framing.c: false with the fault set when the library accepted what HTTP/1.1 does not allow or limits forbid. */
+/* framing.c: false with the fault set when the library accepted what HTTP/1.1 does not allow or limits
+ * forbid. */
 bool tbi_framing_check(tbi_conn *c, const char *version);
 
 /* endpoints.c: fills the reply of everything but inference and load. */

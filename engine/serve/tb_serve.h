@@ -1,8 +1,9 @@
-/* The inference server: Open Inference Protocol v2 over HTTP/1.1, natural batching, bounded queues, deadlines, hot
- * reload, metrics and a built-in page. libmicrohttpd speaks HTTP; see README.md for the endpoints and limits.
+/* The inference server: Open Inference Protocol v2 over HTTP/1.1, natural batching, bounded queues,
+ * deadlines, hot reload, metrics and a built-in page. libmicrohttpd speaks HTTP; see README.md for the
+ * endpoints and limits.
  *
- * A server is created, run by one thread until it is drained, and destroyed. tb_server_drain() may be called from any
- * thread and from a signal handler; everything else belongs to the thread that runs it. */
+ * A server is created, run by one thread until it is drained, and destroyed. tb_server_drain() may be called
+ * from any thread and from a signal handler; everything else belongs to the thread that runs it. */
 #pragma once
 #include "tb_serve_model.h"
 #include <stdbool.h>
@@ -34,7 +35,8 @@ typedef struct tb_serve_limits {
     int drain_ms;               /* [10000] then what still waits is told 503 */
 } tb_serve_limits;
 
-/* Images for the page: n of rows x cols bytes, labels, names of the classes. All borrowed while the server lives. */
+/* Images for the page: n of rows x cols bytes, labels, names of the classes. All borrowed while the server
+ * lives. */
 typedef struct tb_serve_samples {
     int n, rows, cols, n_classes;
     const uint8_t *pixels, *labels;
@@ -42,7 +44,7 @@ typedef struct tb_serve_samples {
 } tb_serve_samples;
 
 typedef struct tb_serve_config {
-    const char *repository;     /* DIR: models are DIR/<name>/<version>/; the highest version number is served */
+    const char *repository; /* DIR: models are DIR/<name>/<version>/; the highest version number is served */
     const char *bind;           /* [127.0.0.1] IPv4 address */
     int port;                   /* 0: any free port */
     const char *api_key;        /* NULL: none. Required beyond loopback unless `insecure` */
@@ -60,8 +62,8 @@ typedef struct tb_server tb_server;
 /* Listens; models load in the background, and requests for them are told 503 loading until they are ready. */
 TB_MUST_USE tb_status tb_server_create(const tb_serve_config *config, tb_server **out);
 int tb_server_port(const tb_server *s);
-/* Serves until drained. TB_OK: every accepted request was answered. TB_ERR_CANCELLED: drained twice, ended at once.
- * TB_ERR_TIMEOUT: requests were still open when limits.drain_ms had passed. */
+/* Serves until drained. TB_OK: every accepted request was answered. TB_ERR_CANCELLED: drained twice, ended at
+ * once. TB_ERR_TIMEOUT: requests were still open when limits.drain_ms had passed. */
 TB_MUST_USE tb_status tb_server_run(tb_server *s);
 void tb_server_drain(tb_server *s); /* the first call drains, a second one ends at once */
 void tb_server_destroy(tb_server *s); /* NULL is accepted */

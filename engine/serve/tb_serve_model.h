@@ -1,8 +1,8 @@
-/* What the server needs of a model: a function over rows. Whoever can run a model (a compiled graph, a test's plain
- * loops) fills this structure; the server knows nothing else about it.
+/* What the server needs of a model: a function over rows. Whoever can run a model (a compiled graph, a test's
+ * plain loops) fills this structure; the server knows nothing else about it.
  *
- * The contract that batching rests on: row r of every output depends on row r of the inputs alone, to the last bit,
- * whatever n is and whatever the other rows hold. The server checks it when it loads a model. */
+ * The contract that batching rests on: row r of every output depends on row r of the inputs alone, to the
+ * last bit, whatever n is and whatever the other rows hold. The server checks it when it loads a model. */
 #pragma once
 #include "tb_dtype.h"
 #include "tb_status.h"
@@ -30,9 +30,11 @@ struct tb_serve_model {
     size_t weight_bytes;                 /* for listings */
     size_t scratch_bytes;                /* what run needs; 64-byte aligned, contents free between calls */
 
-    /* in[i] is the row-major matrix [n, inputs[i].elements], out[o] likewise; 64-byte aligned; 1 <= n <= max_batch.
-     * May be called from several threads at once, each with its own scratch and outputs. Allocates nothing. */
-    tb_status (*run)(const tb_serve_model *model, int n, const void *const *in, void *const *out, void *scratch);
+    /* in[i] is the row-major matrix [n, inputs[i].elements], out[o] likewise; 64-byte aligned; 1 <= n <=
+     * max_batch. May be called from several threads at once, each with its own scratch and outputs. Allocates
+     * nothing. */
+    tb_status (*run)(const tb_serve_model *model, int n, const void *const *in, void *const *out,
+                     void *scratch);
 
     /* Optional: compares the model with answers that were stored beside it; called once, before it serves. */
     tb_status (*check)(const tb_serve_model *model);

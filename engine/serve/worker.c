@@ -1,5 +1,6 @@
-/* Worker threads of one batcher. A worker owns one batch, whose state goes idle -> submitted -> finished -> idle. The
- * thread takes the middle step, the loop the others; so while a batch is idle it is the loop's alone. */
+/* Worker threads of one batcher. A worker owns one batch, whose state goes idle -> submitted -> finished ->
+ * idle. The thread takes the middle step, the loop the others; so while a batch is idle it is the loop's
+ * alone. */
 #include "batcher.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
@@ -50,7 +51,8 @@ static void *work(void *arg)
 tb_status tbi_workers_start(tbi_batcher *b, int n)
 {
     b->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (b->wake_fd < 0) return TB_FAIL(TB_ERR_IO, "model '%s': no eventfd (%s)", b->model->name, strerror(errno));
+    if (b->wake_fd < 0)
+        return TB_FAIL(TB_ERR_IO, "model '%s': no eventfd (%s)", b->model->name, strerror(errno));
     b->workers = tb_calloc((size_t)n, sizeof *b->workers);
     if (!b->workers) return tb_error_code();
     for (int i = 0; i < n; i++) {
@@ -62,7 +64,9 @@ tb_status tbi_workers_start(tbi_batcher *b, int n)
         b->n_workers = i + 1;
         TB_TRY(tbi_batch_open(&w->batch, b->model));
         int error = pthread_create(&w->thread, NULL, work, w);
-        if (error) return TB_FAIL(TB_ERR_INTERNAL, "model '%s': no thread for worker %d (error %d)", b->model->name, i, error);
+        if (error)
+            return TB_FAIL(TB_ERR_INTERNAL, "model '%s': no thread for worker %d (error %d)", b->model->name,
+                           i, error);
         w->started = true;
     }
     return TB_OK;

@@ -24,16 +24,18 @@ typedef struct live {
     int port;
     char dir[64];
     int in, hidden, out, max_batch;
-    atomic_int delay_us, broken, destroyed, opened;
+    atomic_int delay_us, slow_after, broken, destroyed, opened;
 } live;
 
-static inline tb_status live_open(void *arg, const char *dir, const char *name, const char *version, tb_serve_model **out)
+static inline tb_status live_open(void *arg, const char *dir, const char *name, const char *version,
+                                  tb_serve_model **out)
 {
     live *l = arg;
     (void)dir;
     mlp *m = mlp_make(name, version, l->in, l->hidden, l->out, l->max_batch);
     if (!m) return TB_FAIL(TB_ERR_OOM, "no memory");
     m->delay_us = atomic_load(&l->delay_us);
+    m->slow_after = atomic_load(&l->slow_after);
     m->broken = atomic_load(&l->broken);
     m->destroyed = &l->destroyed;
     atomic_fetch_add(&l->opened, 1);
@@ -62,7 +64,9 @@ static inline void live_add_version(live *l, const char *name, const char *versi
 
 static inline int dial(const live *l)
 {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)l->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in at = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)l->port),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
     struct timeval limit = {.tv_sec = 10};
     assert_true(fd >= 0);
@@ -143,17 +147,20 @@ static inline bool peer_closed(int fd)
     return n == 0 || errno == ECONNRESET;
 }
 
-static inline int request(int fd, reply *r, const char *method, const char *path, const char *headers, const void *body, size_t n)
+static inline int request(int fd, reply *r, const char *method, const char *path, const char *headers,
+                          const void *body, size_t n)
 {
     char head[2048];
-    int k = snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: test\r\n%sContent-Length: %zu\r\n\r\n", method, path, headers, n);
+    int k = snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: test\r\n%sContent-Length: %zu\r\n\r\n",
+                     method, path, headers, n);
     if (!send_all(fd, head, (size_t)k)) return r->status = 0;
     if (n && !send_all(fd, body, n)) {} /* a refusal may come before the end of the body */
     return read_reply_to(fd, r, strcmp(method, "HEAD") == 0);
 }
 
 /* One request on a connection of its own. */
-static inline int fetch(const live *l, reply *r, const char *method, const char *path, const char *headers, const void *body, size_t n)
+static inline int fetch(const live *l, reply *r, const char *method, const char *path, const char *headers,
+                        const void *body, size_t n)
 {
     int fd = dial(l);
     int status = request(fd, r, method, path, headers, body, n);
@@ -161,7 +168,10 @@ static inline int fetch(const live *l, reply *r, const char *method, const char 
     return status;
 }
 
-static inline int get(const live *l, reply *r, const char *path) { return fetch(l, r, "GET", path, "", NULL, 0); }
+static inline int get(const live *l, reply *r, const char *path)
+{
+    return fetch(l, r, "GET", path, "", NULL, 0);
+}
 static inline int post(const live *l, reply *r, const char *path, const char *body)
 {
     return fetch(l, r, "POST", path, "", body, strlen(body));

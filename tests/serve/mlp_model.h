@@ -1,5 +1,6 @@
-/* A real model for the server's tests: relu(x W1 + b1) W2 + b2 in plain f32 loops, weights from a seed. Each output
- * row is computed on its own, in one order, so it has the same bits in any batch. `delay_us` makes it slow. */
+/* A real model for the server's tests: relu(x W1 + b1) W2 + b2 in plain f32 loops, weights from a seed. Each
+ * output row is computed on its own, in one order, so it has the same bits in any batch. `delay_us` makes it
+ * slow. */
 #pragma once
 #include "tb_alloc.h"
 #include "tb_rng.h"
@@ -13,6 +14,8 @@ typedef struct mlp {
     tb_serve_model base;
     int in, hidden, out;
     int delay_us;          /* extra time of every run */
+    int slow_after;        /* runs before the delay begins */
+    atomic_int runs;
     int broken;            /* 1: a row depends on its batch; 2: answers are NaN */
     atomic_int *destroyed; /* counts, when not NULL */
     float *w1, *b1, *w2, *b2;
@@ -29,9 +32,10 @@ static inline void mlp_row(const mlp *m, const float *x, float *y)
         for (int o = 0; o < m->out; o++) y[o] += (h[j] > 0 ? h[j] : 0) * m->w2[j * m->out + o];
 }
 
-static inline tb_status mlp_run(const tb_serve_model *model, int n, const void *const *in, void *const *out, void *scratch)
+static inline tb_status mlp_run(const tb_serve_model *model, int n, const void *const *in, void *const *out,
+                                void *scratch)
 {
-    const mlp *m = (const mlp *)model;
+    mlp *m = (mlp *)(uintptr_t)model;
     (void)scratch;
     for (int r = 0; r < n; r++) {
         float *y = (float *)out[0] + (size_t)r * (size_t)m->out;
@@ -39,7 +43,8 @@ static inline tb_status mlp_run(const tb_serve_model *model, int n, const void *
         if (m->broken == 1) y[0] += (float)n;
         if (m->broken == 2) y[0] = 0.0f / (m->b1[0] - m->b1[0]);
     }
-    if (m->delay_us) nanosleep(&(struct timespec){.tv_nsec = m->delay_us * 1000L}, NULL);
+    if (m->delay_us && atomic_fetch_add(&m->runs, 1) >= m->slow_after)
+        nanosleep(&(struct timespec){.tv_nsec = m->delay_us * 1000L}, NULL);
     return TB_OK;
 }
 
@@ -72,8 +77,10 @@ static inline mlp *mlp_make(const char *name, const char *version, int in, int h
     m->hidden = hidden;
     m->out = out;
     m->base.n_inputs = m->base.n_outputs = 1;
-    m->base.inputs[0] = (tb_serve_tensor){.name = "x", .dtype = TB_F32, .rank = 1, .shape = {in}, .elements = in};
-    m->base.outputs[0] = (tb_serve_tensor){.name = "y", .dtype = TB_F32, .rank = 1, .shape = {out}, .elements = out};
+    m->base.inputs[0] =
+        (tb_serve_tensor){.name = "x", .dtype = TB_F32, .rank = 1, .shape = {in}, .elements = in};
+    m->base.outputs[0] =
+        (tb_serve_tensor){.name = "y", .dtype = TB_F32, .rank = 1, .shape = {out}, .elements = out};
     m->base.max_batch = max_batch;
     m->base.run = mlp_run;
     m->base.destroy = mlp_destroy;

@@ -35,9 +35,11 @@ static void check_round_trip(float x)
 static void every_written_float_reads_back_to_its_bits(void **state)
 {
     (void)state;
-    static const float special[] = {0.0f,     -0.0f,         1.0f,          -1.0f,     0.1f,        0.5f,      1e9f,
-                                    1e10f,    3.4028235e38f, 1.1754944e-38f, 1e-45f,   1.17549421e-38f, 16777216.0f, 16777217.0f,
-                                    9.5e-5f,  123456789.0f,  0.00012345f,   99999.99f, 1e-5f,       1e-4f,     999999999.0f};
+    static const float special[] = {
+        0.0f,        -0.0f,       1.0f,          -1.0f,          0.1f,        0.5f,
+        1e9f,        1e10f,       3.4028235e38f, 1.1754944e-38f, 1e-45f,      1.17549421e-38f,
+        16777216.0f, 16777217.0f, 9.5e-5f,       123456789.0f,   0.00012345f, 99999.99f,
+        1e-5f,       1e-4f,       999999999.0f};
     for (size_t i = 0; i < sizeof special / sizeof *special; i++) check_round_trip(special[i]);
     for (uint64_t i = 0; i < 300000; i++) {
         float x = from_bits(tb_random_u32(1, 2, i));
@@ -52,8 +54,17 @@ static void short_values_are_written_short(void **state)
     static const struct {
         float x;
         const char *text;
-    } cases[] = {{0.5f, "0.5"}, {100.0f, "100"}, {0.1f, "0.1"}, {-2.25f, "-2.25"}, {1e10f, "1e10"}, {1e-7f, "1e-7"},
-                 {0.0f, "0"}, {-0.0f, "-0"}, {16777216.0f, "16777216"}, {3.4028235e38f, "3.4028235e38"}, {0.001f, "0.001"}};
+    } cases[] = {{0.5f, "0.5"},
+                 {100.0f, "100"},
+                 {0.1f, "0.1"},
+                 {-2.25f, "-2.25"},
+                 {1e10f, "1e10"},
+                 {1e-7f, "1e-7"},
+                 {0.0f, "0"},
+                 {-0.0f, "-0"},
+                 {16777216.0f, "16777216"},
+                 {3.4028235e38f, "3.4028235e38"},
+                 {0.001f, "0.001"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[TBI_F32_TEXT + 1];
         text[tbi_f32_to_text(cases[i].x, text)] = 0;
@@ -80,7 +91,8 @@ static void the_fast_path_never_disagrees_with_strtof(void **state)
         if (to_bits(x) != to_bits(strtof(text, NULL))) fail_msg("%s became %a", text, (double)x);
     }
     assert_true(decided > tried / 2);
-    for (uint32_t b = 0x4b800000; b < 0x4b800100; b++) { /* around 2^24: the next decimals are exact midpoints */
+    for (uint32_t b = 0x4b800000; b < 0x4b800100;
+         b++) { /* around 2^24: the next decimals are exact midpoints */
         uint64_t mid = (uint64_t)from_bits(b) + 1;
         float x;
         snprintf(text, sizeof text, "%llu", (unsigned long long)mid);

@@ -44,13 +44,22 @@ static void valid_texts_are_accepted_in_any_cut(void **state)
 {
     (void)state;
     static const char *const texts[] = {
-        "{}", "[]", " [ 1 , -0.5e+10 , 0 , 1E5, 1e-400 ] ", "{\"a\":{\"b\":[true,false,null,\"\\u00e9\\ud83d\\ude00\\n\"]}}",
-        "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"", "123", "-0", "null", "[[[[[[[[1]]]]]]]]", "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"",
+        "{}",
+        "[]",
+        " [ 1 , -0.5e+10 , 0 , 1E5, 1e-400 ] ",
+        "{\"a\":{\"b\":[true,false,null,\"\\u00e9\\ud83d\\ude00\\n\"]}}",
+        "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"",
+        "123",
+        "-0",
+        "null",
+        "[[[[[[[[1]]]]]]]]",
+        "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         for (size_t piece = 0; piece < 9; piece++) {
             tbi_fault f;
-            if (scan(texts[i], strlen(texts[i]), piece, &f)) fail_msg("%s in pieces of %zu: %s", texts[i], piece, f.message);
+            if (scan(texts[i], strlen(texts[i]), piece, &f))
+                fail_msg("%s in pieces of %zu: %s", texts[i], piece, f.message);
         }
 }
 
@@ -58,11 +67,69 @@ static void invalid_texts_are_refused_in_any_cut(void **state)
 {
     (void)state;
     static const char *const texts[] = {
-        "", " ", "{", "[", "]", "}", "[1", "[1,", "[1,]", "[,1]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{1:1}", "[1 2]",
-        "[1}", "{\"a\":1]", "1 1", "[] []", "01", "-", "+1", "1.", ".5", "1e", "1e+", "0x10", "1.e5", "--1", "1-1", "NaN", "Infinity",
-        "-Infinity", "nul", "nulll", "True", "tru e", "/*c*/1", "//c\n1", "\"", "\"a", "\"\\", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"",
-        "\"\\ud800\"", "\"\\udc00\"", "\"\\ud800\\u0041\"", "\"\\u0000\"", "\"\n\"", "'a'", "\xef\xbb\xbf[]", "[1]\x01", "\"\xc0\xaf\"",
-        "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xe2\x82\"", "\"\xff\"", "\"\x80\"", "\xc3\xa9", "[[[[[[[[[1]]]]]]]]]", "[1,\"a]",
+        "",
+        " ",
+        "{",
+        "[",
+        "]",
+        "}",
+        "[1",
+        "[1,",
+        "[1,]",
+        "[,1]",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{a:1}",
+        "{1:1}",
+        "[1 2]",
+        "[1}",
+        "{\"a\":1]",
+        "1 1",
+        "[] []",
+        "01",
+        "-",
+        "+1",
+        "1.",
+        ".5",
+        "1e",
+        "1e+",
+        "0x10",
+        "1.e5",
+        "--1",
+        "1-1",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "nul",
+        "nulll",
+        "True",
+        "tru e",
+        "/*c*/1",
+        "//c\n1",
+        "\"",
+        "\"a",
+        "\"\\",
+        "\"\\x\"",
+        "\"\\u12\"",
+        "\"\\u12g4\"",
+        "\"\\ud800\"",
+        "\"\\udc00\"",
+        "\"\\ud800\\u0041\"",
+        "\"\\u0000\"",
+        "\"\n\"",
+        "'a'",
+        "\xef\xbb\xbf[]",
+        "[1]\x01",
+        "\"\xc0\xaf\"",
+        "\"\xed\xa0\x80\"",
+        "\"\xf4\x90\x80\x80\"",
+        "\"\xe2\x82\"",
+        "\"\xff\"",
+        "\"\x80\"",
+        "\xc3\xa9",
+        "[[[[[[[[[1]]]]]]]]]",
+        "[1,\"a]",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         for (size_t piece = 0; piece < 7; piece++) {
@@ -85,10 +152,13 @@ static void limits_hold_for_depth_strings_and_numbers(void **state)
     memset(big, 'a', n);
     big[0] = '"';
     big[n - 1] = '"';
-    for (size_t piece = 0; piece < 5000; piece += 1500) assert_int_equal(scan(big, n, piece, &f), TBI_FAULT_MALFORMED_JSON);
+    for (size_t piece = 0; piece < 5000; piece += 1500)
+        assert_int_equal(scan(big, n, piece, &f), TBI_FAULT_MALFORMED_JSON);
     memset(big, '1', n);
-    for (size_t piece = 0; piece < 5000; piece += 1500) assert_int_equal(scan(big, n, piece, &f), TBI_FAULT_MALFORMED_JSON);
-    assert_int_equal(scan(big, 400, 0, &f), TBI_FAULT_NONE); /* 400 digits are a number; a tensor refuses them */
+    for (size_t piece = 0; piece < 5000; piece += 1500)
+        assert_int_equal(scan(big, n, piece, &f), TBI_FAULT_MALFORMED_JSON);
+    assert_int_equal(scan(big, 400, 0, &f),
+                     TBI_FAULT_NONE); /* 400 digits are a number; a tensor refuses them */
     free(big);
 }
 
@@ -118,7 +188,8 @@ static bool into_tensor(void *arg, tbi_json_event e, const char *text, size_t by
 static tbi_fault_code scan_tensor(sink *k, const char *text, size_t n, size_t piece, tbi_fault *fault)
 {
     *fault = (tbi_fault){0};
-    k->tensor = (tbi_json_tensor){.dtype = TB_F32, .data = k->values, .capacity = 4096, .more = full, .more_arg = fault};
+    k->tensor = (tbi_json_tensor){
+        .dtype = TB_F32, .data = k->values, .capacity = 4096, .more = full, .more_arg = fault};
     tbi_json_open(&k->s, fault, into_tensor, k);
     k->s.field = "data";
     for (size_t at = 0; at < n;) {
@@ -174,14 +245,30 @@ static void nesting_must_be_regular(void **state)
         tbi_fault_code code;
         int rank;
     } cases[] = {
-        {"[1,2,3]", TBI_FAULT_NONE, 1},           {"[[1,2],[3,4],[5,6]]", TBI_FAULT_NONE, 2}, {"[[[1],[2]]]", TBI_FAULT_NONE, 3},
-        {"[[1,2],[3]]", TBI_FAULT_SHAPE_MISMATCH, 0}, {"[1,[2]]", TBI_FAULT_SHAPE_MISMATCH, 0}, {"[[1],2]", TBI_FAULT_SHAPE_MISMATCH, 0},
-        {"[[[1]],[2]]", TBI_FAULT_SHAPE_MISMATCH, 0}, {"[]", TBI_FAULT_SHAPE_MISMATCH, 0},      {"[[],[]]", TBI_FAULT_SHAPE_MISMATCH, 0},
-        {"[[1],[]]", TBI_FAULT_SHAPE_MISMATCH, 0}, {"[1,null]", TBI_FAULT_DTYPE_MISMATCH, 0}, {"[true]", TBI_FAULT_DTYPE_MISMATCH, 0},
-        {"[\"1\"]", TBI_FAULT_DTYPE_MISMATCH, 0}, {"[{}]", TBI_FAULT_DTYPE_MISMATCH, 0},      {"[1e400]", TBI_FAULT_NUMBER_RANGE, 0},
-        {"[1,01]", TBI_FAULT_MALFORMED_JSON, 0},  {"[1 2]", TBI_FAULT_MALFORMED_JSON, 0},     {"[1,2 3]", TBI_FAULT_MALFORMED_JSON, 0},
-        {"[1,NaN]", TBI_FAULT_MALFORMED_JSON, 0}, {"[1,,2]", TBI_FAULT_MALFORMED_JSON, 0},    {"[-]", TBI_FAULT_MALFORMED_JSON, 0},
-        {"[1.5.2]", TBI_FAULT_MALFORMED_JSON, 0}, {"[1,2", TBI_FAULT_MALFORMED_JSON, 0},      {"[1-2]", TBI_FAULT_MALFORMED_JSON, 0},
+        {"[1,2,3]", TBI_FAULT_NONE, 1},
+        {"[[1,2],[3,4],[5,6]]", TBI_FAULT_NONE, 2},
+        {"[[[1],[2]]]", TBI_FAULT_NONE, 3},
+        {"[[1,2],[3]]", TBI_FAULT_SHAPE_MISMATCH, 0},
+        {"[1,[2]]", TBI_FAULT_SHAPE_MISMATCH, 0},
+        {"[[1],2]", TBI_FAULT_SHAPE_MISMATCH, 0},
+        {"[[[1]],[2]]", TBI_FAULT_SHAPE_MISMATCH, 0},
+        {"[]", TBI_FAULT_SHAPE_MISMATCH, 0},
+        {"[[],[]]", TBI_FAULT_SHAPE_MISMATCH, 0},
+        {"[[1],[]]", TBI_FAULT_SHAPE_MISMATCH, 0},
+        {"[1,null]", TBI_FAULT_DTYPE_MISMATCH, 0},
+        {"[true]", TBI_FAULT_DTYPE_MISMATCH, 0},
+        {"[\"1\"]", TBI_FAULT_DTYPE_MISMATCH, 0},
+        {"[{}]", TBI_FAULT_DTYPE_MISMATCH, 0},
+        {"[1e400]", TBI_FAULT_NUMBER_RANGE, 0},
+        {"[1,01]", TBI_FAULT_MALFORMED_JSON, 0},
+        {"[1 2]", TBI_FAULT_MALFORMED_JSON, 0},
+        {"[1,2 3]", TBI_FAULT_MALFORMED_JSON, 0},
+        {"[1,NaN]", TBI_FAULT_MALFORMED_JSON, 0},
+        {"[1,,2]", TBI_FAULT_MALFORMED_JSON, 0},
+        {"[-]", TBI_FAULT_MALFORMED_JSON, 0},
+        {"[1.5.2]", TBI_FAULT_MALFORMED_JSON, 0},
+        {"[1,2", TBI_FAULT_MALFORMED_JSON, 0},
+        {"[1-2]", TBI_FAULT_MALFORMED_JSON, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (size_t piece = 0; piece < 6; piece++) {
@@ -195,7 +282,8 @@ static void nesting_must_be_regular(void **state)
 /* ---- jansson as oracle over mutated texts ---- */
 
 static const char *const seeds[] = {
-    "{\"id\":\"a\\u00e9\",\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,-2.5e3,0.125,4]}]}",
+    "{\"id\":\"a\\u00e9\",\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,-2."
+    "5e3,0.125,4]}]}",
     "[[0,1.5,-2e-3],[true,false,null],{\"k\":\"v\\n\\\"\",\"\":{}}]",
     "{\"data\":[0,0,0,0.12,1,17,255,1e10,-1E-10,0.000001],\"s\":\"\xc3\xa9\xf0\x9f\x98\x80\\ud83d\\ude00\"}",
     "[1,2,3,[4,5,[6,7,[8]]],\"x\",{}]",
@@ -239,9 +327,12 @@ static void agrees_with_jansson_on_mutated_texts(void **state)
         json_error_t error;
         json_t *oracle = json_loadb(text, n, JSON_DECODE_ANY, &error);
         bool theirs = oracle != NULL;
-        if (!theirs && json_error_code(&error) == json_error_numeric_overflow) continue; /* its limit, not RFC 8259's */
+        if (!theirs && json_error_code(&error) == json_error_numeric_overflow)
+            continue; /* its limit, not RFC 8259's */
         if (ours && strstr(f.message, "deeper than")) theirs = false;                    /* our limit */
-        if (theirs != !ours) fail_msg("jansson %s, we say '%s': %.*s", theirs ? "accepts" : error.text, f.message, (int)n, text);
+        if (theirs != !ours)
+            fail_msg("jansson %s, we say '%s': %.*s", theirs ? "accepts" : error.text, f.message, (int)n,
+                     text);
         accepted += theirs;
         json_decref(oracle);
     }

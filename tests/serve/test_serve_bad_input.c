@@ -1,4 +1,5 @@
-/* Hostile and broken requests against a live server: each gets its status and code, and the server is well after it. */
+/* Hostile and broken requests against a live server: each gets its status and code, and the server is well
+ * after it. */
 #include "live_server.h"
 
 static live server;
@@ -6,7 +7,8 @@ static live server;
 static void check_well(const char *after)
 {
     static reply r;
-    if (post(&server, &r, "/v1/predict", "{\"data\":[1,2,3,4]}") != 200) fail_msg("after %s: %d %s", after, r.status, r.body);
+    if (post(&server, &r, "/v1/predict", "{\"data\":[1,2,3,4]}") != 200)
+        fail_msg("after %s: %d %s", after, r.status, r.body);
 }
 
 /* ---- bodies ---- */
@@ -24,7 +26,8 @@ static void check_bodies(const char *path, const bad_body *cases, size_t n)
     for (size_t i = 0; i < n; i++) {
         int status = request(fd, &r, "POST", path, "", cases[i].body, strlen(cases[i].body));
         if (status != cases[i].status || !has_code(&r, cases[i].code))
-            fail_msg("%s\n -> %d %s, not %d %s", cases[i].body, status, r.body, cases[i].status, cases[i].code);
+            fail_msg("%s\n -> %d %s, not %d %s", cases[i].body, status, r.body, cases[i].status,
+                     cases[i].code);
         assert_int_equal((int)json_field(r.body, "status"), cases[i].status);
         assert_non_null(reply_header(&r, "X-Request-Id"));
     }
@@ -79,7 +82,8 @@ static void odd_but_valid_numbers_are_taken(void **state)
 {
     (void)state;
     static reply r;
-    static const char *const bodies[] = {"{\"data\":[-0,1e-400,1e-42,0.1]}", "{\"data\":[1E2,1e+2,-1.5e-3,123456789012345678901234567890]}",
+    static const char *const bodies[] = {"{\"data\":[-0,1e-400,1e-42,0.1]}",
+                                         "{\"data\":[1E2,1e+2,-1.5e-3,123456789012345678901234567890]}",
                                          "\r\n\t {\"d\\u0061ta\" : [ 1 ,2\n,3,4 ] } \n"};
     for (size_t i = 0; i < 3; i++)
         if (post(&server, &r, "/v1/predict", bodies[i]) != 200) fail_msg("%s: %s", bodies[i], r.body);
@@ -89,15 +93,18 @@ static void a_body_cut_at_any_byte_is_refused(void **state)
 {
     (void)state;
     static reply r;
-    static const char body[] = "{\"id\":\"a\",\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2.5,-3e1,4]}]}";
+    static const char body[] = "{\"id\":\"a\",\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":"
+                               "\"FP32\",\"data\":[1,2.5,-3e1,4]}]}";
     int fd = dial(&server);
     for (size_t n = 0; n < strlen(body); n++)
-        if (request(fd, &r, "POST", "/v2/models/mlp/infer", "", body, n) != 400) fail_msg("%zu bytes: %d", n, r.status);
+        if (request(fd, &r, "POST", "/v2/models/mlp/infer", "", body, n) != 400)
+            fail_msg("%zu bytes: %d", n, r.status);
     assert_int_equal(request(fd, &r, "POST", "/v2/models/mlp/infer", "", body, strlen(body)), 200);
     close(fd);
 }
 
-#define INPUT(shape, dtype, data) "{\"inputs\":[{\"name\":\"x\",\"shape\":" shape ",\"datatype\":\"" dtype "\",\"data\":" data "}]}"
+#define INPUT(shape, dtype, data)                                                                            \
+    "{\"inputs\":[{\"name\":\"x\",\"shape\":" shape ",\"datatype\":\"" dtype "\",\"data\":" data "}]}"
 
 static void infer_refuses_what_is_not_the_models(void **state)
 {
@@ -109,10 +116,13 @@ static void infer_refuses_what_is_not_the_models(void **state)
         {"{\"inputs\":[1]}", 400, "bad_request"},
         {"{\"inputs\":[{\"name\":\"x\"}]}", 400, "bad_request"},
         {"{\"inputs\":[{\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}]}", 400, "bad_request"},
-        {"{\"inputs\":[{\"name\":\"z\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}]}", 400, "bad_request"},
+        {"{\"inputs\":[{\"name\":\"z\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}]}", 400,
+         "bad_request"},
         {"{\"inputs\":[{\"name\":\"x\",\"datatype\":\"FP32\",\"data\":[1,2,3,4]}]}", 400, "bad_request"},
         {"{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"data\":[1,2,3,4]}]}", 400, "bad_request"},
-        {"{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]},{\"name\":\"x\"}]}", 400, "bad_request"},
+        {"{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]},{\"name\":"
+         "\"x\"}]}",
+         400, "bad_request"},
         {INPUT("[1,4]", "FP16", "[1,2,3,4]"), 400, "dtype_mismatch"},
         {INPUT("[1,4]", "BF16", "[1,2,3,4]"), 400, "dtype_mismatch"},
         {INPUT("[1,4]", "INT64", "[1,2,3,4]"), 400, "dtype_mismatch"},
@@ -134,11 +144,18 @@ static void infer_refuses_what_is_not_the_models(void **state)
         {INPUT("[2,4]", "FP32", "[1,2,3,4]"), 400, "shape_mismatch"},
         {INPUT("[1,4]", "FP32", "[[1,2],[3,4]]"), 400, "shape_mismatch"},
         {INPUT("[2,4]", "FP32", "[[1,2,3,4,5,6,7,8]]"), 400, "shape_mismatch"},
-        {"{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}],\"outputs\":[{\"name\":\"nope\"}]}", 400, "bad_request"},
-        {"{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}],\"outputs\":[{\"name\":\"y\"},{\"name\":\"y\"}]}", 400,
-         "bad_request"},
-        {"{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"parameters\":{\"binary_data_size\":16}}]}", 400, "bad_request"},
-        {"{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"parameters\":{\"shared_memory_region\":\"r\"}}]}", 400, "bad_request"},
+        {"{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}],"
+         "\"outputs\":[{\"name\":\"nope\"}]}",
+         400, "bad_request"},
+        {"{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}],"
+         "\"outputs\":[{\"name\":\"y\"},{\"name\":\"y\"}]}",
+         400, "bad_request"},
+        {"{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"parameters\":{\"binary_data_"
+         "size\":16}}]}",
+         400, "bad_request"},
+        {"{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"parameters\":{\"shared_memory_"
+         "region\":\"r\"}}]}",
+         400, "bad_request"},
         {"{\"parameters\":{\"timeout\":-1},\"inputs\":[]}", 400, "number_range"},
         {"{\"parameters\":{\"timeout\":1.5},\"inputs\":[]}", 400, "number_range"},
         {"{\"parameters\":{\"priority\":1},\"inputs\":[]}", 400, "bad_request"},
@@ -171,7 +188,9 @@ static void limits_of_json_hold_on_the_wire(void **state)
     assert_int_equal(post(&server, &r, "/v2/models/mlp/infer", big), 413);
     assert_true(has_code(&r, "body_too_large"));
     static char many[4096];
-    n = (size_t)snprintf(many, sizeof many, "{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}");
+    n = (size_t)snprintf(
+        many, sizeof many,
+        "{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}");
     for (int i = 0; i < 1000 && n < 4000; i++) n += (size_t)snprintf(many + n, sizeof many - n, ",{}");
     snprintf(many + n, sizeof many - n, "]}");
     assert_int_equal(post(&server, &r, "/v2/models/mlp/infer", many), 400);
@@ -208,10 +227,15 @@ static void binary_tensors_must_fit_exactly(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         static reply r;
         char body[512] = {0}, headers[256], length[16];
-        int n = snprintf(body, sizeof body, "{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"parameters\":{\"binary_data_size\":%s}}]}", cases[i].json);
+        int n = snprintf(body, sizeof body,
+                         "{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"parameters\":{"
+                         "\"binary_data_size\":%s}}]}",
+                         cases[i].json);
         snprintf(length, sizeof length, "%d", n);
-        snprintf(headers, sizeof headers, "Inference-Header-Content-Length: %s\r\n", cases[i].length ? cases[i].length : length);
-        int status = fetch(&server, &r, "POST", "/v2/models/mlp/infer", headers, body, (size_t)(n + cases[i].extra));
+        snprintf(headers, sizeof headers, "Inference-Header-Content-Length: %s\r\n",
+                 cases[i].length ? cases[i].length : length);
+        int status =
+            fetch(&server, &r, "POST", "/v2/models/mlp/infer", headers, body, (size_t)(n + cases[i].extra));
         if (status != (cases[i].code ? 400 : 200) || (cases[i].code && !has_code(&r, cases[i].code)))
             fail_msg("case %zu: %d %s", i, status, r.body);
     }
@@ -225,11 +249,15 @@ static void non_finite_binary_input_is_422(void **state)
     uint32_t bad[] = {0x7fc00000, 0x7f800000, 0xff800000};
     for (int i = 0; i < 3; i++) {
         uint32_t x[4] = {0, 0, 0, bad[i]};
-        assert_int_equal(fetch(&server, &r, "POST", "/v2/models/mlp/infer", "Inference-Header-Content-Length: 0\r\n", x, sizeof x), 422);
+        assert_int_equal(fetch(&server, &r, "POST", "/v2/models/mlp/infer",
+                               "Inference-Header-Content-Length: 0\r\n", x, sizeof x),
+                         422);
         assert_true(has_code(&r, "non_finite"));
     }
     uint32_t denormal[4] = {1, 0x807fffff, 0, 0};
-    assert_int_equal(fetch(&server, &r, "POST", "/v2/models/mlp/infer", "Inference-Header-Content-Length: 0\r\n", denormal, sizeof denormal), 200);
+    assert_int_equal(fetch(&server, &r, "POST", "/v2/models/mlp/infer",
+                           "Inference-Header-Content-Length: 0\r\n", denormal, sizeof denormal),
+                     200);
 }
 
 /* ---- HTTP ---- */
@@ -256,7 +284,8 @@ static void broken_framing_is_refused_and_the_connection_closed(void **state)
         {POST18("Host: t\r\nTransfer-Encoding: gzip\r\n"), 501, "unsupported_transfer_coding"},
         {POST18("Host: t\r\nTransfer-Encoding: gzip, chunked\r\n"), 501, "unsupported_transfer_coding"},
         {POST18("Host: t\r\nTransfer-Encoding: xchunked\r\n"), 501, "unsupported_transfer_coding"},
-        {POST18("Host: t\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), 400, "bad_framing"},
+        {POST18("Host: t\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), 400,
+         "bad_framing"},
         {POST18("Host: t\r\n"), 411, "length_required"},
         {POST18("Content-Length: 18\r\n"), 400, NULL},
         {POST18("Host: t\r\nHost: u\r\nContent-Length: 18\r\n"), 400, "bad_framing"},
@@ -266,10 +295,12 @@ static void broken_framing_is_refused_and_the_connection_closed(void **state)
         {POST18("Host: t\r\nX-A: a\x01z\r\nContent-Length: 18\r\n"), 400, "bad_framing"},
         {POST18("Host: t\r\nX(A): a\r\nContent-Length: 18\r\n"), 400, "bad_framing"},
         {POST18("Host: t\r\nExpect: magic\r\nContent-Length: 18\r\n"), 417, "expectation_failed"},
-        {POST18("Host: t\r\nContent-Encoding: gzip\r\nContent-Length: 18\r\n"), 415, "unsupported_media_type"},
+        {POST18("Host: t\r\nContent-Encoding: gzip\r\nContent-Length: 18\r\n"), 415,
+         "unsupported_media_type"},
         {"POST /v1/predict HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "bad_framing"},
         {"POST /v1/predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, NULL},
-        {"POST /v1/predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n", 413, NULL},
+        {"POST /v1/predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+         413, NULL},
         {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, NULL},
         {"GET /v2 HTTP/9.9\r\nHost: t\r\n\r\n", 505, NULL},
     };
@@ -279,7 +310,8 @@ static void broken_framing_is_refused_and_the_connection_closed(void **state)
         send_all(fd, cases[i].text, strlen(cases[i].text));
         int status = read_reply(fd, &r);
         if (status != cases[i].status || (cases[i].code && !has_code(&r, cases[i].code)))
-            fail_msg("%s\n -> %d %s, not %d %s", cases[i].text, status, r.body, cases[i].status, cases[i].code ? cases[i].code : "");
+            fail_msg("%s\n -> %d %s, not %d %s", cases[i].text, status, r.body, cases[i].status,
+                     cases[i].code ? cases[i].code : "");
         if (!peer_closed(fd)) fail_msg("kept open after %s", cases[i].text);
         close(fd);
         check_well(cases[i].text);
@@ -290,7 +322,8 @@ static void nul_in_a_header_value_is_refused(void **state)
 {
     (void)state;
     static reply r;
-    static const char text[] = "POST /v1/predict HTTP/1.1\r\nHost: t\r\nX-A: a\0b\r\nContent-Length: 18\r\n\r\n" BODY18;
+    static const char text[] =
+        "POST /v1/predict HTTP/1.1\r\nHost: t\r\nX-A: a\0b\r\nContent-Length: 18\r\n\r\n" BODY18;
     int fd = dial(&server);
     send_all(fd, text, sizeof text - 1);
     assert_int_equal(read_reply(fd, &r), 400);
@@ -301,7 +334,8 @@ static void nul_in_a_header_value_is_refused(void **state)
 static void what_is_not_http_is_dropped(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"GET /v2\r\n\r\n", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "\r\n\r\n\r\n", "A"};
+    static const char *const texts[] = {"GET /v2\r\n\r\n", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+                                        "\r\n\r\n\r\n", "A"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         static reply r;
         int fd = dial(&server);
@@ -349,7 +383,8 @@ static void paths_and_methods(void **state)
         static reply r;
         int status = fetch(&server, &r, cases[i].method, cases[i].path, "", "{}", 2);
         if (status != cases[i].status || !has_code(&r, cases[i].code))
-            fail_msg("%s %s -> %d %s, not %d %s", cases[i].method, cases[i].path, status, r.body, cases[i].status, cases[i].code);
+            fail_msg("%s %s -> %d %s, not %d %s", cases[i].method, cases[i].path, status, r.body,
+                     cases[i].status, cases[i].code);
         if (status == 405) assert_non_null(reply_header(&r, "Allow"));
     }
     check_well("paths");
@@ -362,7 +397,8 @@ static void too_large_headers_and_paths_are_refused(void **state)
     static char text[60000];
     static const struct {
         int fields, field_bytes, uri_bytes, status;
-    } cases[] = {{1, 40000, 1, 431}, {100, 10, 1, 431}, {500, 10, 1, 431}, {0, 0, 3000, 414}, {0, 0, 40000, 414}};
+    } cases[] = {
+        {1, 40000, 1, 431}, {100, 10, 1, 431}, {500, 10, 1, 431}, {0, 0, 3000, 414}, {0, 0, 40000, 414}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         size_t n = (size_t)snprintf(text, sizeof text, "GET /");
         memset(text + n, 'a', (size_t)cases[i].uri_bytes);
@@ -415,18 +451,22 @@ static void an_error_does_not_spoil_the_next_request_on_the_connection(void **st
 static void mutated_requests_never_hurt(void **state)
 {
     (void)state;
-    static const char seed[] = "POST /v2/models/mlp/infer HTTP/1.1\r\nHost: t\r\nContent-Length: 86\r\nX-Request-Id: abc\r\n\r\n"
-                               "{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}],\"id\":\"abc\"}";
+    static const char seed[] =
+        "POST /v2/models/mlp/infer HTTP/1.1\r\nHost: t\r\nContent-Length: 86\r\nX-Request-Id: abc\r\n\r\n"
+        "{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}],\"id\":"
+        "\"abc\"}";
     int rounds = getenv("TB_TEST_FULL") ? 50000 : 1000;
     for (int i = 0; i < rounds; i++) {
         static reply r;
         char text[sizeof seed];
         memcpy(text, seed, sizeof seed);
         for (int e = 0; e < 3; e++)
-            text[tb_random_below(5, 1, (uint64_t)(3 * i + e), sizeof seed - 1)] = (char)tb_random_below(5, 2, (uint64_t)(3 * i + e), 256);
+            text[tb_random_below(5, 1, (uint64_t)(3 * i + e), sizeof seed - 1)] =
+                (char)tb_random_below(5, 2, (uint64_t)(3 * i + e), 256);
         int fd = dial(&server);
         send_all(fd, text, sizeof seed - 1);
-        bool answers = poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 15) == 1; /* a mutant may want more bytes */
+        bool answers =
+            poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 15) == 1; /* a mutant may want more bytes */
         int status = answers ? read_reply(fd, &r) : 0;
         if (status != 0 && status != 200 && (status < 400 || status > 505)) fail_msg("status %d", status);
         if (status == 500) fail_msg("%s", r.body);

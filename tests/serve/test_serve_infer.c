@@ -45,17 +45,22 @@ static void infer_answers_json_in_any_order_of_members(void **state)
 {
     (void)state;
     static const char *const bodies[] = {
-        "{\"id\":\"q\\u00e9\",\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}]}",
-        "{\"inputs\":[{\"data\":[[1,2,3,4]],\"datatype\":\"FP32\",\"shape\":[1,4],\"name\":\"x\"}],\"id\":\"q\\u00e9\"}",
-        "{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}],\"outputs\":[{\"name\":\"y\"}],\"id\":\"q\xc3\xa9\"}",
-        "{\"parameters\":{\"timeout\":1000000,\"binary_data_output\":false},\"id\":\"q\xc3\xa9\",\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\","
+        "{\"id\":\"q\\u00e9\",\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,"
+        "2,3,4]}]}",
+        "{\"inputs\":[{\"data\":[[1,2,3,4]],\"datatype\":\"FP32\",\"shape\":[1,4],\"name\":\"x\"}],\"id\":"
+        "\"q\\u00e9\"}",
+        "{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}],\"outputs\":"
+        "[{\"name\":\"y\"}],\"id\":\"q\xc3\xa9\"}",
+        "{\"parameters\":{\"timeout\":1000000,\"binary_data_output\":false},\"id\":\"q\xc3\xa9\",\"inputs\":["
+        "{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\","
         "\"data\":[1,2,3,4]}]}",
     };
     float x[4] = {1, 2, 3, 4}, want[3];
     live_expect(&server, "1", x, want);
     for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
         static reply r;
-        if (post(&server, &r, "/v2/models/mlp/infer", bodies[i]) != 200) fail_msg("%s: %s", bodies[i], r.body);
+        if (post(&server, &r, "/v2/models/mlp/infer", bodies[i]) != 200)
+            fail_msg("%s: %s", bodies[i], r.body);
         json_t *j = parse(&r), *out = json_array_get(json_object_get(j, "outputs"), 0);
         assert_string_equal(json_string_value(json_object_get(j, "model_name")), "mlp");
         assert_string_equal(json_string_value(json_object_get(j, "model_version")), "1");
@@ -75,18 +80,23 @@ static void binary_tensors_go_both_ways(void **state)
     float x[8] = {1, 2, 3, 4, -1, 0.5f, 2, 9}, want[6];
     for (int i = 0; i < 2; i++) live_expect(&server, "1", x + 4 * i, want + 3 * i);
     int json = snprintf(body, sizeof body,
-                        "{\"inputs\":[{\"name\":\"x\",\"shape\":[2,4],\"datatype\":\"FP32\",\"parameters\":{\"binary_data_size\":32}}],"
+                        "{\"inputs\":[{\"name\":\"x\",\"shape\":[2,4],\"datatype\":\"FP32\",\"parameters\":{"
+                        "\"binary_data_size\":32}}],"
                         "\"outputs\":[{\"name\":\"y\",\"parameters\":{\"binary_data\":true}}]}");
     memcpy(body + json, x, sizeof x);
     snprintf(headers, sizeof headers, "Inference-Header-Content-Length: %d\r\n", json);
-    assert_int_equal(fetch(&server, &r, "POST", "/v2/models/mlp/versions/1/infer", headers, body, (size_t)json + sizeof x), 200);
+    assert_int_equal(
+        fetch(&server, &r, "POST", "/v2/models/mlp/versions/1/infer", headers, body, (size_t)json + sizeof x),
+        200);
     size_t head = (size_t)atoi(reply_header(&r, "Inference-Header-Content-Length"));
     assert_int_equal(r.body_bytes, head + sizeof want);
     assert_memory_equal(r.body + head, want, sizeof want);
     assert_non_null(strstr(r.body, "\"binary_data_size\":24"));
 
     /* a raw body is one tensor; its reply is binary */
-    assert_int_equal(fetch(&server, &r, "POST", "/v2/models/mlp/infer", "Inference-Header-Content-Length: 0\r\n", x, sizeof x), 200);
+    assert_int_equal(fetch(&server, &r, "POST", "/v2/models/mlp/infer",
+                           "Inference-Header-Content-Length: 0\r\n", x, sizeof x),
+                     200);
     head = (size_t)atoi(reply_header(&r, "Inference-Header-Content-Length"));
     assert_memory_equal(r.body + head, want, sizeof want);
 }
@@ -101,13 +111,14 @@ static void bodies_may_come_in_pieces_and_chunks(void **state)
     for (int chunked = 0; chunked < 2; chunked++) {
         int fd = dial(&server);
         char head[256];
-        snprintf(head, sizeof head, "POST /v1/predict HTTP/1.1\r\nHost: t\r\n%s%s\r\n\r\n", chunked ? "Transfer-Encoding: chunked" : "Content-Length: ",
-                 chunked ? "" : "30");
+        snprintf(head, sizeof head, "POST /v1/predict HTTP/1.1\r\nHost: t\r\n%s%s\r\n\r\n",
+                 chunked ? "Transfer-Encoding: chunked" : "Content-Length: ", chunked ? "" : "30");
         assert_int_equal(strlen(body), 30);
         send_all(fd, head, strlen(head));
         for (size_t i = 0; i < strlen(body); i++) {
             char piece[16];
-            int n = chunked ? snprintf(piece, sizeof piece, "1\r\n%c\r\n", body[i]) : snprintf(piece, sizeof piece, "%c", body[i]);
+            int n = chunked ? snprintf(piece, sizeof piece, "1\r\n%c\r\n", body[i])
+                            : snprintf(piece, sizeof piece, "%c", body[i]);
             assert_true(send_all(fd, piece, (size_t)n));
             if (i % 7 == 0) usleep(1000);
         }
@@ -129,7 +140,10 @@ static void a_connection_serves_many_requests_pipelined_ones_in_order(void **sta
     for (int i = 0; i < 50; i++) {
         char body[64];
         int b = snprintf(body, sizeof body, "{\"data\":[%d,0,0,0]}", i);
-        n += (size_t)snprintf(all + n, sizeof all - n, "POST /v1/predict HTTP/1.1\r\nHost: t\r\nX-Request-Id: r%d\r\nContent-Length: %d\r\n\r\n%s", i, b, body);
+        n += (size_t)snprintf(
+            all + n, sizeof all - n,
+            "POST /v1/predict HTTP/1.1\r\nHost: t\r\nX-Request-Id: r%d\r\nContent-Length: %d\r\n\r\n%s", i, b,
+            body);
     }
     int fd = dial(&server);
     assert_true(send_all(fd, all, n));
@@ -191,10 +205,12 @@ static void steady_requests_allocate_nothing(void **state)
     (void)state;
     static reply r;
     int fd = dial(&server);
-    for (int i = 0; i < 3; i++) assert_int_equal(request(fd, &r, "POST", "/v1/predict", "", "{\"data\":[1,2,3,4]}", 18), 200);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(request(fd, &r, "POST", "/v1/predict", "", "{\"data\":[1,2,3,4]}", 18), 200);
     allocations(fd, &r);
     uint64_t before = allocations(fd, &r);
-    for (int i = 0; i < 200; i++) assert_int_equal(request(fd, &r, "POST", "/v1/predict", "", "{\"data\":[1,2,3,4]}", 18), 200);
+    for (int i = 0; i < 200; i++)
+        assert_int_equal(request(fd, &r, "POST", "/v1/predict", "", "{\"data\":[1,2,3,4]}", 18), 200);
     assert_int_equal(allocations(fd, &r), before);
     close(fd);
 }

@@ -1,0 +1,181 @@
+/* The loop: dispatch what is due, read what is there, sleep until shortly before the next arrival, spin the
+ * rest. */
+#include "client.h"
+#include "tb_alloc.h"
+#include "tb_cpu.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { EARLY_NS = 80000 }; /* a sleeping thread is woken 40 to 70 us late: wake before, then spin */
+
+static int64_t thread_cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* The generator's own lateness: from when it could have sent to when it did. */
+static void record_lag(load_run *r, int64_t arrival)
+{
+    const tb_load_column *col = &r->result->columns[arrival];
+    int64_t possible = col->intended_ns > r->freed_ns ? col->intended_ns : r->freed_ns;
+    tb_histogram_add(&r->result->lag, col->dispatch_ns - possible);
+    tb_histogram_add(&r->result->wait, possible - col->intended_ns);
+}
+
+static void dispatch_due(load_run *r, int64_t now, int64_t stop_ns)
+{
+    bool closed = r->schedule->kind == TB_ARRIVALS_CLOSED;
+    while (r->next < r->n && r->free_first && (closed ? now < stop_ns : r->at_ns[r->next] <= now)) {
+        load_connection *c = r->free_first;
+        int64_t arrival = r->next++;
+        r->free_first = c->next_free;
+        if (!r->free_first) r->free_last = NULL;
+        r->result->columns[arrival].intended_ns = closed ? now : r->at_ns[arrival];
+        load_dispatch(r, c, arrival);
+        if (!closed) record_lag(r, arrival);
+    }
+}
+
+static int64_t next_due(const load_run *r)
+{
+    return r->at_ns && r->next < r->n ? r->at_ns[r->next] : INT64_MAX;
+}
+
+static void redial(load_run *r, int64_t now)
+{
+    for (int i = 0; i < r->n_connections; i++)
+        if (r->connections[i].state == LOAD_CLOSED && r->connections[i].retry_ns <= now)
+            load_dial(r, &r->connections[i]);
+}
+
+static void loop(load_run *r, int64_t stop_ns, int64_t end_ns)
+{
+    struct epoll_event events[64];
+    int64_t spun = 0, reconnects = -1;
+    double share = r->config->spin_share;
+    for (;;) {
+        int64_t now = load_now(r);
+        dispatch_due(r, now, stop_ns);
+        bool all_sent = r->schedule->kind == TB_ARRIVALS_CLOSED ? now >= stop_ns : r->next == r->n;
+        if ((all_sent && r->answered == r->next) || now >= end_ns) break;
+        int64_t gap = r->free_first ? next_due(r) - load_now(r) : 10000000;
+        bool spin = gap < EARLY_NS && (double)spun < share * (double)now;
+        if (gap > 10000000) gap = 10000000;
+        int64_t sleep = spin || gap <= 0 ? 0 : gap > EARLY_NS ? gap - EARLY_NS : gap;
+        int n = epoll_pwait2(r->epoll_fd, events, 64, &(struct timespec){.tv_nsec = sleep}, NULL);
+        for (int i = 0; i < n; i++) load_ready(r, events[i].data.ptr, events[i].events);
+        if (spin && n <= 0) spun += load_now(r) - now;
+        if (reconnects != r->result->reconnects || n <= 0) {
+            redial(r, load_now(r));
+            reconnects = r->result->reconnects;
+        }
+    }
+    r->result->spin_cpu = (double)spun;
+}
+
+/* All connections stand before the clock starts. */
+static tb_status connect_all(load_run *r)
+{
+    struct epoll_event events[64];
+    int64_t give_up = tb_now_ns() + 5000000000LL;
+    r->begin_ns = tb_now_ns();
+    for (int i = 0; i < r->n_connections; i++) load_dial(r, &r->connections[i]);
+    for (;;) {
+        int free = 0;
+        for (int i = 0; i < r->n_connections; i++) free += r->connections[i].state == LOAD_FREE;
+        if (free == r->n_connections) return TB_OK;
+        if (tb_now_ns() > give_up)
+            return TB_FAIL(TB_ERR_IO, "load: only %d of %d connections to %s port %d could be made", free,
+                           r->n_connections, r->config->host, r->config->port);
+        int n = epoll_wait(r->epoll_fd, events, 64, 20);
+        for (int i = 0; i < n; i++) load_ready(r, events[i].data.ptr, events[i].events);
+        redial(r, load_now(r));
+    }
+}
+
+static tb_status open_run(load_run *r, const tb_load_config *config, int64_t n)
+{
+    r->result = tb_calloc(1, sizeof *r->result);
+    r->n_connections = config->connections;
+    r->connections = tb_calloc((size_t)r->n_connections, sizeof *r->connections);
+    if (!r->result || !r->connections) return tb_error_code();
+    r->result->columns = tb_calloc((size_t)n, sizeof *r->result->columns);
+    if (!r->result->columns) return tb_error_code();
+    for (int64_t i = 0; i < n; i++) {
+        tb_load_column *c = &r->result->columns[i];
+        c->intended_ns = r->at_ns ? r->at_ns[i] : -1;
+        c->dispatch_ns = c->done_ns = -1;
+        c->status = -1;
+    }
+    r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (r->epoll_fd < 0) return TB_FAIL(TB_ERR_IO, "load: no epoll");
+    tb_histogram *all[] = {&r->result->latency, &r->result->service, &r->result->lag, &r->result->wait,
+                           &r->result->refusal};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) tb_histogram_clear(all[i]);
+    return TB_OK;
+}
+
+static void close_run(load_run *r)
+{
+    for (int i = 0; r->connections && i < r->n_connections; i++)
+        if (r->connections[i].state != LOAD_CLOSED && r->connections[i].fd > 0) close(r->connections[i].fd);
+    if (r->epoll_fd > 0) close(r->epoll_fd);
+    tb_free(r->connections);
+}
+
+tb_status tb_load_run(const tb_load_config *given, const tb_schedule *schedule, tb_load_requests *requests,
+                      tb_load_result **out)
+{
+    enum { CLOSED_MOST = 20000000 };
+    tb_status st;
+    tb_load_config config = *given;
+    int64_t *at_ns = NULL;
+    if (config.connections <= 0) config.connections = 64;
+    if (config.timeout_s <= 0) config.timeout_s = 10;
+    if (config.slo_ms <= 0) config.slo_ms = 25;
+    if (config.spin_share <= 0) config.spin_share = 0.15;
+    load_run r = {.config = &config, .schedule = schedule, .requests = requests};
+    TB_GO(tb_schedule_make(schedule, &at_ns, &r.n));
+    bool closed = schedule->kind == TB_ARRIVALS_CLOSED;
+    r.at_ns = at_ns;
+    if (closed)
+        r.n = schedule->duration_s * 200000 < CLOSED_MOST ? (int64_t)(schedule->duration_s * 200000) + 1
+                                                          : CLOSED_MOST;
+    TB_GO(open_run(&r, &config, r.n));
+    prctl(PR_SET_TIMERSLACK, 1L, 0L, 0L, 0L);
+    TB_GO(connect_all(&r));
+    int64_t cpu = thread_cpu_ns(), stop_ns = (int64_t)(schedule->duration_s * 1e9);
+    int64_t last = closed ? stop_ns : at_ns[r.n - 1];
+    r.begin_ns = tb_now_ns();
+    r.freed_ns = 0;
+    loop(&r, stop_ns, last + (int64_t)(config.timeout_s * 1e9));
+    r.result->wall_s = (double)load_now(&r) * 1e-9;
+    r.result->spin_cpu *= 1e-9 / r.result->wall_s;
+    r.result->generator_cpu = (double)(thread_cpu_ns() - cpu) * 1e-9 / r.result->wall_s - r.result->spin_cpu;
+    if (closed) r.n = r.next;
+    load_summarize(&r);
+    if (!config.keep_columns) {
+        tb_free(r.result->columns);
+        r.result->columns = NULL;
+    }
+    *out = r.result;
+    r.result = NULL;
+cleanup:
+    close_run(&r);
+    tb_load_result_free(r.result);
+    tb_free(at_ns);
+    return st;
+}
+
+void tb_load_result_free(tb_load_result *r)
+{
+    if (!r) return;
+    tb_free(r->columns);
+    tb_free(r);
+}

@@ -1,0 +1,232 @@
+/* Batches, deadlines, overload: what happens when requests meet. */
+#include "live_server.h"
+#include "batcher.h"
+
+enum { CLIENTS = 24 };
+
+static void send_predict(int fd, const float *x, const char *headers)
+{
+    char text[512], body[128];
+    int b = snprintf(body, sizeof body, "{\"data\":[%.9g,%.9g,%.9g,%.9g]}", (double)x[0], (double)x[1],
+                     (double)x[2], (double)x[3]);
+    int n =
+        snprintf(text, sizeof text, "POST /v1/predict HTTP/1.1\r\nHost: t\r\n%sContent-Length: %d\r\n\r\n%s",
+                 headers, b, body);
+    assert_true(send_all(fd, text, (size_t)n));
+}
+
+static void expect_answer(const live *l, const reply *r, const float *x)
+{
+    float want[3];
+    const char *at = strchr(r->body, '[');
+    live_expect(l, "1", x, want);
+    for (int k = 0; k < 3; k++) {
+        char *end;
+        float got = strtof(at + 1, &end);
+        assert_memory_equal(&got, &want[k], sizeof got);
+        at = end;
+    }
+}
+
+/* Requests that arrive while a batch runs share the next one; each gets its own row's answer, to the bit. */
+static void requests_that_meet_share_a_batch(void **state)
+{
+    (void)state;
+    for (int mode = TB_SERVE_LOOP; mode <= TB_SERVE_WORKER; mode++) {
+        live l = {.delay_us = 30000, .max_batch = 8};
+        tb_serve_config config = {.mode = (tb_serve_mode)mode, .limits = {.drain_delay_ms = 1}};
+        static reply r;
+        int fd[CLIENTS], sizes[9] = {0};
+        float x[CLIENTS][4];
+        live_start_with(&l, &config);
+        wait_ready(&l);
+        for (int i = 0; i < CLIENTS; i++) {
+            for (int k = 0; k < 4; k++) x[i][k] = (float)tb_random_normal(1, 9, (uint64_t)(i * 4 + k));
+            fd[i] = dial(&l);
+            send_predict(fd[i], x[i], "");
+        }
+        for (int i = 0; i < CLIENTS; i++) {
+            assert_int_equal(read_reply(fd[i], &r), 200);
+            expect_answer(&l, &r, x[i]);
+            sizes[atoi(reply_header(&r, "X-Batch-Size"))]++;
+            close(fd[i]);
+        }
+        if (sizes[8] < 8)
+            fail_msg("mode %d: only %d of %d requests ran in full batches", mode, sizes[8], CLIENTS);
+        live_stop(&l);
+    }
+}
+
+static void health_is_answered_while_a_worker_computes(void **state)
+{
+    (void)state;
+    live l = {.delay_us = 300000, .max_batch = 1};
+    tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 1}};
+    static reply r;
+    float x[4] = {1, 2, 3, 4};
+    live_start_with(&l, &config);
+    wait_ready(&l);
+    int fd = dial(&l);
+    send_predict(fd, x, "");
+    int64_t begin = tb_now_ns();
+    assert_int_equal(get(&l, &r, "/v2/health/live"), 200);
+    assert_int_equal(get(&l, &r, "/metrics"), 200);
+    assert_true(tb_now_ns() - begin < 250000000);
+    assert_int_equal(read_reply(fd, &r), 200);
+    expect_answer(&l, &r, x);
+    close(fd);
+    live_stop(&l);
+}
+
+static void what_cannot_be_in_time_is_refused_at_once(void **state)
+{
+    (void)state;
+    live l = {.delay_us = 100000, .max_batch = 1};
+    tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 1}};
+    static reply r;
+    float x[4] = {1, 2, 3, 4};
+    live_start_with(&l, &config);
+    wait_ready(&l);
+    int fd = dial(&l);
+    int64_t begin = tb_now_ns();
+    send_predict(fd, x, "X-Request-Timeout-Ms: 20\r\n"); /* one run takes 100 ms */
+    assert_int_equal(read_reply(fd, &r), 503);
+    assert_true(has_code(&r, "deadline_unattainable"));
+    assert_non_null(reply_header(&r, "Retry-After"));
+    assert_true(tb_now_ns() - begin < 80000000);
+    static const char body[] = "{\"parameters\":{\"timeout\":20000},\"inputs\":[{\"name\":\"x\",\"shape\":[1,"
+                               "4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}]}";
+    assert_int_equal(request(fd, &r, "POST", "/v2/models/mlp/infer", "", body, strlen(body)), 503);
+    assert_true(has_code(&r, "deadline_unattainable"));
+    close(fd);
+    live_stop(&l);
+}
+
+static void what_became_late_is_told_504(void **state)
+{
+    (void)state;
+    live l = {.delay_us = 200000,
+              .slow_after = 26,
+              .max_batch = 1}; /* fast while it is measured, slow when it serves */
+    tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 1}};
+    static reply r;
+    float x[4] = {1, 2, 3, 4};
+    live_start_with(&l, &config);
+    wait_ready(&l);
+    int fd[2] = {dial(&l), dial(&l)};
+    send_predict(fd[0], x, "");
+    usleep(20000);
+    send_predict(fd[1], x, "X-Request-Timeout-Ms: 60\r\n");
+    assert_int_equal(read_reply(fd[1], &r), 504);
+    assert_true(has_code(&r, "deadline_expired"));
+    assert_int_equal(read_reply(fd[0], &r), 200);
+    close(fd[0]);
+    close(fd[1]);
+    live_stop(&l);
+}
+
+static void a_full_queue_refuses_with_503_and_keeps_what_it_has(void **state)
+{
+    (void)state;
+    live l = {.delay_us = 50000, .max_batch = 1};
+    tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 1, .queue_rows = 4}};
+    static reply r;
+    int fd[CLIENTS], ok = 0, refused = 0;
+    float x[4] = {1, 2, 3, 4};
+    live_start_with(&l, &config);
+    wait_ready(&l);
+    for (int i = 0; i < CLIENTS; i++) send_predict(fd[i] = dial(&l), x, "");
+    for (int i = 0; i < CLIENTS; i++) {
+        int status = read_reply(fd[i], &r);
+        if (status == 200) ok++, expect_answer(&l, &r, x);
+        else {
+            refused++;
+            assert_int_equal(status, 503);
+            assert_true(has_code(&r, "queue_full"));
+            assert_true(atoi(reply_header(&r, "Retry-After")) >= 1);
+        }
+        close(fd[i]);
+    }
+    assert_true(ok >= 4 && refused >= CLIENTS / 2);
+    live_stop(&l);
+}
+
+static void a_quota_refuses_with_429(void **state)
+{
+    (void)state;
+    live l = {0};
+    tb_serve_config config = {.limits = {.drain_delay_ms = 1, .quota_per_s = 5}};
+    static reply r;
+    live_start_with(&l, &config);
+    wait_ready(&l);
+    int ok = 0, over = 0;
+    for (int i = 0; i < 20; i++) {
+        int status = post(&l, &r, "/v1/predict", "{\"data\":[1,2,3,4]}");
+        ok += status == 200;
+        over += status == 429 && has_code(&r, "quota_exceeded") && reply_header(&r, "Retry-After");
+    }
+    assert_int_equal(ok + over, 20);
+    assert_true(ok >= 5 && over >= 5);
+    live_stop(&l);
+}
+
+static void a_client_that_leaves_is_not_computed_for(void **state)
+{
+    (void)state;
+    live l = {.delay_us = 100000, .max_batch = 1};
+    tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 1}};
+    static reply r;
+    float x[4] = {1, 2, 3, 4};
+    live_start_with(&l, &config);
+    wait_ready(&l);
+    int first = dial(&l), gone[3];
+    send_predict(first, x, "");
+    for (int i = 0; i < 3; i++) send_predict(gone[i] = dial(&l), x, "");
+    usleep(20000);
+    for (int i = 0; i < 3; i++) { /* RST */
+        struct linger now = {.l_onoff = 1};
+        setsockopt(gone[i], SOL_SOCKET, SO_LINGER, &now, sizeof now);
+        close(gone[i]);
+    }
+    assert_int_equal(read_reply(first, &r), 200);
+    close(first);
+    usleep(50000);
+    assert_int_equal(get(&l, &r, "/v2/models/mlp/stats"), 200);
+    assert_int_equal((int)json_field(r.body, "execution_count"), 1);
+    live_stop(&l);
+}
+
+/* ---- the choice of the batch, alone ---- */
+
+static void the_plan_follows_the_measured_times(void **state)
+{
+    (void)state;
+    tb_serve_model model = {.max_batch = 16};
+    tbi_batcher b = {.model = &model,
+                     .sizes = {1, 2, 4, 8, 16},
+                     .n_sizes = 5,
+                     .cost_ns = {9000, 52000, 41000, 60000, 96000}};
+    assert_int_equal(tbi_batcher_plan(&b, 1, 0, INT64_MAX), 1);
+    assert_int_equal(tbi_batcher_plan(&b, 2, 0, INT64_MAX), 1);  /* two together cost more than twice one */
+    assert_int_equal(tbi_batcher_plan(&b, 8, 0, INT64_MAX), 8);
+    assert_int_equal(tbi_batcher_plan(&b, 16, 0, INT64_MAX), 16);
+    assert_int_equal(tbi_batcher_plan(&b, 100, 0, INT64_MAX), 16);
+    assert_int_equal(tbi_batcher_plan(&b, 16, 0, 70000), 8);     /* 16 rows would be late */
+    assert_int_equal(tbi_batcher_plan(&b, 16, 0, 1000), 1);      /* all would be late: the least */
+    assert_int_equal(tbi_batcher_cost(&b, 12), 78000);           /* between 8 and 16 */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(requests_that_meet_share_a_batch),
+        cmocka_unit_test(health_is_answered_while_a_worker_computes),
+        cmocka_unit_test(what_cannot_be_in_time_is_refused_at_once),
+        cmocka_unit_test(what_became_late_is_told_504),
+        cmocka_unit_test(a_full_queue_refuses_with_503_and_keeps_what_it_has),
+        cmocka_unit_test(a_quota_refuses_with_429),
+        cmocka_unit_test(a_client_that_leaves_is_not_computed_for),
+        cmocka_unit_test(the_plan_follows_the_measured_times),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
