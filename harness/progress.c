@@ -1,6 +1,7 @@
 /* The progress line, on stderr. */
 #include "progress.h"
 #include "tb_cpu.h"
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -49,6 +50,18 @@ void tb_progress_tick(void *progress, const tb_board *board)
         fprintf(stderr, "   %.30s %.4g %.15s", rank0->headline, rank0->value, rank0->unit);
     put_eta(p);
     fflush(stderr);
+}
+
+void tb_progress_note(const tb_progress *p, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    if (p->is_terminal) fputs("\r\033[K", stderr);
+    put_head(p);
+    fputs("   ", stderr);
+    vfprintf(stderr, fmt, args);
+    fputc('\n', stderr);
+    va_end(args);
 }
 
 void tb_progress_end(tb_progress *p, const tb_outcome *outcome)

@@ -16,4 +16,5 @@ typedef struct tb_progress {
 void tb_progress_open(tb_progress *p, const tb_experiment *e, int total);
 void tb_progress_begin(tb_progress *p, const tb_plan_point *point, int64_t launch);
 void tb_progress_tick(void *progress, const tb_board *board);
+void tb_progress_note(const tb_progress *p, const char *fmt, ...) TB_PRINTF(2, 3); /* a line that stays */
 void tb_progress_end(tb_progress *p, const tb_outcome *outcome);

@@ -190,7 +190,7 @@ int tb_runner_order(const tb_runner *r, int *order)
 /* On virtual machines two cores may find themselves on another pair of real ones in the middle of a launch.
  * Of points that use two cores such a launch is measured again, once; if they move again, the file says so by
  * its two values. */
-static tb_status repeat_if_cores_moved(const tb_launch_plan *plan, tb_outcome *outcome)
+static tb_status repeat_if_cores_moved(const tb_launch_plan *plan, const tb_progress *p, tb_outcome *outcome)
 {
     static const double moved = 2;
     if (strcmp(outcome->status, "ok") != 0 || plan->point->ranks * plan->point->threads < 2) return TB_OK;
@@ -203,8 +203,8 @@ static tb_status repeat_if_cores_moved(const tb_launch_plan *plan, tb_outcome *o
     bool again =
         before && after && (after->value > moved * before->value || before->value > moved * after->value);
     if (again) {
-        fprintf(stderr, "core to core went from %.0f to %.0f ns: measured again\n", before->value,
-                after->value);
+        tb_progress_note(p, "core to core went from %.0f to %.0f ns: measured again", before->value,
+                         after->value);
         st = set_aside(path);
         if (st == TB_OK) st = tb_launch_run(plan, outcome);
     }
@@ -221,7 +221,7 @@ static tb_status run_one(tb_runner *r, int index, tb_progress *progress)
     plan.tick_arg = progress;
     tb_progress_begin(progress, plan.point, plan.launch);
     TB_TRY(tb_launch_run(&plan, &outcome));
-    TB_TRY(repeat_if_cores_moved(&plan, &outcome));
+    TB_TRY(repeat_if_cores_moved(&plan, progress, &outcome));
     tb_progress_end(progress, &outcome);
     r->interrupted |= strcmp(outcome.status, "interrupted") == 0;
     r->done[index] = is_final(outcome.status);

@@ -1,0 +1,131 @@
+/* The verbs that look: list, show, diff, info, doctor, help; what they print as JSON is JSON. */
+#include "tb_conf.h"
+#include "tb_program.h"
+
+static tb_conf *json_of(const program_run *run)
+{
+    tb_conf *root = NULL;
+    assert_int_equal(run->exit_code, 0);
+    if (tb_conf_parse(run->output, strlen(run->output), "output", &root) != TB_OK)
+        fail_msg("%s in:\n%s", tb_error_message(), run->output);
+    return root;
+}
+
+static void help_lists_every_verb_and_each_explains_itself(void **state)
+{
+    (void)state;
+    static const char *const verbs[] = {"run", "list", "show", "diff", "doctor", "info"};
+    program_run all = run_program("help");
+    for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
+        char command[64], heading[64];
+        snprintf(heading, sizeof heading, "\n  %-9s ", verbs[i]);
+        expect(&all, 0, heading);
+        snprintf(command, sizeof command, "%s --help", verbs[i]);
+        snprintf(heading, sizeof heading, "tb %s", verbs[i]);
+        program_run one = run_program(command);
+        expect(&one, 0, heading);
+    }
+    assert_null(strstr(all.output, "worker"));
+}
+
+static void list_tells_what_an_experiment_asks(void **state)
+{
+    (void)state;
+    write_file("experiments/good.yaml", "question: 'How much?'\ndriver: 'null'\n");
+    write_file("experiments/wrong.yaml", "driver: 'null'\nparms: {}\n");
+    program_run run = run_program("list");
+    expect(&run, 0, "How much?");
+    expect(&run, 0, "./experiments/wrong.yaml:2:1: unknown key 'parms'");
+    run = run_program("list --json");
+    tb_conf *root = json_of(&run);
+    assert_int_equal(root->n_items, 2);
+    assert_string_equal(tb_conf_find(root->items[0], "question")->text, "How much?");
+    assert_string_equal(tb_conf_find(root->items[1], "driver")->text, "null");
+    tb_conf_free(root);
+}
+
+static void keys_are_shown_from_the_tables_that_check_them(void **state)
+{
+    (void)state;
+    write_file("experiments/x.yaml", "driver: 'null'\n");
+    program_run run = run_program("show x --keys");
+    expect(&run, 0, "params.work_us");
+    expect(&run, 0, "measure.launches");
+    expect(&run, 0, "launch.timeout_s");
+    expect(&run, 0, "iter_ms");
+}
+
+static void a_run_can_be_shown_and_compared(void **state)
+{
+    (void)state;
+    write_file("experiments/x.yaml",
+               "driver: 'null'\nmeasure: {launches: 2, min_iters: 20, min_s: 0, warmup_s: 0}\n"
+               "params: {work_us: 100}\n");
+    program_run run = run_program("run x --out a");
+    expect(&run, 0, "1 of 1 points ok");
+    run = run_program("run x --out b");
+    expect(&run, 0, "1 of 1 points ok");
+    run = run_program("show a --json");
+    tb_conf *root = json_of(&run);
+    const tb_conf *point = root->items[0];
+    double value = 0;
+    assert_string_equal(tb_conf_find(point, "status")->text, "ok");
+    assert_string_equal(tb_conf_find(point, "config.params.work_us")->text, "100");
+    assert_int_equal(tb_conf_num(tb_conf_find(point, "metrics.iter_ms.value"), "value", 0, 1e9, &value),
+                     TB_OK);
+    assert_true(value >= 0.1);
+    assert_int_equal(tb_conf_find(point, "launches")->n_items, 2);
+    tb_conf_free(root);
+    run = run_program("show a/*.h5 --facts");
+    expect(&run, 0, "launch 2: ok");
+    expect(&run, 0, "build/compiler");
+    run = run_program("diff a b --why");
+    expect(&run, 0, "iter_ms");
+    run = run_program("diff a missing");
+    expect(&run, 2, "missing: No such file or directory");
+}
+
+static void info_and_doctor_know_this_machine(void **state)
+{
+    (void)state;
+    program_run run = run_program("info --json");
+    tb_conf *root = json_of(&run);
+    assert_true(tb_conf_find(root, "cores")->n_items >= 1);
+    assert_non_null(tb_conf_find(root, "kernels.scalar"));
+    assert_non_null(tb_conf_find(root, "facts.host/cpu"));
+    tb_conf_free(root);
+    run = run_program("doctor --json");
+    root = json_of(&run);
+    assert_string_equal(tb_conf_find(root->items[0], "name")->text, "mpirun");
+    assert_string_equal(tb_conf_find(root->items[0], "good")->text, "true");
+    assert_true(root->n_items >= 8);
+    tb_conf_free(root);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    enter_scratch();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    leave_scratch();
+    return 0;
+}
+
+#define IN_SCRATCH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_SCRATCH(help_lists_every_verb_and_each_explains_itself),
+        IN_SCRATCH(list_tells_what_an_experiment_asks),
+        IN_SCRATCH(keys_are_shown_from_the_tables_that_check_them),
+        IN_SCRATCH(a_run_can_be_shown_and_compared),
+        IN_SCRATCH(info_and_doctor_know_this_machine),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
