@@ -129,7 +129,7 @@ static void close_run(load_run *r)
     tb_free(r->connections);
 }
 
-tb_status tb_load_run(const tb_load_config *given, const tb_schedule *schedule, tb_load_requests *requests,
+tb_status tb_load_run(const tb_load_config *given, const tb_load_schedule *schedule, tb_load_requests *requests,
                       tb_load_result **out)
 {
     enum { CLOSED_MOST = 20000000 };
@@ -141,7 +141,7 @@ tb_status tb_load_run(const tb_load_config *given, const tb_schedule *schedule, 
     if (config.slo_ms <= 0) config.slo_ms = 25;
     if (config.spin_share <= 0) config.spin_share = 0.15;
     load_run r = {.config = &config, .schedule = schedule, .requests = requests};
-    TB_GO(tb_schedule_make(schedule, &at_ns, &r.n));
+    TB_GO(tb_load_schedule_make(schedule, &at_ns, &r.n));
     bool closed = schedule->kind == TB_ARRIVALS_CLOSED;
     r.at_ns = at_ns;
     if (closed)

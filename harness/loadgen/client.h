@@ -24,7 +24,7 @@ typedef struct load_connection {
 
 typedef struct load_run {
     const tb_load_config *config;
-    const tb_schedule *schedule;
+    const tb_load_schedule *schedule;
     tb_load_requests *requests;
     tb_load_result *result;
     const int64_t *at_ns;

@@ -90,7 +90,7 @@ static tb_status measure(echo *e, tb_load_requests *requests, int connections, d
 {
     tb_load_result *r;
     tb_load_config config = {.host = "127.0.0.1", .port = e->port, .connections = connections};
-    tb_schedule schedule = {.kind = TB_ARRIVALS_CLOSED, .duration_s = seconds, .seed = 1};
+    tb_load_schedule schedule = {.kind = TB_ARRIVALS_CLOSED, .duration_s = seconds, .seed = 1};
     TB_TRY(tb_load_run(&config, &schedule, requests, &r));
     out->closed_per_s = r->achieved_per_s;
     out->client_us = r->ok ? r->generator_cpu * r->wall_s / (double)r->ok * 1e6 : 0;

@@ -50,12 +50,12 @@ static double gamma_gap(double shape, uint64_t seed, uint64_t i)
 
 /* The time at which the rate's integral reaches `amount`: arrivals of unit rate become those of a varying
  * one. */
-static double ramp_time(double amount, const tb_schedule *s)
+static double ramp_time(double amount, const tb_load_schedule *s)
 {
     return sqrt(2 * amount * s->duration_s / s->rate);
 }
 
-static double bursts_time(double amount, const tb_schedule *s)
+static double bursts_time(double amount, const tb_load_schedule *s)
 {
     double in_burst = s->rate * s->factor * s->burst_s, outside = s->rate * (s->period_s - s->burst_s);
     double periods = floor(amount / (in_burst + outside)), rest = amount - periods * (in_burst + outside);
@@ -63,7 +63,7 @@ static double bursts_time(double amount, const tb_schedule *s)
     return periods * s->period_s + at;
 }
 
-static tb_status replay(const tb_schedule *s, int64_t **at_ns, int64_t *n)
+static tb_status replay(const tb_load_schedule *s, int64_t **at_ns, int64_t *n)
 {
     uint8_t *text;
     size_t bytes;
@@ -97,9 +97,9 @@ static tb_status replay(const tb_schedule *s, int64_t **at_ns, int64_t *n)
     return st;
 }
 
-tb_status tb_schedule_make(const tb_schedule *given, int64_t **at_ns, int64_t *n)
+tb_status tb_load_schedule_make(const tb_load_schedule *given, int64_t **at_ns, int64_t *n)
 {
-    tb_schedule s = *given;
+    tb_load_schedule s = *given;
     if (s.shape <= 0) s.shape = 0.5;
     if (s.factor <= 0) s.factor = 5;
     if (s.burst_s <= 0) s.burst_s = 0.2;

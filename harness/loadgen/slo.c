@@ -25,7 +25,7 @@ bool tb_slo_holds(const tb_load_result *r, const tb_slo *slo, char *why)
 
 typedef struct {
     const tb_load_config *config;
-    const tb_schedule *schedule;
+    const tb_load_schedule *schedule;
     tb_load_requests *requests;
     const tb_slo *slo;
     void (*progress)(const tb_slo_point *);
@@ -34,7 +34,7 @@ typedef struct {
 
 static tb_status try_rate(search *s, double rate, tb_slo_point *p)
 {
-    tb_schedule schedule = *s->schedule;
+    tb_load_schedule schedule = *s->schedule;
     tb_load_config config = *s->config;
     tb_load_result *r;
     schedule.rate = rate;
@@ -78,7 +78,7 @@ static tb_status confirm(search *s, double rate)
     return TB_OK;
 }
 
-tb_status tb_slo_search(const tb_load_config *config, const tb_schedule *schedule, tb_load_requests *requests,
+tb_status tb_slo_search(const tb_load_config *config, const tb_load_schedule *schedule, tb_load_requests *requests,
                         const tb_slo *given, void (*progress)(const tb_slo_point *), tb_slo_result *out)
 {
     tb_slo slo = *given;

@@ -24,7 +24,7 @@ typedef enum tb_arrivals {
                              others */
 } tb_arrivals;
 
-typedef struct tb_schedule {
+typedef struct tb_load_schedule {
     tb_arrivals kind;
     double rate;          /* a second; of BURSTS: outside bursts */
     double duration_s;
@@ -32,13 +32,13 @@ typedef struct tb_schedule {
     double shape;         /* GAMMA [0.5] */
     double factor, burst_s, period_s; /* BURSTS [5, 0.2, 1] */
     const char *file;     /* REPLAY */
-} tb_schedule;
+} tb_load_schedule;
 
 const char *tb_arrivals_name(tb_arrivals kind);
 TB_MUST_USE tb_status tb_arrivals_parse(const char *name, tb_arrivals *out);
 /* The arrival times from 0 in ns, ascending; the caller frees *at_ns with tb_free(). A function of the
  * schedule alone. */
-TB_MUST_USE tb_status tb_schedule_make(const tb_schedule *s, int64_t **at_ns, int64_t *n);
+TB_MUST_USE tb_status tb_load_schedule_make(const tb_load_schedule *s, int64_t **at_ns, int64_t *n);
 
 /* ---- requests: prebuilt, with known answers ---- */
 
@@ -113,7 +113,7 @@ typedef struct tb_load_result {
 } tb_load_result;
 
 /* Runs the arrivals against the server. TB_OK also when replies failed: the result says so. */
-TB_MUST_USE tb_status tb_load_run(const tb_load_config *config, const tb_schedule *schedule,
+TB_MUST_USE tb_status tb_load_run(const tb_load_config *config, const tb_load_schedule *schedule,
                                   tb_load_requests *requests, tb_load_result **out);
 void tb_load_result_free(tb_load_result *r); /* NULL is accepted */
 void tb_load_result_json(const tb_load_result *r, double slo_ms, tb_json *j); /* one object */
@@ -147,7 +147,7 @@ typedef struct tb_slo_result {
  * of offered, no growing backlog. `why` (160 bytes) says what does not hold. */
 bool tb_slo_holds(const tb_load_result *r, const tb_slo *slo, char *why);
 /* Doubles to the first failure, bisects to 3 %, confirms. `progress` may be NULL. */
-TB_MUST_USE tb_status tb_slo_search(const tb_load_config *config, const tb_schedule *schedule,
+TB_MUST_USE tb_status tb_slo_search(const tb_load_config *config, const tb_load_schedule *schedule,
                                     tb_load_requests *requests, const tb_slo *slo,
                                     void (*progress)(const tb_slo_point *), tb_slo_result *out);
 

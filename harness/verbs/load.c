@@ -8,7 +8,7 @@
 typedef struct job {
     tb_target target;
     tb_load_config config;
-    tb_schedule schedule;
+    tb_load_schedule schedule;
     tb_slo slo;
     tb_load_form form;
     bool search, json;

@@ -16,10 +16,10 @@ static tb_load_config config(void)
 
 /* ---- schedules ---- */
 
-static int64_t make(const tb_schedule *s, int64_t **at)
+static int64_t make(const tb_load_schedule *s, int64_t **at)
 {
     int64_t n;
-    assert_ok(tb_schedule_make(s, at, &n));
+    assert_ok(tb_load_schedule_make(s, at, &n));
     for (int64_t i = 1; i < n; i++) assert_true((*at)[i] >= (*at)[i - 1]);
     return n;
 }
@@ -28,7 +28,7 @@ static void schedules_are_functions_of_their_seed(void **state)
 {
     (void)state;
     for (int kind = TB_ARRIVALS_CONSTANT; kind <= TB_ARRIVALS_RAMP; kind++) {
-        tb_schedule s = {.kind = (tb_arrivals)kind, .rate = 2000, .duration_s = 3, .seed = 5};
+        tb_load_schedule s = {.kind = (tb_arrivals)kind, .rate = 2000, .duration_s = 3, .seed = 5};
         int64_t *a, *b, *c, na = make(&s, &a), nb = make(&s, &b);
         assert_int_equal(na, nb);
         assert_memory_equal(a, b, sizeof *a * (size_t)na);
@@ -53,7 +53,7 @@ static void gaps_have_the_moments_of_their_law(void **state)
                  {TB_ARRIVALS_GAMMA, 0.25, 4},
                  {TB_ARRIVALS_GAMMA, 4, 0.25}};
     for (int k = 0; k < 4; k++) {
-        tb_schedule s = {
+        tb_load_schedule s = {
             .kind = cases[k].kind, .rate = 50000, .duration_s = 4, .seed = 1, .shape = cases[k].shape};
         int64_t *at, n = make(&s, &at);
         double mean = (double)at[n - 1] / (double)(n - 1), square = 0;
@@ -68,7 +68,7 @@ static void bursts_and_ramps_have_their_rates(void **state)
 {
     (void)state;
     int64_t *at, in_burst = 0, first_half = 0;
-    tb_schedule s = {.kind = TB_ARRIVALS_BURSTS,
+    tb_load_schedule s = {.kind = TB_ARRIVALS_BURSTS,
                      .rate = 5000,
                      .duration_s = 10,
                      .seed = 1,
@@ -94,14 +94,14 @@ static void a_replay_is_its_file_and_a_bad_file_is_refused(void **state)
     int fd = mkstemp(path);
     static const char good[] = "0\n1500\n1500\n2000000\n", bad[] = "0\n5\n4\n";
     assert_int_equal(write(fd, good, strlen(good)), (ssize_t)strlen(good));
-    tb_schedule s = {.kind = TB_ARRIVALS_REPLAY, .file = path};
+    tb_load_schedule s = {.kind = TB_ARRIVALS_REPLAY, .file = path};
     int64_t *at, n = make(&s, &at);
     assert_int_equal(n, 4);
     assert_int_equal(at[3], 2000000);
     tb_free(at);
     assert_int_equal(ftruncate(fd, 0), 0);
     assert_int_equal(pwrite(fd, bad, strlen(bad), 0), (ssize_t)strlen(bad));
-    assert_fails(tb_schedule_make(&s, &at, &n), TB_ERR_PARSE, "line 3");
+    assert_fails(tb_load_schedule_make(&s, &at, &n), TB_ERR_PARSE, "line 3");
     close(fd);
     unlink(path);
 }
@@ -137,7 +137,7 @@ static void every_form_is_answered_and_compared(void **state)
         tb_load_requests *q;
         tb_load_result *r;
         tb_load_config c = config();
-        tb_schedule s = {.kind = TB_ARRIVALS_POISSON, .rate = 1000, .duration_s = 0.4, .seed = 2};
+        tb_load_schedule s = {.kind = TB_ARRIVALS_POISSON, .rate = 1000, .duration_s = 0.4, .seed = 2};
         assert_ok(tb_load_requests_make(&samples, (tb_load_form)form, "127.0.0.1", paths[form], NULL, &q));
         assert_ok(tb_load_run(&c, &s, q, &r));
         assert_true(r->n > 300 && r->n < 500);
@@ -161,7 +161,7 @@ static void a_wrong_answer_is_found_down_to_the_last_bit(void **state)
         tb_load_requests *q;
         tb_load_result *r;
         tb_load_config c = config();
-        tb_schedule s = {.kind = TB_ARRIVALS_CONSTANT, .rate = 640, .duration_s = 0.3, .seed = 2};
+        tb_load_schedule s = {.kind = TB_ARRIVALS_CONSTANT, .rate = 640, .duration_s = 0.3, .seed = 2};
         uint32_t bits;
         memcpy(&bits, &answers[7][1], 4);
         bits ^= 1;
@@ -193,7 +193,7 @@ static void a_stall_delays_every_request_that_was_due(void **state)
     tb_load_requests *q;
     tb_load_result *r;
     tb_load_config c = {.host = "127.0.0.1", .port = slow.port, .connections = 1, .timeout_s = 20};
-    tb_schedule s = {.kind = TB_ARRIVALS_CONSTANT, .rate = 100, .duration_s = 0.2, .seed = 2};
+    tb_load_schedule s = {.kind = TB_ARRIVALS_CONSTANT, .rate = 100, .duration_s = 0.2, .seed = 2};
     assert_ok(tb_load_requests_make(&samples, TB_LOAD_PREDICT, "127.0.0.1", "/v1/predict", NULL, &q));
     assert_ok(tb_load_run(&c, &s, q, &r));
     assert_int_equal(r->ok, 20);
@@ -213,7 +213,7 @@ static void a_server_that_is_not_there_is_told(void **state)
     tb_load_requests *q;
     tb_load_result *r;
     tb_load_config c = {.host = "127.0.0.1", .port = 1, .connections = 1};
-    tb_schedule s = {.kind = TB_ARRIVALS_CONSTANT, .rate = 10, .duration_s = 0.2};
+    tb_load_schedule s = {.kind = TB_ARRIVALS_CONSTANT, .rate = 10, .duration_s = 0.2};
     assert_ok(tb_load_requests_make(&samples, TB_LOAD_PREDICT, "127.0.0.1", "/v1/predict", NULL, &q));
     assert_fails(tb_load_run(&c, &s, q, &r), TB_ERR_IO, "0 of 1 connections");
     tb_load_requests_free(q);
@@ -229,7 +229,7 @@ static void closing_connections_are_made_anew_without_losing_requests(void **sta
     tb_load_requests *q;
     tb_load_result *r;
     tb_load_config c = {.host = "127.0.0.1", .port = few.port, .connections = 4};
-    tb_schedule s = {.kind = TB_ARRIVALS_POISSON, .rate = 600, .duration_s = 0.5, .seed = 4};
+    tb_load_schedule s = {.kind = TB_ARRIVALS_POISSON, .rate = 600, .duration_s = 0.5, .seed = 4};
     assert_ok(tb_load_requests_make(&samples, TB_LOAD_PREDICT, "127.0.0.1", "/v1/predict", NULL, &q));
     assert_ok(tb_load_run(&c, &s, q, &r));
     assert_int_equal(r->ok, r->n);
@@ -281,7 +281,7 @@ static void the_search_finds_what_a_slow_server_can_do(void **state)
     tb_load_requests *q;
     tb_slo_result found;
     tb_load_config c = {.host = "127.0.0.1", .port = slow.port, .connections = 32};
-    tb_schedule s = {.kind = TB_ARRIVALS_CONSTANT, .seed = 1};
+    tb_load_schedule s = {.kind = TB_ARRIVALS_CONSTANT, .seed = 1};
     tb_slo slo = {.quantile = 0.95, .limit_ms = 150, .start_rate = 20, .point_s = 0.5, .confirm = 1};
     assert_ok(tb_load_requests_make(&samples, TB_LOAD_PREDICT, "127.0.0.1", "/v1/predict", NULL, &q));
     assert_ok(tb_slo_search(&c, &s, q, &slo, NULL, &found));
