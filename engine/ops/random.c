@@ -1,7 +1,7 @@
 /* rand, randn, multinomial: draws that are pure functions of a key tensor i64[3] = {seed, stream, first sample}. Row r
  * of a result holds the draws of global sample `first sample + r`, so neither sharding nor order changes them; a step
  * can be recomputed, captured and replayed by handing it the same key (Philox: tb_rng.h). */
-#include "tb_op.h"
+#include "key.h"
 #include "tb_ops.h"
 #include "tb_rng.h"
 
@@ -23,25 +23,6 @@ tb_tensor *tb_next_key(void)
     return tb_tensor_from(TB_I64, 1, (int64_t[]){3}, key);
 }
 
-typedef struct key {
-    uint64_t seed, stream, first_sample;
-} key;
-
-static tb_status check_key(const tb_op_call *c)
-{
-    const tb_tensor *k = c->in[0];
-    if (k->dtype == TB_I64 && k->rank == 1 && k->dims[0] == 3) return TB_OK;
-    return TB_FAIL(TB_ERR_SHAPE, "%s: a key is i64 [3] (tb_next_key), not %s %s", c->op->name,
-                   tb_dtype_name((tb_dtype)k->dtype), tb_shape_text(k));
-}
-
-static key read_key(const tb_op_call *c)
-{
-    const int64_t *k = tb_op_data(c->in[0]);
-    int64_t step = c->in[0]->strides[0];
-    return (key){(uint64_t)k[0], (uint64_t)k[step], (uint64_t)k[2 * step]};
-}
-
 /* ---- rand, randn ---- */
 typedef struct rand_attrs {
     tb_dtype dtype;
@@ -55,23 +36,18 @@ static const tb_attr rand_attr_table[] = {
 static tb_status rand_shape(tb_op_call *c)
 {
     const rand_attrs *a = c->attrs;
-    TB_TRY(check_key(c));
+    TB_TRY(tbi_key_check(c, c->in[0]));
     tb_out_set(c, 0, a->dtype, a->dims.n, a->dims.at);
     return TB_OK;
 }
 
-static uint64_t first_index(key k, const tb_tensor *out)
-{
-    return out->rank > 0 && out->dims[0] > 0 ? k.first_sample * (uint64_t)(out->numel / out->dims[0]) : 0;
-}
-
 static tb_status rand_ref(tb_op_call *c)
 {
-    key k = read_key(c);
+    tbi_key k = tbi_key_read(c->in[0]);
     tb_tensor *y = c->out[0];
     tb_dtype t = (tb_dtype)y->dtype;
     int64_t size = (int64_t)tb_dtype_size(t);
-    uint64_t from = first_index(k, y);
+    uint64_t from = tbi_key_first(k, y);
     char *out = tb_op_data(y);
     /* As many random bits as the significand holds: rounding up to 1 cannot happen. */
     int dropped = t == TB_F64 ? 0 : t == TB_F32 ? 8 : t == TB_F16 ? 21 : 24;
@@ -83,10 +59,10 @@ static tb_status rand_ref(tb_op_call *c)
 
 static tb_status randn_ref(tb_op_call *c)
 {
-    key k = read_key(c);
+    tbi_key k = tbi_key_read(c->in[0]);
     tb_tensor *y = c->out[0];
     int64_t size = (int64_t)tb_dtype_size((tb_dtype)y->dtype);
-    uint64_t from = first_index(k, y);
+    uint64_t from = tbi_key_first(k, y);
     char *out = tb_op_data(y);
     for (int64_t i = 0; i < y->numel; i++)
         tb_store_f64((tb_dtype)y->dtype, out + i * size, tb_random_normal(k.seed, k.stream, from + (uint64_t)i));
@@ -139,7 +115,7 @@ static tb_status multinomial_shape(tb_op_call *c)
 {
     const multinomial_attrs *a = c->attrs;
     const tb_tensor *p = c->in[1];
-    TB_TRY(check_key(c));
+    TB_TRY(tbi_key_check(c, c->in[0]));
     if (p->rank < 1 || p->rank > 2 || p->dims[p->rank - 1] < 1 || a->n < 0)
         return TB_FAIL(TB_ERR_SHAPE, "multinomial: probabilities are [R, C] or [C] with C >= 1, not %s",
                        tb_shape_text(p));
@@ -178,7 +154,7 @@ static tb_status multinomial_ref(tb_op_call *c)
 {
     const multinomial_attrs *a = c->attrs;
     const tb_tensor *p = c->in[1];
-    key k = read_key(c);
+    tbi_key k = tbi_key_read(c->in[0]);
     int64_t *out = tb_op_data(c->out[0]);
     int64_t rows = p->rank == 2 ? p->dims[0] : 1;
     int64_t stride = p->rank == 2 ? p->strides[0] * (int64_t)tb_dtype_size((tb_dtype)p->dtype) : 0;
