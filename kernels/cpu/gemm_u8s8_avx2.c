@@ -25,19 +25,26 @@ static inline __attribute__((always_inline)) void tile(const tb_gemm_u8s8_args *
     int64_t quads = (g->k + 3) / 4, whole = g->k / 4;
     const int8_t *w = g->packed_w + j * quads * 4;
     __m256i acc[ROWS][4];
+#pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
+#pragma GCC unroll 16
         for (int v = 0; v < 4; v++) acc[r][v] = _mm256_setzero_si256();
     for (int64_t q = 0; q < quads; q++, w += 64) {
         __m256i weights[4];
+#pragma GCC unroll 16
         for (int v = 0; v < 4; v++) weights[v] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 16 * v)));
+#pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             const uint8_t *row = g->a + (i + r) * g->a_row;
             __m256i x = spread(q < whole ? load_quad(row + 4 * q) : u8s8_quad(row, 4 * q, g->k));
+#pragma GCC unroll 16
             for (int v = 0; v < 4; v++) acc[r][v] = _mm256_add_epi32(acc[r][v], _mm256_madd_epi16(weights[v], x));
         }
     }
+#pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
         _Alignas(32) int32_t sums[16];
+#pragma GCC unroll 16
         for (int v = 0; v < 4; v += 2) { /* hadd pairs within 128-bit lanes: columns come out as 0 1 4 5 | 2 3 6 7 */
             __m256i pairs = _mm256_hadd_epi32(acc[r][v], acc[r][v + 1]);
             _mm256_store_si256((__m256i *)(sums + 4 * v), _mm256_permute4x64_epi64(pairs, 0xd8));

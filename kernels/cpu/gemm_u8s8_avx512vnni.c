@@ -10,9 +10,11 @@ static inline __attribute__((always_inline)) void tile(const tb_gemm_u8s8_args *
     int64_t quads = (g->k + 3) / 4, whole = g->k / 4;
     const int8_t *w = g->packed_w + j * quads * 4;
     __m512i acc[ROWS];
+#pragma GCC unroll 16
     for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_si512();
     for (int64_t q = 0; q < quads; q++, w += 64) {
         __m512i weights = _mm512_loadu_si512(w);
+#pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             const uint8_t *row = g->a + (i + r) * g->a_row;
             uint32_t quad;
@@ -21,6 +23,7 @@ static inline __attribute__((always_inline)) void tile(const tb_gemm_u8s8_args *
             acc[r] = _mm512_dpbusd_epi32(acc[r], _mm512_set1_epi32((int)quad), weights);
         }
     }
+#pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
         _Alignas(64) int32_t sums[16];
         _mm512_store_si512(sums, acc[r]);

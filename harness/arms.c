@@ -1,0 +1,202 @@
+/* Building and running the four arms. */
+#include "arms.h"
+#include "deploy.h"
+#include "tb_alloc.h"
+#include "tb_autograd.h"
+#include "tb_ops.h"
+#include "tb_pass.h"
+#include "tb_quant.h"
+#include "tb_train.h"
+#include <math.h>
+
+enum { E1, E2, E3, SESSIONS, CALIBRATION_ROWS = 512 };
+
+struct tb_arms {
+    tb_arms_config config;
+    tb_ctx *ctx;
+    tb_dataset *data;
+    tb_model *model;
+    tb_exec *exec[SESSIONS];
+    tb_session *session[SESSIONS];
+    tb_quant_report quant;
+    int64_t classes, pixels;
+    double train_loss;
+    float *logits; /* two batches of them */
+};
+
+static tb_status train(tb_arms *s)
+{
+    tb_trainer *trainer;
+    double loss = 0;
+    int64_t steps = s->config.train_steps;
+    tb_trainer_config c = {
+        .model = s->model, .data = s->data, .batch = s->config.train_batch, .seed = s->config.seed, .ahead = 2,
+        .optim = {.kind = TB_OPTIM_SGD, .momentum = 0.9},
+        .schedule = {.kind = TB_LR_COSINE, .rate = s->config.rate, .floor = 0, .warmup = steps / 20, .steps = steps}};
+    TB_TRY(tb_trainer_create(&c, &trainer));
+    tb_status st = TB_OK;
+    for (int64_t i = 0; i < steps && st == TB_OK; i++) {
+        if (i % 100 == 0 && s->config.progress) s->config.progress(s->config.arg, i, steps);
+        st = tb_trainer_step(trainer, &loss);
+    }
+    tb_trainer_destroy(trainer);
+    s->train_loss = loss;
+    return st;
+}
+
+static tb_status calibrate(tb_arms *s, tb_graph *g, tb_ranges *ranges)
+{
+    tb_exec *e;
+    tb_session *session = NULL;
+    const tb_data_part *part = tb_dataset_part(s->data, TB_SPLIT_TRAIN);
+    int64_t n = CALIBRATION_ROWS;
+    float *logits = tb_calloc((size_t)(n * s->classes), sizeof *logits);
+    TB_TRY(tb_exec_create(g, &e));
+    tb_status st = logits ? tb_session_create(e, s->ctx, &session) : TB_ERR_OOM;
+    if (st == TB_OK) st = tb_ranges_create(tb_exec_graph(e), ranges);
+    if (st == TB_OK) {
+        tb_ranges_observe(ranges, session);
+        st = tb_session_run(session, &n, (const void *[]){part->bytes}, (void *[]){logits});
+    }
+    tb_session_free(session);
+    tb_exec_free(e);
+    tb_free(logits);
+    return st;
+}
+
+static tb_status simplified(tb_arms *s, tb_graph **g)
+{
+    TB_TRY(tb_deploy_capture(s->model, s->data, 0, "model", g));
+    return tb_compile(*g, &(tb_compile_opts){.no_fusion = true}, NULL);
+}
+
+static tb_status build(tb_arms *s, int arm)
+{
+    tb_graph *g = NULL, *calibrated = NULL;
+    tb_ranges ranges = {0};
+    tb_status st = simplified(s, &g);
+    if (st == TB_OK && arm == E3) {
+        st = simplified(s, &calibrated);
+        if (st == TB_OK) st = calibrate(s, calibrated, &ranges);
+        if (st == TB_OK) st = tb_quantize_graph(g, &ranges, &s->quant);
+        tb_ranges_free(&ranges);
+    }
+    if (st == TB_OK && arm != E1) st = tb_compile(g, NULL, NULL);
+    if (st != TB_OK) {
+        tb_graph_free(g);
+        return st;
+    }
+    TB_TRY(tb_exec_create(g, &s->exec[arm]));
+    return tb_session_create(s->exec[arm], s->ctx, &s->session[arm]);
+}
+
+/* What the graphs compute, op by op: the same preprocessing, the same forward. */
+static tb_status eager(tb_arms *s, int64_t rows, const uint8_t *images, float *logits)
+{
+    tb_scope *scope = tb_scope_open();
+    bool mode = tb_grad_mode(s->ctx, false);
+    double std = tb_dataset_std(s->data), mean = tb_dataset_mean(s->data);
+    const tb_boundary *in = &tb_model_block_at(s->model, 0)->in;
+    int64_t dims[TB_MAX_RANK];
+    tb_tensor *x = tb_cast(tb_tensor_from(TB_U8, 2, (int64_t[]){rows, s->pixels}, images), TB_F32);
+    x = tb_sub(tb_mul(x, tb_scalar(TB_F32, 1 / (255 * std))), tb_scalar(TB_F32, mean / std));
+    for (int i = 0; i < in->rank; i++) dims[i] = i == 0 ? rows : in->dims[i];
+    tb_tensor *y = tb_model_forward(s->model, tb_reshape(x, in->rank, dims));
+    tb_status st = tb_tensor_read(y, logits, sizeof *logits * (size_t)(rows * s->classes));
+    tb_grad_mode(s->ctx, mode);
+    tb_scope_close(scope);
+    return st;
+}
+
+static tb_status compare_arms(tb_arms *s, double *most)
+{
+    const tb_data_part *test = tb_dataset_part(s->data, TB_SPLIT_TEST);
+    float *other = s->logits + TB_ARMS_CHECK_BATCH * s->classes;
+    *most = 0;
+    for (int64_t at = 0; at + TB_ARMS_CHECK_BATCH <= test->rows; at += TB_ARMS_CHECK_BATCH) {
+        int64_t n = TB_ARMS_CHECK_BATCH;
+        TB_TRY(eager(s, n, test->bytes + at * s->pixels, s->logits));
+        for (int arm = E1; arm <= E2; arm++) {
+            TB_TRY(tb_session_run(s->session[arm], &n, (const void *[]){test->bytes + at * s->pixels}, (void *[]){other}));
+            for (int64_t i = 0; i < n * s->classes; i++) *most = fmax(*most, fabs((double)s->logits[i] - (double)other[i]));
+        }
+    }
+    return TB_OK;
+}
+
+
+static tb_status fill(tb_arms *s)
+{
+    TB_TRY(tb_dataset_open(s->config.data, &s->data));
+    if (tb_dataset_kind(s->data) != TB_DATA_IMAGES)
+        return TB_FAIL(TB_ERR_CONFIG, "'%s' holds no images", s->config.data);
+    TB_TRY(tb_model_create(s->config.model, TB_F32, &s->model));
+    TB_TRY(train(s));
+    tb_model_set_training(s->model, false);
+    s->classes = tb_dataset_classes(s->data);
+    s->pixels = tb_dataset_height(s->data) * tb_dataset_width(s->data);
+    int64_t most = s->config.batch > TB_ARMS_CHECK_BATCH ? s->config.batch : TB_ARMS_CHECK_BATCH;
+    s->logits = tb_calloc((size_t)(2 * most * s->classes), sizeof *s->logits);
+    if (!s->logits) return TB_ERR_OOM;
+    for (int arm = 0; arm < SESSIONS; arm++) TB_TRY(build(s, arm));
+    return TB_OK;
+}
+
+tb_status tb_arms_create(const tb_arms_config *config, tb_arms **out)
+{
+    tb_arms *s = tb_calloc(1, sizeof *s);
+    *out = NULL;
+    if (!s) return TB_ERR_OOM;
+    s->config = *config;
+    s->ctx = config->ctx;
+    tb_status st = fill(s);
+    if (st != TB_OK) tb_arms_destroy(s);
+    else *out = s;
+    return st;
+}
+
+void tb_arms_destroy(tb_arms *s)
+{
+    if (!s) return;
+    for (int arm = 0; arm < SESSIONS; arm++) {
+        tb_session_free(s->session[arm]);
+        tb_exec_free(s->exec[arm]);
+    }
+    tb_model_destroy(s->model);
+    tb_dataset_close(s->data);
+    tb_free(s->logits);
+    tb_free(s);
+}
+
+tb_status tb_arms_check(tb_arms *s, tb_arms_facts *out)
+{
+    tb_plan_stats plan;
+    *out = (tb_arms_facts){.model_spec = tb_model_spec(s->model), .test_sha256 = tb_dataset_part(s->data, TB_SPLIT_TEST)->sha256,
+                           .train_loss = s->train_loss,
+                           .int8_mac_share = s->quant.macs > 0 ? s->quant.int8_macs / s->quant.macs : 0};
+    TB_TRY(compare_arms(s, &out->difference));
+    TB_TRY(tb_deploy_accuracy(s->session[E2], s->data, TB_ARMS_CHECK_BATCH, NULL, &out->accuracy_f32));
+    TB_TRY(tb_deploy_accuracy(s->session[E3], s->data, TB_ARMS_CHECK_BATCH, NULL, &out->accuracy_int8));
+    TB_TRY(tb_session_plan_stats(s->session[E2], &s->config.batch, &plan));
+    out->plan_bytes = (double)plan.planned_bytes;
+    out->plan_bound_bytes = (double)plan.bound_bytes;
+    out->plan_naive_bytes = (double)plan.naive_bytes;
+    return TB_OK;
+}
+
+tb_status tb_arms_run(tb_arms *s, int arm, int64_t turn)
+{
+    const tb_data_part *test = tb_dataset_part(s->data, TB_SPLIT_TEST);
+    int64_t n = s->config.batch, at = turn * n % (test->rows - n + 1);
+    const uint8_t *images = test->bytes + at * s->pixels;
+    if (arm == 0) return eager(s, n, images, s->logits);
+    return tb_session_run(s->session[arm - 1], &n, (const void *[]){images}, (void *[]){s->logits});
+}
+
+char *tb_arms_text(const tb_arms *s, int arm)
+{
+    tb_text text = {0};
+    tb_graph_dump(tb_exec_graph(s->exec[arm - 1]), &text);
+    if (text.failed) tb_text_free(&text);
+    return text.data;
+}

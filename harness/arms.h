@@ -1,0 +1,43 @@
+/* One trained image model, four ways to run it:
+ *
+ *   e0  eager, op by op, with the best kernels
+ *   e1  the captured graph: simplified, folded, planned
+ *   e2  e1 with fusion
+ *   e3  e2 with integer linear layers
+ *
+ * All take raw pixels and give logits. */
+#pragma once
+#include "tb_ctx.h"
+
+enum { TB_ARMS = 4, TB_ARMS_CHECK_BATCH = 200 };
+
+typedef struct tb_arms_config {
+    tb_ctx *ctx;              /* current, and stays so */
+    const char *model, *data; /* specification of the model; name of an image data set */
+    int64_t batch;            /* rows of a call */
+    int64_t train_steps, train_batch;
+    double rate;              /* highest of the training (cosine, momentum 0.9) */
+    uint64_t seed;
+    void (*progress)(void *arg, int64_t step, int64_t steps); /* of the training */
+    void *arg;
+} tb_arms_config;
+
+typedef struct tb_arms_facts {
+    const char *model_spec, *test_sha256;
+    double train_loss;
+    double accuracy_f32, accuracy_int8; /* on all test images */
+    double difference;                  /* largest between e0 and e1 or e2, over the test images; 0: the same bits */
+    double int8_mac_share;              /* of the multiply-adds of linear and convolution layers */
+    double plan_bytes, plan_bound_bytes, plan_naive_bytes; /* of e2 at `batch` */
+} tb_arms_facts;
+
+typedef struct tb_arms tb_arms;
+
+/* Trains, captures, compiles, calibrates on training rows, quantizes. */
+TB_MUST_USE tb_status tb_arms_create(const tb_arms_config *config, tb_arms **out);
+void tb_arms_destroy(tb_arms *a); /* NULL is accepted */
+TB_MUST_USE tb_status tb_arms_check(tb_arms *a, tb_arms_facts *out);
+/* One call of an arm on the `turn`-th window of test images. */
+TB_MUST_USE tb_status tb_arms_run(tb_arms *a, int arm, int64_t turn);
+/* The graph of arms 1 to 3 as text; the caller frees it with tb_free. */
+char *tb_arms_text(const tb_arms *a, int arm);

@@ -1,0 +1,113 @@
+/* infer: one trained model run four ways (arms.h), interleaved in every iteration. The weights are trained in setup, from
+ * the launch's seed. Before anything is timed the outputs are compared on the whole test set: e0, e1 and e2 must have the
+ * same bits, e3 is judged by its accuracy. */
+#include "arms.h"
+#include "tb_alloc.h"
+#include "tb_cpu.h"
+#include "tb_driver.h"
+
+static const tb_key keys[] = {
+    {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "an image model, with options"},
+    {"data", TB_KEY_STR, "", 0, 0, NULL, "fashion-mnist", "images"},
+    {"batch", TB_KEY_INT, "rows", 1, 4096, NULL, "32", "of every call"},
+    {"train_steps", TB_KEY_INT, "", 1, 1e7, NULL, "3000", "before the measurement"},
+    {"train_batch", TB_KEY_INT, "rows", 1, 4096, NULL, "64", ""},
+    {"rate", TB_KEY_NUM, "", 0, 10, NULL, "0.05", "highest learning rate of the training (cosine, momentum 0.9)"},
+};
+
+#define RATIO .kind = "ratio", .scope = "", .statistic = "median", .margin = 0.05
+static const tb_metric metrics[] = {
+    {.name = "e0_us", .unit = "us", .dir = "lower", .reduce = "max", RATIO},
+    {.name = "e1_us", .unit = "us", .dir = "lower", .reduce = "max", RATIO},
+    {.name = "e2_us", .unit = "us", .dir = "lower", .reduce = "max", RATIO},
+    {.name = "e3_us", .unit = "us", .dir = "lower", .reduce = "max", RATIO},
+    {.name = "e1_speedup", .unit = "", .dir = "higher", .reduce = "min", RATIO},
+    {.name = "e2_speedup", .unit = "", .dir = "higher", .reduce = "min", RATIO},
+    {.name = "e3_speedup", .unit = "", .dir = "higher", .reduce = "min", RATIO},
+    {.name = "e3_over_e2", .unit = "", .dir = "higher", .reduce = "min", RATIO},
+};
+
+typedef struct infer_state {
+    tb_ctx *ctx;
+    tb_arms *arms;
+    int64_t iteration;
+} infer_state;
+
+static void show_training(void *arg, int64_t step, int64_t steps) { tb_run_phase(arg, "training", step, steps); }
+
+static tb_status setup(const tb_run *run, void **out)
+{
+    infer_state *s = *out = tb_calloc(1, sizeof *s);
+    if (!s) return TB_ERR_OOM;
+    tb_ctx_config c = {.threads = run->threads, .seed = run->seed, .device = run->device, .cores = run->cores, .n_cores = run->n_cores};
+    if (run->ranks != 1) return TB_FAIL(TB_ERR_CONFIG, "infer: inference runs on one rank; set launch.ranks to 1");
+    TB_TRY(tb_ctx_create(&c, &s->ctx));
+    tb_ctx_enter(s->ctx);
+    tb_arms_config config = {.ctx = s->ctx, .model = tb_param_str(run, "model"), .data = tb_param_str(run, "data"),
+                             .batch = tb_param_int(run, "batch"), .train_steps = tb_param_int(run, "train_steps"),
+                             .train_batch = tb_param_int(run, "train_batch"), .rate = tb_param_num(run, "rate"),
+                             .seed = run->seed, .progress = show_training, .arg = (void *)(uintptr_t)run};
+    TB_TRY(tb_arms_create(&config, &s->arms));
+    for (int arm = 1; arm < TB_ARMS; arm++) {
+        static const char *const names[TB_ARMS] = {NULL, "graph_e1", "graph_e2", "graph_e3"};
+        char *text = tb_arms_text(s->arms, arm);
+        if (text) tb_emit_text(run, names[arm], text);
+        tb_free(text);
+    }
+    tb_emit_fact(run, "isa", tb_isa_name(tb_ctx_isa(s->ctx)));
+    return TB_OK;
+}
+
+static tb_status check(const tb_run *run, void *state)
+{
+    infer_state *s = state;
+    tb_arms_facts f;
+    TB_TRY(tb_arms_check(s->arms, &f));
+    tb_emit_fact(run, "model/spec", f.model_spec);
+    tb_emit_fact(run, "data/test/sha256", f.test_sha256);
+    tb_emit_value(run, "train_loss", "nats", f.train_loss);
+    tb_emit_value(run, "accuracy_f32", "", f.accuracy_f32);
+    tb_emit_value(run, "accuracy_int8", "", f.accuracy_int8);
+    tb_emit_value(run, "int8_mac_share", "", f.int8_mac_share);
+    tb_emit_value(run, "plan_bytes", "B", f.plan_bytes);
+    tb_emit_value(run, "plan_bound_bytes", "B", f.plan_bound_bytes);
+    tb_emit_value(run, "plan_naive_bytes", "B", f.plan_naive_bytes);
+    tb_emit_check(run, "parity.graph_difference", "parity", f.difference, 0,
+                  "a compiled graph gives other bits than eager execution");
+    tb_emit_check(run, "parity.int8_accuracy_drop", "parity", f.accuracy_f32 - f.accuracy_int8, 0.005,
+                  "integers lose more than 0.5 points of accuracy");
+    return TB_OK;
+}
+
+/* One call of every arm on the same rows; the order turns with the iterations. */
+static tb_status run_once(const tb_run *run, void *state)
+{
+    static const char *const time_names[TB_ARMS] = {"e0_us", "e1_us", "e2_us", "e3_us"};
+    static const char *const ratio_names[TB_ARMS] = {NULL, "e1_speedup", "e2_speedup", "e3_speedup"};
+    infer_state *s = state;
+    double us[TB_ARMS];
+    for (int turn = 0; turn < TB_ARMS; turn++) {
+        int arm = (int)((turn + s->iteration) % TB_ARMS);
+        int64_t start = tb_now_ns();
+        TB_TRY(tb_arms_run(s->arms, arm, s->iteration));
+        us[arm] = (double)(tb_now_ns() - start) / 1e3;
+    }
+    for (int arm = 0; arm < TB_ARMS; arm++) tb_emit_sample(run, time_names[arm], s->iteration, us[arm]);
+    for (int arm = 1; arm < TB_ARMS; arm++) tb_emit_sample(run, ratio_names[arm], s->iteration, us[0] / us[arm]);
+    tb_emit_sample(run, "e3_over_e2", s->iteration, us[2] / us[3]);
+    s->iteration++;
+    return TB_OK;
+}
+
+static void teardown(void *state)
+{
+    infer_state *s = state;
+    if (!s) return;
+    tb_arms_destroy(s->arms);
+    tb_ctx_destroy(s->ctx);
+    tb_free(s);
+}
+
+TB_DRIVER(infer, .version = 1, .doc = "Inference four ways, interleaved: eager, graph, fused, INT8", .keys = keys,
+          .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],
+          .setup = setup, .check = check, .run_once = run_once, .teardown = teardown);
