@@ -100,6 +100,26 @@ static int64_t output_place(const geometry *g, int axis, int64_t i, int64_t k)
     return at >= 0 && at % g->stride[axis] == 0 && at / g->stride[axis] < g->out[axis] ? at / g->stride[axis] : -1;
 }
 
+/* ---- kernels: all three ops take dense operands and split themselves over the pool ---- */
+static tb_status run_kernel(tb_op_call *c, const geometry *g, const tb_conv_args *operands)
+{
+    tb_conv_args a = *operands;
+    a.n = g->n, a.c = g->c, a.h = g->in[0], a.w = g->in[1], a.groups = g->groups;
+    a.o = g->o, a.kh = g->kernel[0], a.kw = g->kernel[1], a.oh = g->out[0], a.ow = g->out[1];
+    for (int i = 0; i < 2; i++) a.stride[i] = g->stride[i], a.pad[i] = g->pad[i], a.dilation[i] = g->dilation[i];
+    a.out = tb_op_data(c->out[0]);
+    a.tree = c->op == &tb_op_conv2d_weight_grad ? c->ctx->batch_blocks : 1;
+    a.pool = c->ctx->pool;
+    for (int i = 0; i < c->n_in; i++)
+        if (c->in[i] && !c->in[i]->is_contiguous) return TB_ERR_UNSUPPORTED;
+    const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)c->in[0]->dtype, &a);
+    if (!k) return TB_ERR_UNSUPPORTED;
+    size_t scratch = k->scratch_bytes ? k->scratch_bytes(&a) : 0;
+    if (scratch && !(a.scratch = tb_op_scratch(c, scratch))) return TB_ERR_OOM;
+    k->run(&a);
+    return TB_OK;
+}
+
 /* ---- conv2d: x, w, b ---- */
 static tb_status conv2d_shape(tb_op_call *c)
 {
@@ -143,18 +163,26 @@ static tb_status conv2d_ref(tb_op_call *c)
     return TB_OK;
 }
 
+static tb_status conv2d_fast(tb_op_call *c)
+{
+    const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL;
+    geometry g;
+    TB_TRY(geometry_of("conv2d", c->attrs, x->dims, w->dims, &g));
+    return run_kernel(c, &g, &(tb_conv_args){.x = tb_op_data(x), .weight = tb_op_data(w), .bias = b ? tb_op_data(b) : NULL});
+}
+
 static tb_tensor *call_grad(const tb_op *op, const conv2d_attrs *a, const int64_t *size, tb_tensor *g, tb_tensor *other)
 {
     conv2d_attrs sized = *a;
     sized.size = (tb_ints){2, {size[0], size[1]}};
-    return tb_call(op, &sized, TB_IN(g, other));
+    return tb_call(op, &sized, TB_IN(tb_contiguous(g), tb_contiguous(other)));
 }
 
 static tb_tensor *convolve(const conv2d_attrs *a, tb_tensor *x, tb_tensor *w)
 {
     conv2d_attrs plain = *a;
     plain.size = (tb_ints){0};
-    return tb_call(&tb_op_conv2d, &plain, TB_IN(x, w, NULL));
+    return tb_call(&tb_op_conv2d, &plain, TB_IN(tb_contiguous(x), tb_contiguous(w), NULL));
 }
 
 static void conv2d_grad(tb_grad_call *c)
@@ -221,6 +249,14 @@ static tb_status input_grad_ref(tb_op_call *c)
     return TB_OK;
 }
 
+static tb_status input_grad_fast(tb_op_call *c)
+{
+    int64_t dims[4];
+    geometry g;
+    TB_TRY(input_geometry(c, dims, &g));
+    return run_kernel(c, &g, &(tb_conv_args){.g = tb_op_data(c->in[0]), .weight = tb_op_data(c->in[1])});
+}
+
 static void input_grad_grad(tb_grad_call *c)
 {
     tb_tensor *h = c->grad[0]; /* of x's shape */
@@ -274,6 +310,14 @@ static tb_status weight_grad_ref(tb_op_call *c)
                 for (int64_t q = 0; q < g.kernel[1]; q++)
                     tbi_put(c->out[0], to++, weight_grad_at(&g, c->in[0], c->in[1], o, o / g.og * g.cg + ch, p, q));
     return TB_OK;
+}
+
+static tb_status weight_grad_fast(tb_op_call *c)
+{
+    int64_t dims[4];
+    geometry g;
+    TB_TRY(weight_geometry(c, dims, &g));
+    return run_kernel(c, &g, &(tb_conv_args){.g = tb_op_data(c->in[0]), .x = tb_op_data(c->in[1])});
 }
 
 static void weight_grad_grad(tb_grad_call *c)
@@ -352,13 +396,13 @@ static void weight_grad_samples(tb_samples *to) { grad_samples(to, true); }
     .fusion = TB_FUSE_ANCHOR, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .tol = TB_TOL(4)
 
 TB_OP(conv2d, .doc = "2-d convolution (NCHW, OIHW)", CONV2D, .n_in = 3, TB_ATTRS(conv2d_attrs, conv2d_attr_table),
-      .shape = conv2d_shape, .ref = conv2d_ref, .grad = conv2d_grad, .cost = conv2d_cost, .samples = conv2d_samples);
+      .shape = conv2d_shape, .ref = conv2d_ref, .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad, .cost = conv2d_cost, .samples = conv2d_samples);
 TB_OP(conv2d_input_grad, .doc = "gradient of conv2d's input", CONV2D, .n_in = 2,
       TB_ATTRS(conv2d_attrs, conv2d_grad_attr_table), .shape = input_grad_shape, .ref = input_grad_ref,
-      .grad = input_grad_grad, .cost = grad_cost, .samples = input_grad_samples);
+      .fast = input_grad_fast, .primitives = {"conv2d_input_grad"}, .grad = input_grad_grad, .cost = grad_cost, .samples = input_grad_samples);
 TB_OP(conv2d_weight_grad, .doc = "gradient of conv2d's weight", CONV2D, .n_in = 2,
       TB_ATTRS(conv2d_attrs, conv2d_grad_attr_table), .shape = weight_grad_shape, .ref = weight_grad_ref,
-      .grad = weight_grad_grad, .cost = grad_cost, .samples = weight_grad_samples);
+      .fast = weight_grad_fast, .primitives = {"conv2d_weight_grad"}, .grad = weight_grad_grad, .cost = grad_cost, .samples = weight_grad_samples);
 
 tb_tensor *tb_conv2d(tb_tensor *x, tb_tensor *w, tb_tensor *b, const tb_conv2d_opts *opts)
 {
@@ -369,5 +413,5 @@ tb_tensor *tb_conv2d(tb_tensor *x, tb_tensor *w, tb_tensor *b, const tb_conv2d_o
         a.pad.at[i] = o.pad[i];
         a.dilation.at[i] = o.dilation[i] ? o.dilation[i] : 1;
     }
-    return tb_call(&tb_op_conv2d, &a, TB_IN(x, w, b));
+    return tb_call(&tb_op_conv2d, &a, TB_IN(tb_contiguous(x), tb_contiguous(w), b));
 }

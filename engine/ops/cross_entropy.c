@@ -129,6 +129,48 @@ static tb_status ce_ref(tb_op_call *c)
     return TB_OK;
 }
 
+/* Labels as kernels take them: i64, adjacent; NULL without memory. */
+static const int64_t *dense_labels(tb_op_call *c, const ce_rows *r)
+{
+    if (r->label_dtype == TB_I64 && r->labels->is_contiguous) return tb_op_data(r->labels);
+    int64_t *to = tb_op_scratch(c, (size_t)(r->rows + 1) * sizeof *to);
+    for (int64_t row = 0; to && row < r->rows; row++) to[row] = label_at(r, row);
+    return to;
+}
+
+/* Each block in row order, in f64 and divided; then the tree in f32, as ranks go on with it. */
+static float reduced(const float *loss, int64_t rows, int blocks, double over)
+{
+    float sums[8];
+    int64_t block = tbi_block_rows(rows, blocks);
+    for (int b = 0; b < blocks; b++) {
+        double sum = 0;
+        for (int64_t row = b * block; row < (b + 1) * block && row < rows; row++) sum += (double)loss[row];
+        sums[b] = (float)(sum / over);
+    }
+    tbi_tree_f32(sums, blocks, 1);
+    return sums[0];
+}
+
+static tb_status ce_fast(tb_op_call *c)
+{
+    ce_rows r = rows_of(c, 0, 2);
+    int64_t counted;
+    bool is_row_loss = r.reduction == TB_LOSS_NONE;
+    tb_row_args a = {.rows = r.rows, .n = r.classes, .in = tb_op_data(r.logits), .ignore_index = r.ignore_index};
+    const tb_kernel *k = r.classes && tbi_rows_are_dense(r.logits, &a.in_stride) ? tb_call_kernel(c, 0, r.dtype, &a) : NULL;
+    if (!k) return TB_ERR_UNSUPPORTED;
+    TB_TRY(check_labels(c, &r, &counted));
+    a.extra[0] = is_row_loss ? tb_op_data(c->out[0]) : tb_op_scratch(c, (size_t)(r.rows + 1) * sizeof(float));
+    a.extra[1] = tb_op_data(c->out[1]);
+    a.extra_in[0] = dense_labels(c, &r);
+    if (!a.extra[0] || !a.extra_in[0]) return TB_ERR_OOM;
+    tbi_run_rows(c, k, &a, (tbi_row_extras){{sizeof(float), sizeof(float)}, {sizeof(int64_t)}});
+    if (!is_row_loss)
+        *(float *)tb_op_data(c->out[0]) = reduced(a.extra[0], r.rows, c->ctx->batch_blocks, divisor(&r, counted));
+    return TB_OK;
+}
+
 static tb_tensor *as_column(tb_tensor *t, const tb_out_spec *rows_like) /* [..] -> [.., 1] */
 {
     int64_t dims[TB_MAX_RANK];
@@ -194,6 +236,32 @@ static tb_status ce_grad_ref(tb_op_call *c)
     return TB_OK;
 }
 
+static tb_status ce_grad_fast(tb_op_call *c)
+{
+    ce_rows r = rows_of(c, 1, 4);
+    const tb_tensor *g = c->in[0], *lse = c->in[3];
+    int64_t counted;
+    float scale;
+    tb_row_args a = {.rows = r.rows, .n = r.classes, .in = tb_op_data(r.logits), .out = tb_op_data(c->out[0]),
+                     .out_stride = r.classes, .ignore_index = r.ignore_index};
+    bool is_dense = r.classes && lse->is_contiguous && g->is_contiguous && tbi_rows_are_dense(r.logits, &a.in_stride);
+    const tb_kernel *k = is_dense ? tb_call_kernel(c, 0, r.dtype, &a) : NULL;
+    if (!k) return TB_ERR_UNSUPPORTED;
+    TB_TRY(check_labels(c, &r, &counted));
+    a.extra_in[0] = dense_labels(c, &r);
+    a.extra_in[1] = tb_op_data(lse);
+    if (!a.extra_in[0]) return TB_ERR_OOM;
+    if (r.reduction == TB_LOSS_NONE) {
+        a.in2 = tb_op_data(g);
+        a.in2_stride = 1;
+    } else {
+        scale = (float)(tbi_get(g, 0) / divisor(&r, counted));
+        a.in2 = &scale;
+    }
+    tbi_run_rows(c, k, &a, (tbi_row_extras){{0}, {sizeof(int64_t), sizeof(float)}});
+    return TB_OK;
+}
+
 /* The op is linear in g. With p = exp(x - lse) and s = g / divisor for rows that count, dx = h s p and dlse = -sum dx;
  * s comes from the op itself: at lse = inf, p vanishes and -s one-hot is left. */
 static void ce_grad_grad(tb_grad_call *c)
@@ -253,12 +321,13 @@ static void ce_grad_samples(tb_samples *to)
 
 TB_OP(cross_entropy, .doc = "log-softmax and negative log-likelihood of labels", .n_in_min = 2, .n_in = 3, .n_out = 2,
       .n_hidden = 1, .dtypes = TB_FLOATS, .dtypes_reason = "logits are floats", TB_ATTRS(ce_attrs, ce_attr_table),
-      .shape = ce_shape, .ref = ce_ref, .grad = ce_grad,
+      .shape = ce_shape, .ref = ce_ref, .fast = ce_fast, .primitives = {"cross_entropy"}, .grad = ce_grad,
       .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1) | TB_SAVE_IN(2) | TB_SAVE_OUT(1), .fusion = TB_FUSE_ROW, .cost = ce_cost,
       .samples = ce_samples, .tol = TB_TOL(4));
 TB_OP(cross_entropy_grad, .doc = "gradient of cross_entropy", .n_in_min = 4, .n_in = 5, .n_out = 1,
       .dtypes = TB_FLOATS, .dtypes_reason = "logits are floats", TB_ATTRS(ce_attrs, ce_attr_table),
-      .shape = ce_grad_shape, .ref = ce_grad_ref, .grad = ce_grad_grad, .saves = TB_SAVE_ALL_IN,
+      .shape = ce_grad_shape, .ref = ce_grad_ref, .fast = ce_grad_fast,
+      .primitives = {"cross_entropy_grad"}, .grad = ce_grad_grad, .saves = TB_SAVE_ALL_IN,
       .fusion = TB_FUSE_ROW, .cost = ce_cost, .samples = ce_grad_samples, .tol = TB_TOL(4));
 
 tb_tensor *tb_cross_entropy(tb_tensor *logits, tb_tensor *labels, const tb_ce_opts *opts)

@@ -68,6 +68,24 @@ static tb_status layer_norm_ref(tb_op_call *c)
     return TB_OK;
 }
 
+/* Adjacent columns (or absent). */
+static bool is_dense(const tb_tensor *column) { return !column || column->is_contiguous; }
+static const void *data_or_null(const tb_tensor *t) { return t ? tb_op_data(t) : NULL; }
+
+static tb_status layer_norm_fast(tb_op_call *c)
+{
+    const layer_norm_attrs *attrs = c->attrs;
+    const tb_tensor *x = c->in[0], *gamma = c->n_in > 1 ? c->in[1] : NULL, *beta = c->n_in > 2 ? c->in[2] : NULL;
+    tb_row_args a = {.rows = tbi_rows(x), .n = tbi_last_dim(x), .in = tb_op_data(x), .out = tb_op_data(c->out[0]),
+                     .out_stride = tbi_last_dim(x), .gamma = data_or_null(gamma), .beta = data_or_null(beta),
+                     .extra = {tb_op_data(c->out[1]), tb_op_data(c->out[2])}, .eps = attrs->eps};
+    if (!tbi_rows_are_dense(x, &a.in_stride) || !is_dense(gamma) || !is_dense(beta)) return TB_ERR_UNSUPPORTED;
+    const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)x->dtype, &a);
+    if (!k) return TB_ERR_UNSUPPORTED;
+    tbi_run_rows(c, k, &a, (tbi_row_extras){.extra = {sizeof(float), sizeof(float)}});
+    return TB_OK;
+}
+
 /* [..] -> [.., 1] */
 static tb_tensor *as_column(tb_tensor *t)
 {
@@ -173,6 +191,27 @@ static tb_status dx_ref(tb_op_call *c)
     return TB_OK;
 }
 
+/* What the kernels of both backward ops read; false: not as they need it. */
+static bool backward_args(const tb_op_call *c, tb_row_args *a)
+{
+    const tb_tensor *g = c->in[0], *x = c->in[1], *gamma = c->n_in > 4 ? c->in[4] : NULL;
+    *a = (tb_row_args){.rows = tbi_rows(x), .n = tbi_last_dim(x), .in = tb_op_data(g), .in2 = tb_op_data(x),
+                       .gamma = data_or_null(gamma), .extra_in = {tb_op_data(c->in[2]), tb_op_data(c->in[3])}};
+    return tbi_rows_are_dense(g, &a->in_stride) && tbi_rows_are_dense(x, &a->in2_stride) && is_dense(gamma) &&
+           c->in[2]->is_contiguous && c->in[3]->is_contiguous;
+}
+
+static tb_status dx_fast(tb_op_call *c)
+{
+    tb_row_args a;
+    const tb_kernel *k = backward_args(c, &a) ? tb_call_kernel(c, 0, (tb_dtype)c->in[1]->dtype, &a) : NULL;
+    if (!k) return TB_ERR_UNSUPPORTED;
+    a.out = tb_op_data(c->out[0]);
+    a.out_stride = a.n;
+    tbi_run_rows(c, k, &a, (tbi_row_extras){.extra_in = {sizeof(float), sizeof(float)}});
+    return TB_OK;
+}
+
 /* dx is linear in u, with a symmetric matrix: dg = gamma q, dgamma = sum g q, q = the op applied to the incoming
  * gradient w without gamma. Through h: e = -rstd (w avg(u h) + u avg(w h)), dx = e rstd, dmean = -sum(e) rstd,
  * drstd = sum e (x - mean) + sum(w dx) / rstd. */
@@ -217,6 +256,48 @@ static tb_status param_grad_ref(tb_op_call *c)
         tbi_put(c->out[0], i, gamma);
         tbi_put(c->out[1], i, beta);
     }
+    return TB_OK;
+}
+
+typedef struct block_job {
+    const tb_kernel *kernel;
+    const tb_row_args *args;
+    int64_t block;        /* rows of a block */
+    float *gamma, *beta;  /* [blocks][n] */
+} block_job;
+
+static void sum_blocks(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const block_job *j = arg;
+    for (int64_t b = begin; b < end; b++) {
+        tb_row_args a = *j->args;
+        int64_t from = b * j->block < a.rows ? b * j->block : a.rows, to = from + j->block < a.rows ? from + j->block : a.rows;
+        a.in = (const float *)a.in + from * a.in_stride;
+        a.in2 = (const float *)a.in2 + from * a.in2_stride;
+        for (int i = 0; i < 2; i++) a.extra_in[i] = (const float *)a.extra_in[i] + from;
+        a.extra[0] = j->gamma + b * a.n;
+        a.extra[1] = j->beta + b * a.n;
+        a.rows = to - from;
+        j->kernel->run(&a);
+    }
+}
+
+static tb_status param_grad_fast(tb_op_call *c)
+{
+    tb_row_args a;
+    int blocks = c->ctx->batch_blocks;
+    const tb_kernel *k = backward_args(c, &a) ? tb_call_kernel(c, 0, (tb_dtype)c->in[1]->dtype, &a) : NULL;
+    if (!k) return TB_ERR_UNSUPPORTED;
+    size_t bytes = (size_t)a.n * sizeof(float);
+    float *sums = tb_op_scratch(c, 2 * (size_t)blocks * bytes + 1);
+    if (!sums) return TB_ERR_OOM;
+    block_job j = {k, &a, tbi_block_rows(a.rows, blocks), sums, sums + blocks * a.n};
+    tb_pool_run(c->ctx->pool, blocks, sum_blocks, &j);
+    tbi_tree_f32(j.gamma, blocks, a.n);
+    tbi_tree_f32(j.beta, blocks, a.n);
+    memcpy(tb_op_data(c->out[0]), j.gamma, bytes);
+    memcpy(tb_op_data(c->out[1]), j.beta, bytes);
     return TB_OK;
 }
 
@@ -279,13 +360,14 @@ static void param_grad_samples(tb_samples *to)
 
 TB_OP(layer_norm, .doc = "normalisation over the last dimension", NORM, .n_in_min = 1, .n_in = 3, .n_out = 3,
       .n_hidden = 2, TB_ATTRS(layer_norm_attrs, layer_norm_attr_table), .shape = layer_norm_shape,
-      .ref = layer_norm_ref, .grad = layer_norm_grad, .saves = SAVES(2) | TB_SAVE_OUT(1) | TB_SAVE_OUT(2),
+      .ref = layer_norm_ref, .fast = layer_norm_fast, .primitives = {"layer_norm"}, .grad = layer_norm_grad, .saves = SAVES(2) | TB_SAVE_OUT(1) | TB_SAVE_OUT(2),
       .cost = layer_norm_cost, .samples = forward_samples, .tol = TB_TOL(8));
 TB_OP(layer_norm_grad, .doc = "gradient of layer_norm's input", NORM, .n_in_min = 4, .n_in = 5, .n_out = 1,
-      .shape = dx_shape, .ref = dx_ref, .grad = dx_grad, .saves = SAVES(5), .cost = layer_norm_cost,
+      .shape = dx_shape, .ref = dx_ref, .fast = dx_fast, .primitives = {"layer_norm_grad"}, .grad = dx_grad, .saves = SAVES(5), .cost = layer_norm_cost,
       .samples = dx_samples, .tol = TB_TOL(8));
 TB_OP(layer_norm_param_grad, .doc = "gradients of layer_norm's gamma and beta", NORM, .n_in_min = 4, .n_in = 4,
-      .n_out = 2, .shape = param_grad_shape, .ref = param_grad_ref, .grad = param_grad_grad, .saves = SAVES(4),
+      .n_out = 2, .shape = param_grad_shape, .ref = param_grad_ref,
+      .fast = param_grad_fast, .primitives = {"layer_norm_param_grad"}, .grad = param_grad_grad, .saves = SAVES(4),
       .cost = param_grad_cost, .samples = param_grad_samples, .tol = TB_TOL(8));
 
 tb_tensor *tb_layer_norm(tb_tensor *x, tb_tensor *gamma, tb_tensor *beta, double eps)

@@ -1,4 +1,4 @@
-/* Tensors seen as rows. */
+/* Tensors seen as rows: where they lie, kernels over them, trees over their blocks. */
 #include "rows.h"
 
 int64_t tbi_rows(const tb_tensor *t)
@@ -45,4 +45,58 @@ tb_tensor tbi_axis_last(const tb_tensor *t, int axis)
     moved.dims[t->rank - 1] = t->dims[axis];
     moved.strides[t->rank - 1] = t->strides[axis];
     return moved;
+}
+
+void tbi_tree_f32(float *sums, int blocks, int64_t n)
+{
+    for (int step = 1; step < blocks; step *= 2)
+        for (int b = 0; b < blocks; b += 2 * step) {
+            float *to = sums + b * n;
+            const float *from = sums + (b + step) * n;
+            for (int64_t i = 0; i < n; i++) to[i] += from[i];
+        }
+}
+
+/* ---- row kernels ---- */
+enum { ROWS_INLINE = 16384 /* elements: less work than waking a thread */ };
+
+typedef struct row_job {
+    const tb_kernel *kernel;
+    const tb_row_args *args;
+    tbi_row_extras extras;
+    size_t size; /* of an element */
+} row_job;
+
+static const void *later_in(const void *p, int64_t rows, int64_t stride, size_t size)
+{
+    return p ? (const char *)p + rows * stride * (int64_t)size : NULL;
+}
+
+static void *later(void *p, int64_t rows, int64_t stride, size_t size)
+{
+    return p ? (char *)p + rows * stride * (int64_t)size : NULL;
+}
+
+static void run_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const row_job *j = arg;
+    tb_row_args a = *j->args;
+    a.rows = end - begin;
+    a.in = later_in(a.in, begin, a.in_stride, j->size);
+    a.in2 = later_in(a.in2, begin, a.in2_stride, j->size);
+    a.in3 = later_in(a.in3, begin, a.in3_stride, j->size);
+    a.out = later(a.out, begin, a.out_stride, j->size);
+    for (int i = 0; i < 3; i++) {
+        a.extra[i] = later(a.extra[i], begin, 1, j->extras.extra[i]);
+        a.extra_in[i] = later_in(a.extra_in[i], begin, 1, j->extras.extra_in[i]);
+    }
+    j->kernel->run(&a);
+}
+
+void tbi_run_rows(const tb_op_call *c, const tb_kernel *kernel, const tb_row_args *args, tbi_row_extras extras)
+{
+    row_job j = {kernel, args, extras, tb_dtype_size(kernel->dtype)};
+    if (args->rows * args->n <= ROWS_INLINE) run_rows(&j, 0, args->rows, 0);
+    else tb_pool_run(c->ctx->pool, args->rows, run_rows, &j);
 }

@@ -39,10 +39,14 @@ tb_tensor tbi_axis_last(const tb_tensor *t, int axis);
 
 /* Sums over the batch: `rows` is cut into `blocks` blocks of ceil(rows / blocks), the last ones shorter or empty. */
 static inline int64_t tbi_block_rows(int64_t rows, int blocks) { return (rows + blocks - 1) / blocks; }
-/* The pairwise tree over n (a power of two) finished block sums, in place; returns the root. */
-static inline float tbi_tree_f32(float *sum, int n)
-{
-    for (; n > 1; n /= 2)
-        for (int i = 0; i < n / 2; i++) sum[i] = sum[2 * i] + sum[2 * i + 1];
-    return sum[0];
-}
+/* The pairwise tree over `blocks` (a power of two) finished block sums of n elements each, in place: the root is
+ * where the first was. */
+void tbi_tree_f32(float *sums, int blocks, int64_t n);
+
+/* ---- row kernels ---- */
+/* Runs the kernel over all rows of `args` on the pool; a kernel's result does not depend on where rows are cut. The
+ * extras are arrays with one element of these bytes per row (0: not per row, or absent). */
+typedef struct tbi_row_extras {
+    size_t extra[3], extra_in[3];
+} tbi_row_extras;
+void tbi_run_rows(const tb_op_call *c, const tb_kernel *kernel, const tb_row_args *args, tbi_row_extras extras);

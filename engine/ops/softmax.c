@@ -48,6 +48,17 @@ static tb_status forward_ref(tb_op_call *c, bool is_log)
     return TB_OK;
 }
 
+static tb_status forward_fast(tb_op_call *c) /* the axis is the last, its elements adjacent */
+{
+    tb_tensor x = tbi_axis_last(c->in[0], axis_of(c)), y = tbi_axis_last(c->out[0], axis_of(c));
+    tb_row_args a = {.rows = tbi_rows(&x), .n = tbi_last_dim(&x), .in = tb_op_data(&x), .out = tb_op_data(&y)};
+    if (!tbi_rows_are_dense(&x, &a.in_stride) || !tbi_rows_are_dense(&y, &a.out_stride)) return TB_ERR_UNSUPPORTED;
+    const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)x.dtype, &a);
+    if (!k) return TB_ERR_UNSUPPORTED;
+    if (x.numel) tbi_run_rows(c, k, &a, (tbi_row_extras){0});
+    return TB_OK;
+}
+
 static tb_status softmax_ref(tb_op_call *c) { return forward_ref(c, false); }
 static tb_status log_softmax_ref(tb_op_call *c) { return forward_ref(c, true); }
 
@@ -101,6 +112,21 @@ static tb_status backward_ref(tb_op_call *c, bool is_log)
     return TB_OK;
 }
 
+static tb_status backward_fast(tb_op_call *c)
+{
+    int axis = axis_of(c);
+    tb_tensor g = tbi_axis_last(c->in[0], axis), y = tbi_axis_last(c->in[1], axis), dx = tbi_axis_last(c->out[0], axis);
+    tb_row_args a = {.rows = tbi_rows(&g), .n = tbi_last_dim(&g), .in = tb_op_data(&g), .in2 = tb_op_data(&y),
+                     .out = tb_op_data(&dx)};
+    if (!tbi_rows_are_dense(&g, &a.in_stride) || !tbi_rows_are_dense(&y, &a.in2_stride) ||
+        !tbi_rows_are_dense(&dx, &a.out_stride))
+        return TB_ERR_UNSUPPORTED;
+    const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)g.dtype, &a);
+    if (!k) return TB_ERR_UNSUPPORTED;
+    if (g.numel) tbi_run_rows(c, k, &a, (tbi_row_extras){0});
+    return TB_OK;
+}
+
 static tb_status softmax_grad_ref(tb_op_call *c) { return backward_ref(c, false); }
 static tb_status log_softmax_grad_ref(tb_op_call *c) { return backward_ref(c, true); }
 
@@ -147,16 +173,17 @@ static void backward_samples(tb_samples *to) { samples_of(to, 2); }
 #define SOFTMAX                                                                                                       \
     .n_out = 1, .dtypes = TB_FLOATS, .dtypes_reason = "exp of an integer is not one; cast first",                     \
     TB_ATTRS(softmax_attrs, softmax_attr_table), .fusion = TB_FUSE_ROW, .cost = softmax_cost, .tol = TB_TOL(4)
-#define FORWARD SOFTMAX, .n_in_min = 1, .n_in = 1, .shape = softmax_shape, .saves = TB_SAVE_OUT(0), .samples = forward_samples
+#define FORWARD SOFTMAX, .n_in_min = 1, .n_in = 1, .shape = softmax_shape, .fast = forward_fast,                   \
+    .saves = TB_SAVE_OUT(0), .samples = forward_samples
 #define BACKWARD                                                                                                      \
-    SOFTMAX, .n_in_min = 2, .n_in = 2, .shape = backward_shape, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1),               \
+    SOFTMAX, .n_in_min = 2, .n_in = 2, .shape = backward_shape, .fast = backward_fast, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1),               \
     .samples = backward_samples
 
-TB_OP(softmax, .doc = "exp(x) / sum exp(x) along an axis", FORWARD, .ref = softmax_ref, .grad = softmax_grad);
-TB_OP(log_softmax, .doc = "log of softmax", FORWARD, .ref = log_softmax_ref, .grad = log_softmax_grad);
-TB_OP(softmax_grad, .doc = "gradient of softmax from its output", BACKWARD, .ref = softmax_grad_ref,
+TB_OP(softmax, .doc = "exp(x) / sum exp(x) along an axis", FORWARD, .ref = softmax_ref, .primitives = {"row_softmax"}, .grad = softmax_grad);
+TB_OP(log_softmax, .doc = "log of softmax", FORWARD, .ref = log_softmax_ref, .primitives = {"row_log_softmax"}, .grad = log_softmax_grad);
+TB_OP(softmax_grad, .doc = "gradient of softmax from its output", BACKWARD, .ref = softmax_grad_ref, .primitives = {"softmax_grad"},
       .grad = softmax_grad_grad);
-TB_OP(log_softmax_grad, .doc = "gradient of log_softmax from its output", BACKWARD, .ref = log_softmax_grad_ref,
+TB_OP(log_softmax_grad, .doc = "gradient of log_softmax from its output", BACKWARD, .ref = log_softmax_grad_ref, .primitives = {"log_softmax_grad"},
       .grad = log_softmax_grad_grad);
 
 tb_tensor *tb_softmax(tb_tensor *x, int64_t axis) { return tb_call(&tb_op_softmax, &axis, TB_IN(x)); }

@@ -73,6 +73,24 @@ static void gradients_are_the_adjoints(void **state)
     assert_same(tb_sum(tb_mul(tb_grad(w), w), 0, NULL, false), y, 1e-12);
 }
 
+static tb_tensor *weight_gradient(tb_tensor *x, tb_tensor *g, int64_t from, int64_t to)
+{
+    tb_tensor *w = leaf_of(tb_zeros(TB_F32, DIMS(4, 2, 3, 3)));
+    tb_tensor *y = tb_conv2d(tb_slice(x, 0, from, to, 1), w, NULL, NULL);
+    assert_ok(tb_backward_with(y, &(tb_backward_opts){.grad = tb_slice(g, 0, from, to, 1)}));
+    return tb_grad(w);
+}
+
+/* Ranks that hold whole blocks of the batch add up to the bits of one rank. */
+static void a_weight_gradient_is_the_tree_of_its_shards(void **state)
+{
+    tb_tensor *x = randoms(TB_F32, 1, DIMS(16, 2, 8, 7)), *g = randoms(TB_F32, 2, DIMS(16, 4, 6, 5));
+    tb_tensor *whole = weight_gradient(x, g, 0, 16), *half[2];
+    assert_ok(tb_ctx_set_batch_blocks(*state, 4));
+    for (int i = 0; i < 2; i++) half[i] = weight_gradient(x, g, 8 * i, 8 * i + 8);
+    assert_same(tb_add(half[0], half[1]), whole, 0);
+}
+
 static void the_bias_gets_the_sum_over_batch_and_places(void **state)
 {
     (void)state;
@@ -99,6 +117,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ctx_test(values_are_those_of_the_definition), ctx_test(convolution_is_a_product_over_patches),
         ctx_test(groups_are_convolutions_side_by_side), ctx_test(gradients_are_the_adjoints),
+        ctx_test(a_weight_gradient_is_the_tree_of_its_shards),
         ctx_test(the_bias_gets_the_sum_over_batch_and_places), ctx_test(shapes_that_do_not_fit_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -41,6 +41,23 @@ static void parameters_get_their_gradients(void **state)
     assert_close(tb_grad(beta), 1e-6, 4, 6);
 }
 
+static tb_tensor *gamma_gradient(tb_tensor *x, tb_tensor *g, int64_t from, int64_t to)
+{
+    tb_tensor *gamma = leaf_of(tb_full(TB_F32, DIMS(19), 1)), *y = tb_layer_norm(tb_slice(x, 0, from, to, 1), gamma, NULL, 0);
+    assert_ok(tb_backward_with(y, &(tb_backward_opts){.grad = tb_slice(g, 0, from, to, 1)}));
+    return tb_grad(gamma);
+}
+
+/* Ranks that hold whole blocks of the batch add up to the bits of one rank. */
+static void parameter_gradients_are_the_tree_of_their_shards(void **state)
+{
+    tb_tensor *x = randoms(TB_F32, 1, DIMS(32, 3, 19)), *g = randoms(TB_F32, 2, DIMS(32, 3, 19));
+    tb_tensor *whole = gamma_gradient(x, g, 0, 32), *half[2];
+    assert_ok(tb_ctx_set_batch_blocks(*state, 4));
+    for (int i = 0; i < 2; i++) half[i] = gamma_gradient(x, g, 16 * i, 16 * i + 16);
+    assert_same(tb_add(half[0], half[1]), whole, 0);
+}
+
 /* What a normalised row cannot feel, its gradient does not have: a shift, and a stretch. */
 static void the_gradient_is_orthogonal_to_shift_and_stretch(void **state)
 {
@@ -84,6 +101,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ctx_test(rows_get_mean_zero_and_variance_one), ctx_test(values_are_those_of_the_definition),
         ctx_test(shift_and_scale_of_a_row_change_nothing), ctx_test(parameters_get_their_gradients),
+        ctx_test(parameter_gradients_are_the_tree_of_their_shards),
         ctx_test(the_gradient_is_orthogonal_to_shift_and_stretch),
         ctx_test(first_and_second_gradients_are_those_of_differences), ctx_test(shapes_that_do_not_fit_are_named),
     };
