@@ -175,3 +175,12 @@ typedef struct tb_gemm_u8s8_args {
 typedef struct tb_quantize_args {
     float inverse, zero;
 } tb_quantize_args;
+
+/* ---- rank_sum: every out[k][i], k < n_out, becomes the pairwise tree ((in[0][i] + in[1][i]) + (in[2][i] + ...)) over
+ * `ranks` operands. An output may be one of the inputs. ---- */
+typedef struct tb_rank_sum_args {
+    int64_t n;
+    int ranks, n_out;
+    const void *const *in;
+    void *const *out;
+} tb_rank_sum_args;
