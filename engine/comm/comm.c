@@ -6,7 +6,6 @@
 #include <immintrin.h>
 #include <sched.h>
 #include <stdarg.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define TB_COMM_ENTRY(name_) extern TB_COMM(name_);
@@ -60,31 +59,6 @@ static tb_status host_only(const tb_stream *stream)
     return TB_FAIL(TB_ERR_UNSUPPORTED, "communication on host memory has no device streams; pass NULL");
 }
 
-static tb_status begin(tb_comm *c, const tb_stream *stream, const char *what, int64_t count, const char *unit)
-{
-    TB_TRY(usable(c));
-    TB_TRY(host_only(stream));
-    if (count < 0) return TB_FAIL(TB_ERR_INVALID, "%s of %lld %s: the count is negative", what, (long long)count, unit);
-    snprintf(c->doing, sizeof c->doing, "%s #%lld of %lld %s", what, (long long)++c->stats.collectives,
-             (long long)count, unit);
-    return TB_OK;
-}
-
-static tb_status begin_reduction(tb_comm *c, const tb_stream *stream, const char *what, int64_t count, tb_dtype dtype)
-{
-    if (!tbi_can_reduce(dtype))
-        return TB_FAIL(TB_ERR_DTYPE, "%s: cannot reduce %s; f32, f64, bf16, f16, i32 and i64 can be", what,
-                       tb_dtype_name(dtype));
-    return begin(c, stream, what, count, tb_dtype_name(dtype));
-}
-
-/* Collectives built from messages are done when they return. */
-static tb_status finished(tb_comm *c, tb_status st, tb_request *request)
-{
-    if (request) request->op = NULL;
-    return keep_failure(c, st);
-}
-
 /* ---- groups ---- */
 tb_status tb_comm_make_id(const char *backend, int size, tb_comm_id *out)
 {
@@ -114,10 +88,12 @@ static void free_comm(tb_comm *c)
     tb_free(c);
 }
 
-static tb_status open_backend(int backend, int rank, int size, const tb_comm_id *id, const tb_comm_options *o,
-                              tb_comm **out)
+tb_status tbi_comm_open_backend(const char *name, int rank, int size, const tb_comm_id *id,
+                                const tb_comm_options *options, tb_comm **out)
 {
-    tb_comm *c = new_comm(backend, rank, size, o);
+    int i;
+    TB_TRY(find_backend(name, &i));
+    tb_comm *c = new_comm(i, rank, size, options);
     if (!c) return tb_error_code();
     tb_status st = c->backend->open(c, id);
     if (st != TB_OK) {
@@ -131,12 +107,10 @@ static tb_status open_backend(int backend, int rank, int size, const tb_comm_id 
 tb_status tb_comm_open(const char *backend, int rank, int size, const tb_comm_id *id, const tb_comm_options *options,
                        tb_comm **out)
 {
-    int i;
     *out = NULL;
-    TB_TRY(find_backend(backend, &i));
     if (size < 1 || rank < 0 || rank >= size)
         return TB_FAIL(TB_ERR_INVALID, "rank %d of %d: a group has ranks 0..size-1", rank, size);
-    TB_TRY(open_backend(i, rank, size, id, options, out));
+    TB_TRY(tbi_comm_open_backend(backend, rank, size, id, options, out));
     tb_status st = tb_comm_barrier(*out);
     if (st == TB_OK) return TB_OK;
     tb_comm_close(*out);
@@ -144,20 +118,11 @@ tb_status tb_comm_open(const char *backend, int rank, int size, const tb_comm_id
     return st;
 }
 
-static bool under_mpirun(void)
+/* Without what has been put around it. */
+static tb_comm *plain(tb_comm *c)
 {
-    return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK") || getenv("PMI_RANK");
-}
-
-tb_status tb_comm_open_world(const char *backend, const tb_comm_options *options, tb_comm **out)
-{
-    int i;
-    *out = NULL;
-    if (!backend) backend = under_mpirun() ? "mpi" : "self";
-    TB_TRY(find_backend(backend, &i));
-    if (strcmp(backend, "mpi") != 0 && strcmp(backend, "self") != 0)
-        return TB_FAIL(TB_ERR_UNSUPPORTED, "backend '%s' has no world of its own; open it with an id", backend);
-    return open_backend(i, 0, 1, NULL, options, out);
+    while (c->inner) c = c->inner;
+    return c;
 }
 
 typedef struct membership {
@@ -179,7 +144,7 @@ static tb_status split_by_ids(tb_comm *c, membership *all, int color, tb_comm **
         rank += r < c->rank;
         size++;
     }
-    if (color >= 0 && first == c->rank) mine->made = c->backend->make_id(size, &mine->id);
+    if (color >= 0 && first == c->rank) mine->made = plain(c)->backend->make_id(size, &mine->id);
     TB_TRY(tb_comm_allgather(c, mine, all, sizeof *mine, NULL, NULL));
     if (color < 0) return TB_OK;
     if (all[first].made != TB_OK) return TB_FAIL(all[first].made, "split: rank %d could not make the new group", first);
@@ -191,7 +156,8 @@ tb_status tb_comm_split(tb_comm *c, int color, tb_comm **out)
 {
     *out = NULL;
     TB_TRY(usable(c));
-    if (!c->backend->split) {
+    tb_comm *base = plain(c);
+    if (!base->backend->split) {
         membership *all = tb_calloc((size_t)c->size, sizeof *all);
         if (!all) return tb_error_code();
         tb_status st = split_by_ids(c, all, color, out);
@@ -202,7 +168,7 @@ tb_status tb_comm_split(tb_comm *c, int color, tb_comm **out)
     TB_TRY(find_backend(c->name, &backend));
     tb_comm *child = new_comm(backend, 0, 1, &(tb_comm_options){ .deadline_ns = c->deadline_ns, .heap = c->heap });
     if (!child) return tb_error_code();
-    tb_status st = keep_failure(c, c->backend->split(c, color, child));
+    tb_status st = keep_failure(c, base->backend->split(base, color, child));
     if (st != TB_OK || color < 0) {
         free_comm(child);
         return st;
@@ -216,6 +182,8 @@ void tb_comm_close(tb_comm *c)
     if (!c) return;
     if (!c->failed && tb_comm_barrier(c) != TB_OK) tb_error_add("while rank %d closed", c->rank);
     c->backend->close(c);
+    if (c->parent && c->failed) keep_failure(c->parent, tb_error_code() ? tb_error_code() : c->failed);
+    tb_comm_close(c->parent);
     free_comm(c);
 }
 
@@ -223,8 +191,21 @@ int tb_comm_rank(const tb_comm *c) { return c->rank; }
 int tb_comm_size(const tb_comm *c) { return c->size; }
 const char *tb_comm_backend(const tb_comm *c) { return c->name; }
 int64_t tb_comm_deadline_ns(const tb_comm *c) { return c->deadline_ns; }
-tb_comm_caps tb_comm_get_caps(const tb_comm *c) { return c->backend->caps; }
-void tb_comm_get_stats(const tb_comm *c, tb_comm_stats *out) { *out = c->stats; }
+
+tb_comm_caps tb_comm_get_caps(const tb_comm *c)
+{
+    while (c->inner) c = c->inner;
+    return c->backend->caps;
+}
+
+void tb_comm_get_stats(const tb_comm *c, tb_comm_stats *out)
+{
+    *out = c->stats;
+    while ((c = c->inner)) {
+        out->wire_bytes += c->stats.wire_bytes;
+        out->wait_ns += c->stats.wait_ns;
+    }
+}
 
 void tb_comm_label(tb_comm *c, const char *fmt, ...)
 {
@@ -236,12 +217,17 @@ void tb_comm_label(tb_comm *c, const char *fmt, ...)
 
 void *tb_comm_alloc(tb_comm *c, size_t bytes)
 {
+    if (c->backend->alloc) return c->backend->alloc(c, bytes);
     void *block = tb_heap_alloc(c->heap, bytes, TB_MEM_COMM);
     if (block) memset(block, 0, bytes);
     return block;
 }
 
-void tb_comm_free(tb_comm *c, void *block) { tb_heap_free(c->heap, block); }
+void tb_comm_free(tb_comm *c, void *block)
+{
+    if (c->backend->free) c->backend->free(c, block);
+    else tb_heap_free(c->heap, block);
+}
 
 void tb_comm_abort(tb_comm *c, int exit_code, const char *why)
 {
@@ -250,43 +236,62 @@ void tb_comm_abort(tb_comm *c, int exit_code, const char *why)
 }
 
 /* ---- collectives ---- */
-tb_status tb_comm_allreduce(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_reduction reduction,
-                            tb_stream *stream, tb_request *request)
+static tb_status collective(tb_comm *c, const char *name, const tbi_collective *what, const tb_stream *stream,
+                            tb_request *request)
 {
-    TB_TRY(begin_reduction(c, stream, "allreduce", count, dtype));
-    if (!c->backend->allreduce) return finished(c, tbi_messages_allreduce(c, data, count, dtype, reduction), request);
     tb_request mine = { 0 };
-    TB_TRY(keep_failure(c, c->backend->allreduce(c, data, count, dtype, reduction, &mine)));
+    TB_TRY(usable(c));
+    TB_TRY(host_only(stream));
+    if (what->count < 0) return TB_FAIL(TB_ERR_INVALID, "%s: the count %lld is negative", name, (long long)what->count);
+    snprintf(c->doing, sizeof c->doing, "%s #%lld of %lld %s", name, (long long)++c->stats.collectives,
+             (long long)what->count, what->dtype == TB_U8 ? "bytes" : tb_dtype_name(what->dtype));
+    if (c->backend->collective) TB_TRY(keep_failure(c, c->backend->collective(c, what, &mine)));
+    else TB_TRY(keep_failure(c, tbi_messages_collective(c, what)));
     if (!request) return tb_comm_wait(c, &mine, 0);
     *request = mine;
     return TB_OK;
 }
 
+static tb_status can_reduce(const char *name, tb_dtype dtype)
+{
+    if (tbi_can_reduce(dtype)) return TB_OK;
+    return TB_FAIL(TB_ERR_DTYPE, "%s: cannot reduce %s; f32, f64, bf16, f16, i32 and i64 can be", name,
+                   tb_dtype_name(dtype));
+}
+
+tb_status tb_comm_allreduce(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_reduction reduction,
+                            tb_stream *stream, tb_request *request)
+{
+    TB_TRY(can_reduce("allreduce", dtype));
+    return collective(c, "allreduce", &(tbi_collective){ TBI_ALLREDUCE, data, data, count, dtype, reduction, 0 }, stream,
+                      request);
+}
+
 tb_status tb_comm_reduce_scatter(tb_comm *c, const void *data, void *out, int64_t count, tb_dtype dtype,
                                  tb_reduction reduction, tb_stream *stream, tb_request *request)
 {
-    TB_TRY(begin_reduction(c, stream, "reduce_scatter", count, dtype));
-    return finished(c, tbi_messages_reduce_scatter(c, data, out, count, dtype, reduction), request);
+    TB_TRY(can_reduce("reduce_scatter", dtype));
+    return collective(c, "reduce_scatter", &(tbi_collective){ TBI_REDUCE_SCATTER, data, out, count, dtype, reduction, 0 },
+                      stream, request);
 }
 
 tb_status tb_comm_allgather(tb_comm *c, const void *data, void *out, size_t bytes, tb_stream *stream,
                             tb_request *request)
 {
-    TB_TRY(begin(c, stream, "allgather", (int64_t)bytes, "bytes"));
-    return finished(c, tbi_messages_allgather(c, data, out, bytes), request);
+    return collective(c, "allgather", &(tbi_collective){ .kind = TBI_ALLGATHER, .data = data, .out = out,
+                                                         .count = (int64_t)bytes, .dtype = TB_U8 }, stream, request);
 }
 
 tb_status tb_comm_bcast(tb_comm *c, void *data, size_t bytes, int root, tb_stream *stream, tb_request *request)
 {
     if (root < 0 || root >= c->size) return TB_FAIL(TB_ERR_INVALID, "bcast: root %d of %d ranks", root, c->size);
-    TB_TRY(begin(c, stream, "bcast", (int64_t)bytes, "bytes"));
-    return finished(c, tbi_messages_bcast(c, data, bytes, root), request);
+    return collective(c, "bcast", &(tbi_collective){ .kind = TBI_BCAST, .data = data, .out = data, .count = (int64_t)bytes,
+                                                     .dtype = TB_U8, .root = root }, stream, request);
 }
 
 tb_status tb_comm_barrier(tb_comm *c)
 {
-    TB_TRY(begin(c, NULL, "barrier", 0, "bytes"));
-    return finished(c, tbi_messages_barrier(c), NULL);
+    return collective(c, "barrier", &(tbi_collective){ .kind = TBI_BARRIER, .dtype = TB_U8 }, NULL, NULL);
 }
 
 tb_status tb_comm_agree(tb_comm *c, tb_status mine)
@@ -369,6 +374,7 @@ tb_status tbi_comm_wait_until(tb_comm *c, tb_request *request, int64_t until_ns)
         st = too_late(c, request->op, now - start);
         break;
     }
+    if (st != TB_OK && c->backend->give_up) c->backend->give_up(c, request->op);
     c->stats.wait_ns += tb_now_ns() - start;
     request->op = NULL;
     return st;

@@ -4,22 +4,46 @@
  * (comm_messages.c). Arguments are checked before a backend is called. */
 #pragma once
 #include "tb_comm.h"
+#include "tb_cpu.h"
 
 /* Two independent sequences of messages between each two ranks: the user's and those of collectives. */
 typedef enum tbi_lane { TBI_LANE_USER, TBI_LANE_COLLECTIVE, TBI_LANES } tbi_lane;
 
+typedef enum tbi_collective_kind {
+    TBI_ALLREDUCE,
+    TBI_REDUCE_SCATTER,
+    TBI_ALLGATHER,
+    TBI_BCAST,
+    TBI_BARRIER
+} tbi_collective_kind;
+
+/* One collective as the caller asked for it. ALLGATHER and BCAST count bytes (dtype U8). */
+typedef struct tbi_collective {
+    tbi_collective_kind kind;
+    const void *data; /* input; of ALLREDUCE and BCAST the same as out */
+    void *out;
+    int64_t count;
+    tb_dtype dtype;
+    tb_reduction reduction;
+    int root;
+} tbi_collective;
+
 typedef struct tbi_comm_backend {
     tb_status (*make_id)(int size, tb_comm_id *out);                 /* NULL: groups come from elsewhere */
-    tb_status (*open)(tb_comm *c, const tb_comm_id *id);             /* sets c->state */
+    /* Sets c->state. id NULL: the processes that mpirun started, the first c->size of them (0: all). */
+    tb_status (*open)(tb_comm *c, const tb_comm_id *id);
     tb_status (*split)(tb_comm *c, int color, tb_comm *child);       /* NULL: by ids; sets child's rank, size, state */
     void (*close)(tb_comm *c);
     tb_status (*send)(tb_comm *c, tbi_lane lane, const void *data, size_t bytes, int peer, tb_request *out);
     tb_status (*recv)(tb_comm *c, tbi_lane lane, void *data, size_t bytes, int peer, tb_request *out);
     /* Advances; *done tells of `op` (NULL: none asked for). When done, op is gone. Never waits. */
     tb_status (*poll)(tb_comm *c, void *op, bool *done);
+    void (*give_up)(tb_comm *c, void *op);                           /* NULL, or: the wait for op has failed */
     int (*missing)(const tb_comm *c, const void *op);                /* the rank that op waits for; -1 unknown */
     void (*abort)(tb_comm *c, int exit_code, const char *why);
-    tb_status (*allreduce)(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_reduction r, tb_request *out);
+    tb_status (*collective)(tb_comm *c, const tbi_collective *what, tb_request *out); /* NULL: by messages */
+    void *(*alloc)(tb_comm *c, size_t bytes);                        /* NULL: the heap */
+    void (*free)(tb_comm *c, void *block);
     tb_comm_caps caps;
 } tbi_comm_backend;
 
@@ -37,22 +61,38 @@ struct tb_comm {
     tb_status failed;    /* first failure that made it unusable */
     char *failure;       /* its sentence */
     tb_comm_stats stats;
+    struct tb_comm *inner;  /* of one that something was put around: what it was before */
+    struct tb_comm *parent; /* the group that this one was made with and closes behind it, or NULL */
     void *scratch;       /* of collectives built from messages */
     size_t scratch_bytes;
 };
 
 tb_status tbi_comm_wait_until(tb_comm *c, tb_request *request, int64_t until_ns);
 
-/* Collectives built from messages; they return when done. */
-tb_status tbi_messages_allreduce(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_reduction r);
-tb_status tbi_messages_reduce_scatter(tb_comm *c, const void *data, void *out, int64_t count, tb_dtype dtype,
-                                      tb_reduction r);
-tb_status tbi_messages_allgather(tb_comm *c, const void *data, void *out, size_t bytes);
-tb_status tbi_messages_bcast(tb_comm *c, void *data, size_t bytes, int root);
-tb_status tbi_messages_barrier(tb_comm *c);
+/* A collective built from messages; done on return. */
+tb_status tbi_messages_collective(tb_comm *c, const tbi_collective *what);
+
+/* Puts `around` with its state around c, which stays where it is; what it was becomes c->inner. The tbi_pass_
+ * functions hand a call on to it. */
+tb_status tbi_comm_wrap(tb_comm *c, const tbi_comm_backend *around, void *state);
+void tbi_comm_unwrap(tb_comm *c); /* closes what it was: the last act of a wrapper's close */
+tb_status tbi_pass_send(tb_comm *c, tbi_lane lane, const void *data, size_t bytes, int peer, tb_request *out);
+tb_status tbi_pass_recv(tb_comm *c, tbi_lane lane, void *data, size_t bytes, int peer, tb_request *out);
+tb_status tbi_pass_poll(tb_comm *c, void *op, bool *done);
+int tbi_pass_missing(const tb_comm *c, const void *op);
+void tbi_pass_abort(tb_comm *c, int exit_code, const char *why);
+tb_status tbi_pass_collective(tb_comm *c, const tbi_collective *what, tb_request *out);
+void *tbi_pass_alloc(tb_comm *c, size_t bytes);
+void tbi_pass_free(tb_comm *c, void *block);
+
+tb_status tbi_comm_open_backend(const char *name, int rank, int size, const tb_comm_id *id,
+                                const tb_comm_options *options, tb_comm **out);
 
 /* out[i] = the pairwise tree, in order, over in[0][i] ... in[n-1][i]; out may be one of the inputs. */
 void tbi_reduce_tree(const void *const *in, int n, void *out, int64_t count, tb_dtype dtype, tb_reduction r);
+/* The same into n_out places; they may be among the inputs. Uses kernels of `isa` where there are any. */
+void tbi_reduce_to(const void *const *in, int n, void *const *out, int n_out, int64_t count, tb_dtype dtype,
+                   tb_reduction r, tb_isa isa);
 bool tbi_can_reduce(tb_dtype dtype);
 
 /* Between two looks at what one waits for: spins, later gives the core away. */

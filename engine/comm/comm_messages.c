@@ -128,7 +128,7 @@ static tb_status allreduce_piece(round_ *r, char *data, int64_t count, int64_t *
     return gather_blocks(r, data, first, red->size);
 }
 
-tb_status tbi_messages_allreduce(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_reduction kind)
+static tb_status allreduce(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_reduction kind)
 {
     if (c->size == 1 || count == 0) return TB_OK;
     reduction red = { .size = tb_dtype_size(dtype), .dtype = dtype, .kind = kind };
@@ -151,8 +151,8 @@ cleanup:
     return st;
 }
 
-tb_status tbi_messages_reduce_scatter(tb_comm *c, const void *data, void *out, int64_t count, tb_dtype dtype,
-                                      tb_reduction kind)
+static tb_status reduce_scatter(tb_comm *c, const void *data, void *out, int64_t count, tb_dtype dtype,
+                                tb_reduction kind)
 {
     reduction red = { .size = tb_dtype_size(dtype), .dtype = dtype, .kind = kind };
     int64_t *first = NULL;
@@ -171,7 +171,7 @@ cleanup:
     return st;
 }
 
-tb_status tbi_messages_allgather(tb_comm *c, const void *data, void *out, size_t bytes)
+static tb_status allgather(tb_comm *c, const void *data, void *out, size_t bytes)
 {
     round_ r;
     tb_status st = round_open(c, &r);
@@ -181,7 +181,7 @@ tb_status tbi_messages_allgather(tb_comm *c, const void *data, void *out, size_t
 }
 
 /* Binomial tree: after step k, 2^k ranks have the data. */
-tb_status tbi_messages_bcast(tb_comm *c, void *data, size_t bytes, int root)
+static tb_status bcast(tb_comm *c, void *data, size_t bytes, int root)
 {
     int me = (c->rank - root + c->size) % c->size, step = 1;
     round_ r;
@@ -201,7 +201,7 @@ cleanup:
 }
 
 /* Dissemination: after step k a rank knows of the 2^k ranks to its left. */
-tb_status tbi_messages_barrier(tb_comm *c)
+static tb_status barrier(tb_comm *c)
 {
     char here = 1, there = 0;
     round_ r;
@@ -215,4 +215,16 @@ tb_status tbi_messages_barrier(tb_comm *c)
 cleanup:
     tb_free(r.requests);
     return st;
+}
+
+tb_status tbi_messages_collective(tb_comm *c, const tbi_collective *w)
+{
+    switch (w->kind) {
+    case TBI_ALLREDUCE: return allreduce(c, w->out, w->count, w->dtype, w->reduction);
+    case TBI_REDUCE_SCATTER: return reduce_scatter(c, w->data, w->out, w->count, w->dtype, w->reduction);
+    case TBI_ALLGATHER: return allgather(c, w->data, w->out, (size_t)w->count);
+    case TBI_BCAST: return bcast(c, w->out, (size_t)w->count, w->root);
+    case TBI_BARRIER: break;
+    }
+    return barrier(c);
 }

@@ -55,16 +55,21 @@ static bool peers_can_be_read(void)
     return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-static tb_status start_mpi(bool *started_here)
+void tb_comm_prepare_mpi(void)
 {
     static const char copy_mechanism[] = "OMPI_MCA_btl_vader_single_copy_mechanism";
+    mallopt(M_MMAP_THRESHOLD, 1 << 30);
+    mallopt(M_TRIM_THRESHOLD, 1 << 30);
+    if (!getenv(copy_mechanism) && !peers_can_be_read()) setenv(copy_mechanism, "none", 1);
+}
+
+static tb_status start_mpi(bool *started_here)
+{
     int started = 0, provided = 0;
     MPI_Initialized(&started);
     *started_here = !started;
     if (started) return TB_OK;
-    mallopt(M_MMAP_THRESHOLD, 1 << 30);
-    mallopt(M_TRIM_THRESHOLD, 1 << 30);
-    if (!getenv(copy_mechanism) && !peers_can_be_read()) setenv(copy_mechanism, "none", 1);
+    tb_comm_prepare_mpi();
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
         return TB_FAIL(TB_ERR_COMM, "MPI_Init_thread failed; was the program started by the mpirun of the same MPI?");
     return TB_OK;
@@ -83,14 +88,33 @@ static tb_status adopt(tb_comm *c, MPI_Comm comm, bool finalize)
     return TB_OK;
 }
 
+/* The first `ranks` processes; only they call, so it cannot be a split of all. */
+static int first_of_world(int ranks, MPI_Comm *out)
+{
+    enum { TAG = 7 };
+    MPI_Group all, some;
+    int range[1][3] = { { 0, ranks - 1, 1 } };
+    int code = MPI_Comm_group(MPI_COMM_WORLD, &all);
+    if (code == MPI_SUCCESS) code = MPI_Group_range_incl(all, 1, range, &some);
+    if (code != MPI_SUCCESS) return code;
+    code = MPI_Comm_create_group(MPI_COMM_WORLD, some, TAG, out);
+    MPI_Group_free(&some);
+    MPI_Group_free(&all);
+    return code;
+}
+
 static tb_status mpi_open(tb_comm *c, const tb_comm_id *id)
 {
     MPI_Comm comm;
-    if (id) return TB_FAIL(TB_ERR_UNSUPPORTED, "MPI groups come from tb_comm_open_world and tb_comm_split, not from ids");
     bool started_here;
+    int all;
+    if (id) return TB_FAIL(TB_ERR_UNSUPPORTED, "MPI groups come from tb_comm_open_world and tb_comm_split, not from ids");
     TB_TRY(start_mpi(&started_here));
-    int code = MPI_Comm_dup(MPI_COMM_WORLD, &comm);
-    if (code != MPI_SUCCESS) return failed(c, code, "MPI_Comm_dup");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_size(MPI_COMM_WORLD, &all);
+    if (c->size > all) return TB_FAIL(TB_ERR_INVALID, "a group of %d ranks was asked for; mpirun started %d", c->size, all);
+    int code = first_of_world(c->size ? c->size : all, &comm);
+    if (code != MPI_SUCCESS) return failed(c, code, "MPI_Comm_create_group");
     return adopt(c, comm, started_here);
 }
 
@@ -214,5 +238,5 @@ static void mpi_abort(tb_comm *c, int exit_code, const char *why)
 TB_COMM(mpi) = {
     .open = mpi_open, .split = mpi_split, .close = mpi_close, .send = mpi_send, .recv = mpi_recv, .poll = mpi_poll,
     .missing = missing, .abort = mpi_abort,
-    .caps = { .processes = true, .cooperative = true },
+    .caps = { .processes = true },
 };

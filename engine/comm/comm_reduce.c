@@ -3,6 +3,7 @@
  * pairwise tree of the batch blocks that each rank has summed. 16-bit floats are summed in f32 and rounded once;
  * integer sums wrap. */
 #include "comm_internal.h"
+#include "tb_kernel.h"
 #include <string.h>
 
 enum { CHUNK = 512 }; /* elements at a time: partial results of all levels stay in the first-level cache */
@@ -94,4 +95,20 @@ void tbi_reduce_tree(const void *const *in, int n, void *out, int64_t count, tb_
         reduce_chunk(&t, 0, n, at, now, result);
         store(&t, result, now, (char *)out + (size_t)at * t.size);
     }
+}
+
+void tbi_reduce_to(const void *const *in, int n, void *const *out, int n_out, int64_t count, tb_dtype dtype,
+                   tb_reduction kind, tb_isa isa)
+{
+    tb_rank_sum_args a = { .n = count, .ranks = n, .n_out = n_out, .in = in, .out = out };
+    const tb_kernel *kernels[TB_ISAS];
+    int found = kind == TB_REDUCE_SUM ? tb_kernel_find("rank_sum", dtype, isa, kernels, TB_ISAS) : 0;
+    for (int k = 0; k < found; k++) {
+        if (!kernels[k]->supports(&a)) continue;
+        kernels[k]->run(&a);
+        return;
+    }
+    size_t bytes = (size_t)count * tb_dtype_size(dtype);
+    tbi_reduce_tree(in, n, out[0], count, dtype, kind);
+    for (int k = 1; k < n_out; k++) memcpy(out[k], out[0], bytes);
 }

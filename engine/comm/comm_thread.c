@@ -122,6 +122,7 @@ static tb_status thread_open(tb_comm *c, const tb_comm_id *id)
 {
     uint64_t magic;
     hub *h;
+    if (!id) return TB_FAIL(TB_ERR_UNSUPPORTED, "groups of threads are opened with an id");
     memcpy(&magic, id->bytes, sizeof magic);
     memcpy(&h, id->bytes + sizeof magic, sizeof h);
     if (magic != hub_magic || !h || h->magic != hub_magic || h->size != c->size)
@@ -231,5 +232,5 @@ static int missing(const tb_comm *c, const void *wanted)
 TB_COMM(thread) = {
     .make_id = make_id, .open = thread_open, .close = thread_close, .send = thread_send, .recv = thread_recv,
     .poll = thread_poll, .missing = missing, .abort = thread_abort,
-    .caps = { .cooperative = true },
+    .caps = { 0 },
 };

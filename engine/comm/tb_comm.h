@@ -2,6 +2,7 @@
  *
  *   self    one rank, nothing moves
  *   thread  ranks are threads of this process: tests, simulation
+ *   shm     ranks are processes (or threads) of one node and share memory: no copies between them but the sums
  *   mpi     processes started by mpirun, on any number of nodes
  *
  * A group is made from (rank, size, 128-byte id), as NCCL makes it, or taken from mpirun. Every rank calls the same
@@ -37,7 +38,8 @@ typedef struct tb_comm_id {
 
 typedef struct tb_comm_options {
     int64_t deadline_ns; /* default of every wait; 0 means 30 s */
-    tb_heap *heap;       /* scratch is accounted here (tag comm); NULL: the process heap */
+    tb_heap *heap;       /* memory is accounted here (tag comm); NULL: the process heap */
+    int ranks;           /* tb_comm_open_world: only the first so many processes call it and form the group; 0: all */
 } tb_comm_options;
 
 /* Makes the name of a new group of `size` ranks; one rank (or the parent of all) calls it and hands the id to every
@@ -48,9 +50,11 @@ TB_MUST_USE tb_status tb_comm_make_id(const char *backend, int size, tb_comm_id 
 TB_MUST_USE tb_status tb_comm_open(const char *backend, int rank, int size, const tb_comm_id *id,
                                    const tb_comm_options *options, tb_comm **out);
 /* The group of all processes that mpirun started; a group of one where there is no mpirun. `backend` NULL: the
- * fastest that reaches all ranks. Opens MPI where needed; closing this communicator finalizes it, so a process opens
- * its world once. */
+ * fastest that reaches all ranks. Starts MPI unless it has been started; then closing this communicator
+ * finalizes it, so a process does that once. TB_FAKE_NODES=k makes one machine look like k, to test on. */
 TB_MUST_USE tb_status tb_comm_open_world(const char *backend, const tb_comm_options *options, tb_comm **out);
+/* What must be set in a process before MPI starts (see comm_mpi.c): for programs that call MPI_Init themselves. */
+void tb_comm_prepare_mpi(void);
 /* Ranks with equal color form a new group of the same backend, ranked by their rank here. color < 0: none, *out NULL.
  * Collective. */
 TB_MUST_USE tb_status tb_comm_split(tb_comm *c, int color, tb_comm **out);
@@ -60,13 +64,13 @@ void tb_comm_close(tb_comm *c);
 
 int tb_comm_rank(const tb_comm *c);
 int tb_comm_size(const tb_comm *c);
-const char *tb_comm_backend(const tb_comm *c); /* "self", "thread", "mpi" */
+const char *tb_comm_backend(const tb_comm *c); /* "self", "thread", "shm", "mpi" */
 int64_t tb_comm_deadline_ns(const tb_comm *c);
 
 typedef struct tb_comm_caps {
     bool processes;   /* ranks are processes: one may die alone */
     bool in_place;    /* memory of tb_comm_alloc is reduced where it lies, without copies */
-    bool cooperative; /* requests advance inside poll and wait of any request, so overlap needs polls between work */
+    bool cooperative; /* collectives return early and advance in polls and waits of any request; false: they block */
 } tb_comm_caps;
 tb_comm_caps tb_comm_get_caps(const tb_comm *c);
 
@@ -117,3 +121,22 @@ TB_MUST_USE tb_status tb_comm_poll(tb_comm *c, tb_request *request, bool *done);
 /* Makes every rank's present and later calls fail with `why`, as far as the backend reaches them (mpi: ends the job
  * with `exit_code`, and does not return). */
 void tb_comm_abort(tb_comm *c, int exit_code, const char *why);
+
+/* ---- what can be put around a communicator: the pointer stays, groups split from it are plain ---- */
+/* Before data moves, all ranks compare kind, count, dtype and root of the collective: a mismatch is COMM on every
+ * rank, naming both sides. One more round of small messages per collective; shm compares in any case and pays
+ * nothing. */
+TB_MUST_USE tb_status tb_comm_add_check(tb_comm *c);
+/* Flight recorder: the last 4096 operations of this rank, with label, times and state, in the mapped file
+ * <prefix>.<rank>, which outlives the process. */
+TB_MUST_USE tb_status tb_comm_add_recorder(tb_comm *c, const char *prefix);
+/* Strikes once, at the n-th operation (from 1) of a rank: "kind@rank:n[:ms]" with kind one of
+ *   kill stop exit     the process ends by SIGKILL, stops, ends with status 3
+ *   slow hang          the rank sleeps for ms, for ever
+ *   mismatch corrupt   the collective's count is one less; a bit of its data is turned */
+TB_MUST_USE tb_status tb_comm_add_fault(tb_comm *c, const char *spec);
+
+/* Reads the recorders of `ranks` ranks and says what each was doing last and which rank the others waited for.
+ * *culprit: that rank, or -1 where all had finished what they began. IO: no file can be read. */
+struct tb_text;
+TB_MUST_USE tb_status tb_comm_read_flight(const char *prefix, int ranks, struct tb_text *report, int *culprit);

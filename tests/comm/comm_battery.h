@@ -91,6 +91,37 @@ static inline void large_reductions_are_cut(tb_comm *c)
     free(data);
 }
 
+/* Buckets in the group's memory (on odd ranks some in memory of their own), all in flight, waited for in any order. */
+static inline void buckets_in_flight_finish_in_any_order(tb_comm *c)
+{
+    enum { BUCKETS = 7 };
+    int64_t counts[BUCKETS] = { 1, 600000, 3, 40000, 262144, 0, 77777 };
+    float *data[BUCKETS], *own[BUCKETS];
+    tb_request requests[BUCKETS];
+    int rank = tb_comm_rank(c), size = tb_comm_size(c);
+    for (int b = 0; b < BUCKETS; b++) {
+        own[b] = rank % 2 && b % 2 ? malloc((size_t)counts[b] * sizeof(float) + 1) : NULL;
+        data[b] = own[b] ? own[b] : tb_comm_alloc(c, (size_t)counts[b] * sizeof(float));
+        MUST(data[b] && (own[b] || (uintptr_t)data[b] % 64 == 0));
+    }
+    for (int round = 0; round < 3; round++) {
+        for (int b = 0; b < BUCKETS; b++) {
+            bool done;
+            for (int64_t i = 0; i < counts[b]; i++) data[b][i] = (float)((i % 1000 + b) * (rank + 1));
+            MUST_OK(tb_comm_allreduce(c, data[b], counts[b], TB_F32, TB_REDUCE_SUM, NULL, &requests[b]));
+            MUST_OK(tb_comm_poll(c, &requests[0], &done));
+        }
+        for (int k = 0; k < BUCKETS; k++) MUST_OK(tb_comm_wait(c, &requests[(k + 3 * rank) % BUCKETS], 0));
+        for (int b = 0; b < BUCKETS; b++)
+            for (int64_t i = 0; i < counts[b]; i++)
+                MUST(data[b][i] == (float)((i % 1000 + b) * (size * (size + 1) / 2)));
+    }
+    for (int b = 0; b < BUCKETS; b++) {
+        if (!own[b]) tb_comm_free(c, data[b]);
+        free(own[b]);
+    }
+}
+
 static inline void blocks_are_scattered_and_gathered(tb_comm *c)
 {
     int rank = tb_comm_rank(c), size = tb_comm_size(c);
@@ -204,6 +235,7 @@ static inline void run_battery(tb_comm *c)
 {
     reductions_follow_the_tree_to_the_bit(c);
     large_reductions_are_cut(c);
+    buckets_in_flight_finish_in_any_order(c);
     blocks_are_scattered_and_gathered(c);
     every_root_reaches_all(c);
     messages_arrive_in_order(c);

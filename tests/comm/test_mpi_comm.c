@@ -17,7 +17,7 @@ static void missing_rank_is_named_at_the_deadline(tb_comm *c)
 int main(void)
 {
     tb_comm *world, *apart;
-    MUST_OK(tb_comm_open_world(NULL, NULL, &world));
+    MUST_OK(tb_comm_open_world("mpi", NULL, &world));
     MUST(strcmp(tb_comm_backend(world), "mpi") == 0 && tb_comm_size(world) > 1);
     run_battery(world);
     MUST_OK(tb_comm_split(world, 0, &apart));

@@ -1,0 +1,248 @@
+/* What can be put around a communicator: comparison before data moves, the flight recorder, faults; and what a group
+ * of processes does when one of them is struck. */
+#include "thread_ranks.h"
+#include "tb_cpu.h"
+#include "tb_text.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+static const int64_t second = 1000000000;
+static char folder[] = "/tmp/tb_comm_tools_XXXXXX";
+
+static void prefix_of(const char *name, char out[64]) { snprintf(out, 64, "%s/%s", folder, name); }
+
+/* ---- check ---- */
+static void checked_battery(tb_comm *c)
+{
+    MUST_OK(tb_comm_add_check(c));
+    run_battery(c);
+}
+
+static void a_checked_group_passes_the_battery(void **state)
+{
+    (void)state;
+    on_ranks("thread", 3, 0, checked_battery);
+}
+
+static void checked_mismatch(tb_comm *c)
+{
+    float x[64] = { 0 };
+    int rank = tb_comm_rank(c);
+    MUST_OK(tb_comm_add_check(c));
+    MUST_OK(tb_comm_barrier(c));
+    tb_comm_label(c, "bucket %d", rank);
+    tb_status st = rank == 2 ? tb_comm_bcast(c, x, 8, 0, NULL, NULL)
+                             : tb_comm_allreduce(c, x, 64, TB_F32, TB_REDUCE_SUM, NULL, NULL);
+    MUST(st == TB_ERR_COMM || st == TB_ERR_CANCELLED); /* CANCELLED: another rank saw it first and left */
+    MUST(strstr(tb_error_message(), "rank 0 calls allreduce of 64 f32 (bucket 0) where rank 2 calls bcast of 8 u8 (bucket 2)"));
+}
+
+static void every_rank_learns_of_a_mismatch_before_data_moves(void **state)
+{
+    (void)state;
+    on_ranks("thread", 4, 0, checked_mismatch);
+}
+
+/* ---- recorder ---- */
+static void recorded(tb_comm *c)
+{
+    char prefix[64];
+    prefix_of("battery", prefix);
+    MUST_OK(tb_comm_add_recorder(c, prefix));
+    run_battery(c);
+    for (int i = 0; i < 5000; i++) MUST_OK(tb_comm_barrier(c)); /* more than the ring holds */
+}
+
+static void a_recorded_group_passes_the_battery_and_closes_in_order(void **state)
+{
+    (void)state;
+    char prefix[64];
+    tb_text report = { 0 };
+    int culprit;
+    prefix_of("battery", prefix);
+    on_ranks("shm", 2, 0, recorded);
+    assert_int_equal(tb_comm_read_flight(prefix, 2, &report, &culprit), TB_OK);
+    assert_int_equal(culprit, -1);
+    assert_non_null(strstr(tb_text_str(&report), "rank 1 (process "));
+    assert_non_null(strstr(tb_text_str(&report), "closed in order; last done: barrier #"));
+    tb_text_free(&report);
+}
+
+static void stuck_outside(tb_comm *c)
+{
+    char prefix[64];
+    float x[10] = { 0 };
+    prefix_of("stuck", prefix);
+    MUST_OK(tb_comm_add_recorder(c, prefix));
+    tb_comm_label(c, "step 4, bucket 1");
+    MUST_OK(tb_comm_allreduce(c, x, 10, TB_F32, TB_REDUCE_SUM, NULL, NULL));
+    tb_comm_label(c, "step 4, bucket 2");
+    if (tb_comm_rank(c) != 1) {
+        MUST(tb_comm_allreduce(c, x, 10, TB_F32, TB_REDUCE_SUM, NULL, NULL) == TB_ERR_TIMEOUT);
+        return;
+    }
+    usleep(900000);
+    MUST(tb_comm_allreduce(c, x, 10, TB_F32, TB_REDUCE_SUM, NULL, NULL) != TB_OK);
+}
+
+static void the_record_names_the_rank_that_others_wait_for(void **state)
+{
+    (void)state;
+    char prefix[64];
+    tb_text report = { 0 };
+    int culprit;
+    prefix_of("stuck", prefix);
+    on_ranks("thread", 2, second / 2, stuck_outside);
+    assert_int_equal(tb_comm_read_flight(prefix, 2, &report, &culprit), TB_OK);
+    assert_non_null(strstr(tb_text_str(&report), "failed in allreduce #"));
+    assert_non_null(strstr(tb_text_str(&report), "of 10 f32 (step 4, bucket 2) for 0."));
+    assert_non_null(strstr(tb_text_str(&report), "last done: allreduce #"));
+    tb_text_free(&report);
+    assert_int_equal(tb_comm_read_flight("/tmp/no such record", 2, &report, &culprit), TB_ERR_IO);
+}
+
+/* ---- faults ---- */
+static void faults_are_spelled_strictly(void **state)
+{
+    (void)state;
+    tb_comm *c;
+    static const char *const bad[] = { "", "kill", "kill@0", "kill@0:0", "kill@-1:3", "melt@0:1", "slow@0:1:5x", "kill@0:1x" };
+    assert_int_equal(tb_comm_open_world("self", NULL, &c), TB_OK);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) assert_int_equal(tb_comm_add_fault(c, bad[i]), TB_ERR_INVALID);
+    assert_int_equal(tb_comm_add_fault(c, "slow@0:1:5"), TB_OK);
+    int64_t before = tb_now_ns();
+    assert_int_equal(tb_comm_barrier(c), TB_OK);
+    assert_true(tb_now_ns() - before >= 5000000);
+    tb_comm_close(c);
+}
+
+static void corrupted(tb_comm *c)
+{
+    float x = 1;
+    MUST_OK(tb_comm_add_fault(c, "corrupt@1:2"));
+    MUST_OK(tb_comm_allreduce(c, &x, 1, TB_F32, TB_REDUCE_SUM, NULL, NULL));
+    MUST(x == 2.0f);
+    MUST_OK(tb_comm_allreduce(c, &x, 1, TB_F32, TB_REDUCE_SUM, NULL, NULL));
+    MUST(x != 4.0f);
+}
+
+static void a_turned_bit_changes_the_sum(void **state)
+{
+    (void)state;
+    on_ranks("thread", 2, 0, corrupted);
+}
+
+/* Three processes over shared memory train until one is struck; the others must leave, naming it, before `deadline`. */
+enum { RANKS = 3, VICTIM = 1 };
+static void process_main(const tb_comm_id *id, int rank, const char *fault, const char *prefix)
+{
+    tb_comm *c;
+    float x[5000] = { 0 };
+    MUST_OK(tb_comm_open("shm", rank, RANKS, id, &(tb_comm_options){ .deadline_ns = 2 * second }, &c));
+    MUST_OK(tb_comm_add_fault(c, fault));
+    MUST_OK(tb_comm_add_recorder(c, prefix));
+    for (int step = 0; step < 1000; step++) {
+        tb_comm_label(c, "step %d", step);
+        if (tb_comm_allreduce(c, x, 5000, TB_F32, TB_REDUCE_SUM, NULL, NULL) == TB_OK) continue;
+        bool named = strstr(tb_error_message(), "rank 1") != NULL;
+        bool told = strstr(tb_error_message(), "aborted") != NULL; /* by a rank that left for the same reason */
+        tb_comm_close(c); /* tells the others why */
+        _exit(named || told ? 40 + named : 50);
+    }
+    _exit(0);
+}
+
+static void struck(const char *fault, int victim_status, int expect_culprit)
+{
+    char prefix[64];
+    pid_t pids[RANKS];
+    int status[RANKS], culprit, left = RANKS;
+    tb_comm_id id;
+    prefix_of(fault, prefix);
+    assert_int_equal(tb_comm_make_id("shm", RANKS, &id), TB_OK);
+    for (int r = 0; r < RANKS; r++) {
+        pids[r] = fork();
+        if (pids[r] == 0) process_main(&id, r, fault, prefix);
+    }
+    int64_t start = tb_now_ns();
+    while (left > 0) {
+        int st;
+        pid_t gone = waitpid(-1, &st, WNOHANG);
+        for (int r = 0; gone > 0 && r < RANKS; r++)
+            if (pids[r] == gone) status[r] = st, left--;
+        if (left == 1 && victim_status < 0) kill(pids[VICTIM], SIGKILL); /* stopped or hanging: its launcher's work */
+        assert_true(tb_now_ns() - start < 60 * second);
+        usleep(1000);
+    }
+    for (int r = 0; r < RANKS; r++) {
+        if (r == VICTIM) {
+            if (victim_status > 0) assert_int_equal(status[r], victim_status);
+            continue;
+        }
+        assert_true(WIFEXITED(status[r]));
+        assert_in_range(WEXITSTATUS(status[r]), 40, 41);
+    }
+    tb_text report = { 0 };
+    assert_int_equal(tb_comm_read_flight(prefix, RANKS, &report, &culprit), TB_OK);
+    if (expect_culprit >= 0 && culprit != expect_culprit) fail_msg("%s: culprit %d\n%s", fault, culprit, tb_text_str(&report));
+    tb_text_free(&report);
+}
+
+static void a_killed_rank_is_named(void **state)
+{
+    (void)state;
+    struck("kill@1:17", SIGKILL, VICTIM);
+}
+
+static void a_rank_that_exits_is_named(void **state)
+{
+    (void)state;
+    struck("exit@1:40", 3 << 8, VICTIM);
+}
+
+static void a_stopped_rank_is_named_at_the_deadline(void **state)
+{
+    (void)state;
+    struck("stop@1:5", -1, VICTIM);
+}
+
+static void a_hanging_rank_is_named_at_the_deadline(void **state)
+{
+    (void)state;
+    struck("hang@1:9", -1, VICTIM);
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    return system(command);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_checked_group_passes_the_battery),
+        cmocka_unit_test(every_rank_learns_of_a_mismatch_before_data_moves),
+        cmocka_unit_test(a_recorded_group_passes_the_battery_and_closes_in_order),
+        cmocka_unit_test(the_record_names_the_rank_that_others_wait_for),
+        cmocka_unit_test(faults_are_spelled_strictly),
+        cmocka_unit_test(a_turned_bit_changes_the_sum),
+        cmocka_unit_test(a_killed_rank_is_named),
+        cmocka_unit_test(a_rank_that_exits_is_named),
+        cmocka_unit_test(a_stopped_rank_is_named_at_the_deadline),
+        cmocka_unit_test(a_hanging_rank_is_named_at_the_deadline),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
