@@ -1,0 +1,218 @@
+/* The reducer: layout of the arena, buckets, hooks. */
+#include "tb_ddp.h"
+#include "tb_alloc.h"
+#include "tb_autograd.h"
+#include "tb_ops.h"
+#include <string.h>
+
+enum { ALIGN_BYTES = 64, DEFAULT_BUCKET_BYTES = 1 << 20 };
+
+typedef struct slot { /* a parameter */
+    tb_ddp *d;
+    tb_tensor *leaf;
+    int64_t numel, room; /* room: with padding to ALIGN_BYTES */
+    int64_t offset;
+    int bucket;
+    bool is_complete;
+} slot;
+
+typedef struct bucket {
+    int64_t offset, numel;
+    int n_slots, missing; /* of this step */
+    tb_request request;
+} bucket;
+
+struct tb_ddp {
+    tb_ddp_config cfg;
+    int n;
+    slot *slots;
+    int *order;         /* [n] slots as they lie in the arena */
+    int *seen, n_seen;  /* order of completion in this step */
+    bool has_seen;      /* the arena lies in the order of the first step */
+    void *memory;
+    tb_tensor *arena;
+    bucket *buckets;
+    int n_buckets, started;
+    bool syncing;
+    tb_status status;   /* first failure in a hook */
+};
+
+/* ---- layout ---- */
+static tb_status place(tb_ddp *d, slot *s)
+{
+    tb_scope *scope = tb_scope_open();
+    bool recorded = tb_grad_mode(tb_ctx_current(), false);
+    tb_tensor *part = tb_slice(d->arena, 0, s->offset, s->offset + s->numel, 1);
+    tb_status st = tb_grad_set_buffer(s->leaf, tb_reshape(part, tb_tensor_rank(s->leaf), tb_tensor_dims(s->leaf)));
+    tb_grad_mode(tb_ctx_current(), recorded);
+    tb_scope_close(scope);
+    return st;
+}
+
+static tb_status lay_out(tb_ddp *d)
+{
+    int64_t at = 0, unit = (int64_t)tb_dtype_size(tb_params_dtype(d->cfg.params));
+    d->n_buckets = 0;
+    for (int i = 0; i < d->n; i++) {
+        slot *s = &d->slots[d->order[i]];
+        bucket *b = d->n_buckets ? &d->buckets[d->n_buckets - 1] : NULL;
+        if (!b || b->numel * unit >= d->cfg.bucket_bytes) {
+            b = &d->buckets[d->n_buckets++];
+            *b = (bucket){.offset = at};
+        }
+        s->bucket = d->n_buckets - 1;
+        s->offset = at;
+        b->numel += s->room;
+        b->n_slots++;
+        at += s->room;
+        TB_TRY(place(d, s));
+    }
+    return TB_OK;
+}
+
+/* Rank 0's order of the first step, for all; parameters without a gradient come last. */
+static tb_status adopt_order(tb_ddp *d)
+{
+    for (int i = 0; i < d->n; i++)
+        if (!d->slots[i].is_complete) d->seen[d->n_seen++] = i;
+    TB_TRY(tb_comm_bcast(d->cfg.comm, d->seen, (size_t)d->n * sizeof *d->seen, 0, NULL, NULL));
+    memcpy(d->order, d->seen, (size_t)d->n * sizeof *d->order);
+    d->has_seen = true;
+    return lay_out(d);
+}
+
+/* ---- a step ---- */
+/* Full buckets go in their order, so that all ranks post the same sums. */
+static tb_status start_full(tb_ddp *d)
+{
+    tb_dtype dtype = tb_params_dtype(d->cfg.params);
+    for (; d->started < d->n_buckets && d->buckets[d->started].missing == 0; d->started++) {
+        bucket *b = &d->buckets[d->started];
+        char *data = (char *)d->memory + (size_t)b->offset * tb_dtype_size(dtype);
+        tb_comm_label(d->cfg.comm, "gradients, bucket %d of %d", d->started, d->n_buckets);
+        TB_TRY(tb_comm_allreduce(d->cfg.comm, data, b->numel, dtype, TB_REDUCE_SUM, NULL, &b->request));
+    }
+    bool done;
+    return d->started ? tb_comm_poll(d->cfg.comm, NULL, &done) : TB_OK;
+}
+
+static void on_complete(tb_tensor *leaf, void *arg)
+{
+    slot *s = arg;
+    tb_ddp *d = s->d;
+    (void)leaf;
+    if (!d->syncing || s->is_complete || d->status != TB_OK) return;
+    s->is_complete = true;
+    d->seen[d->n_seen++] = (int)(s - d->slots);
+    d->buckets[s->bucket].missing--;
+    if (d->has_seen) d->status = start_full(d);
+}
+
+static bool is_clear(const tb_ddp *d)
+{
+    for (int i = 0; i < d->n; i++)
+        if (tb_grad(d->slots[i].leaf)) return false;
+    return true;
+}
+
+void tb_ddp_begin(tb_ddp *d, bool sync)
+{
+    d->status = d->n_seen && !d->has_seen && is_clear(d) ? adopt_order(d) : TB_OK;
+    d->syncing = sync;
+    d->started = d->n_seen = 0;
+    for (int i = 0; i < d->n; i++) d->slots[i].is_complete = false;
+    for (int b = 0; b < d->n_buckets; b++) d->buckets[b].missing = d->buckets[b].n_slots;
+}
+
+/* Parameters that got nothing in this step count as zero. */
+static tb_status start_rest(tb_ddp *d)
+{
+    size_t size = tb_dtype_size(tb_params_dtype(d->cfg.params));
+    for (int i = 0; i < d->n; i++) {
+        slot *s = &d->slots[i];
+        if (s->is_complete || tb_grad(s->leaf)) continue;
+        memset((char *)d->memory + (size_t)s->offset * size, 0, (size_t)s->numel * size);
+    }
+    for (int b = 0; b < d->n_buckets; b++) d->buckets[b].missing = 0;
+    return start_full(d);
+}
+
+tb_status tb_ddp_finish(tb_ddp *d)
+{
+    d->syncing = false;
+    TB_TRY(d->status);
+    TB_TRY(start_rest(d));
+    for (int b = 0; b < d->n_buckets; b++) TB_TRY(tb_comm_wait(d->cfg.comm, &d->buckets[b].request, 0));
+    tb_tensor_touch(d->arena);
+    return TB_OK;
+}
+
+/* ---- making one ---- */
+static tb_status make_arena(tb_ddp *d, int64_t numel)
+{
+    tb_dtype dtype = tb_params_dtype(d->cfg.params);
+    d->memory = tb_comm_alloc(d->cfg.comm, (size_t)numel * tb_dtype_size(dtype));
+    if (!d->memory) return tb_error_code();
+    tb_scope *scope = tb_scope_open();
+    d->arena = tb_retain(tb_tensor_wrap(dtype, 1, &numel, d->memory));
+    tb_scope_close(scope);
+    return tb_ctx_take_error(tb_ctx_current());
+}
+
+static tb_status prepare(tb_ddp *d)
+{
+    int64_t total = 0, unit = ALIGN_BYTES / (int64_t)tb_dtype_size(tb_params_dtype(d->cfg.params));
+    size_t n = (size_t)d->n + 1;
+    d->slots = tb_calloc(n, sizeof *d->slots);
+    d->order = tb_calloc(n, sizeof *d->order);
+    d->seen = tb_calloc(n, sizeof *d->seen);
+    d->buckets = tb_calloc(n, sizeof *d->buckets);
+    if (!d->slots || !d->order || !d->seen || !d->buckets) return TB_ERR_OOM;
+    for (int i = 0; i < d->n; i++) {
+        tb_tensor *leaf = tb_params_at(d->cfg.params, i)->tensor;
+        int64_t numel = tb_tensor_numel(leaf);
+        d->slots[i] = (slot){.d = d, .leaf = leaf, .numel = numel, .room = (numel + unit - 1) / unit * unit};
+        d->order[i] = d->n - 1 - i; /* until the first step has shown it: backward is mostly forward reversed */
+        total += d->slots[i].room;
+    }
+    TB_TRY(make_arena(d, total));
+    for (int i = 0; i < d->n; i++) TB_TRY(tb_grad_set_hook(d->slots[i].leaf, on_complete, &d->slots[i]));
+    return lay_out(d);
+}
+
+tb_status tb_ddp_create(const tb_ddp_config *config, tb_ddp **out)
+{
+    *out = NULL;
+    tb_ddp *d = tb_calloc(1, sizeof *d);
+    if (!d) return TB_ERR_OOM;
+    d->cfg = *config;
+    if (d->cfg.bucket_bytes == 0) d->cfg.bucket_bytes = DEFAULT_BUCKET_BYTES;
+    d->n = tb_params_count(config->params);
+    tb_status st = prepare(d);
+    if (st == TB_OK) *out = d;
+    else tb_ddp_destroy(d);
+    return st;
+}
+
+void tb_ddp_destroy(tb_ddp *d)
+{
+    if (!d) return;
+    for (int i = 0; d->arena && i < d->n; i++) {
+        (void)!tb_grad_set_hook(d->slots[i].leaf, NULL, NULL);
+        (void)!tb_grad_set_buffer(d->slots[i].leaf, NULL);
+    }
+    tb_release(d->arena);
+    tb_comm_free(d->cfg.comm, d->memory);
+    tb_free(d->slots);
+    tb_free(d->order);
+    tb_free(d->seen);
+    tb_free(d->buckets);
+    tb_free(d);
+}
+
+int tb_ddp_buckets(const tb_ddp *d) { return d->n_buckets; }
+
+int64_t tb_ddp_bytes(const tb_ddp *d)
+{
+    return tb_tensor_numel(d->arena) * (int64_t)tb_dtype_size(tb_params_dtype(d->cfg.params));
+}

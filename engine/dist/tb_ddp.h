@@ -1,0 +1,34 @@
+/* Data parallelism: every rank has the whole model and a share of the batch; gradients are summed over the ranks while
+ * the backward pass still runs.
+ *
+ * All gradients are views into one arena, in the order in which the backward pass completes them (seen in the first
+ * step, as rank 0 saw it), cut into buckets. A hook on each parameter counts its bucket down; a full bucket's sum
+ * starts at once, in the order of buckets, and earlier ones are helped along at every hook. So nothing is copied and
+ * ranks call the same collectives in the same order, whatever their timing. (Li et al., "PyTorch Distributed", 2020.)
+ *
+ * A sum over ranks is a pairwise tree in rank order per element, so bucket size, backend and timing never change a
+ * bit; with tb_ctx_set_batch_blocks(ctx, 8 / ranks) the sums are those of one rank with the whole batch.
+ *
+ * Refused: graphs that differ between ranks or between steps in which parameters get gradients; a parameter that
+ * never gets one counts as zero. One context and thread; collective. */
+#pragma once
+#include "tb_comm.h"
+#include "tb_params.h"
+
+typedef struct tb_ddp tb_ddp;
+
+typedef struct tb_ddp_config {
+    tb_params *params;    /* borrowed; takes over their gradients' memory */
+    tb_comm *comm;        /* borrowed */
+    int64_t bucket_bytes; /* 0: 1 MiB */
+} tb_ddp_config;
+
+TB_MUST_USE tb_status tb_ddp_create(const tb_ddp_config *config, tb_ddp **out);
+/* The parameters' gradients have their own memory again, empty. NULL is accepted. */
+void tb_ddp_destroy(tb_ddp *d);
+/* Before a backward pass. `sync` false: its gradients only accumulate here (all but the last micro-batch of a step). */
+void tb_ddp_begin(tb_ddp *d, bool sync);
+/* Behind the backward pass that was begun with sync: gradients are the sums over all ranks when it returns. */
+TB_MUST_USE tb_status tb_ddp_finish(tb_ddp *d);
+int tb_ddp_buckets(const tb_ddp *d);
+int64_t tb_ddp_bytes(const tb_ddp *d); /* of the arena: what a step sums */

@@ -1,0 +1,133 @@
+/* What data parallelism must be: 1, 2 and 4 ranks with the same global batch learn the same bits, whatever the bucket
+ * size; accumulation without sums in between is the same as with them at its end. */
+#include "tb_test.h"
+#include "tb_autograd.h"
+#include "tb_ddp.h"
+#include "tb_model.h"
+#include "tb_ops.h"
+#include "tb_optim.h"
+#include <pthread.h>
+
+enum { BATCH = 32, WIDTH = 20, CLASSES = 5, STEPS = 4 };
+
+typedef struct setting {
+    int ranks, micro_batches;
+    int64_t bucket_bytes;
+} setting;
+
+typedef struct rank_job {
+    const setting *s;
+    tb_comm_id id;
+    int rank, buckets;
+    char hash[65];
+    pthread_t thread;
+} rank_job;
+
+static tb_tensor *forward_loss(const tb_model *m, int step, int micro, int first, int rows)
+{
+    float x[BATCH * WIDTH];
+    int32_t y[BATCH];
+    for (int r = 0; r < rows; r++) {
+        y[r] = (first + r + step) % CLASSES;
+        for (int i = 0; i < WIDTH; i++) {
+            uint32_t h = (uint32_t)((first + r) * 7919 + i * 104729 + step * 31 + micro * 17) * 2654435761u;
+            x[r * WIDTH + i] = (float)(h >> 8) / (float)(1 << 24) - 0.5f;
+        }
+    }
+    tb_tensor *in = tb_tensor_from(TB_F32, 2, (int64_t[]){rows, WIDTH}, x);
+    return tb_cross_entropy(tb_model_forward(m, in), tb_tensor_from(TB_I32, 1, (int64_t[]){rows}, y),
+                            &(tb_ce_opts){.count = tb_scalar(TB_I64, BATCH)});
+}
+
+static void train(rank_job *j, const tb_model *m, tb_optim *o, tb_ddp *d)
+{
+    int rows = BATCH / j->s->ranks;
+    for (int step = 0; step < STEPS; step++) {
+        for (int micro = 0; micro < j->s->micro_batches; micro++) {
+            tb_scope *scope = tb_scope_open();
+            tb_ddp_begin(d, micro + 1 == j->s->micro_batches);
+            assert_ok(tb_backward(forward_loss(m, step, micro, j->rank * rows, rows)));
+            tb_scope_close(scope);
+        }
+        assert_ok(tb_ddp_finish(d));
+        assert_ok(tb_optim_step(o));
+    }
+}
+
+static void *run_rank(void *arg)
+{
+    rank_job *j = arg;
+    tb_ctx *ctx;
+    tb_model *m;
+    tb_optim *o;
+    tb_comm *c;
+    tb_ddp *d;
+    assert_ok(tb_ctx_create(&(tb_ctx_config){.seed = 9}, &ctx));
+    tb_ctx_enter(ctx);
+    assert_ok(tb_ctx_set_batch_blocks(ctx, 8 / j->s->ranks));
+    assert_ok(tb_comm_open(j->s->ranks > 1 ? "thread" : "self", j->rank, j->s->ranks, &j->id, NULL, &c));
+    assert_ok(tb_model_create("mlp:widths=20-33-17-5,act=gelu", TB_F32, &m));
+    assert_ok(tb_optim_create(tb_model_params(m), &(tb_optim_config){TB_OPTIM_SGD, .rate = 0.1, .momentum = 0.9}, &o));
+    assert_ok(tb_ddp_create(&(tb_ddp_config){tb_model_params(m), c, j->s->bucket_bytes}, &d));
+    train(j, m, o, d);
+    j->buckets = tb_ddp_buckets(d);
+    assert_ok(tb_params_hash(tb_model_params(m), j->hash));
+    tb_ddp_destroy(d);
+    tb_optim_destroy(o);
+    tb_model_destroy(m);
+    tb_comm_close(c);
+    assert_int_equal(tb_ctx_destroy(ctx), 0);
+    return NULL;
+}
+
+/* All ranks end with the same weights; returns how many buckets there were. */
+static int run(setting s, char hash[65])
+{
+    rank_job jobs[4];
+    tb_comm_id id = {0};
+    if (s.ranks > 1) assert_ok(tb_comm_make_id("thread", s.ranks, &id));
+    for (int r = 0; r < s.ranks; r++) {
+        jobs[r] = (rank_job){.s = &s, .id = id, .rank = r};
+        if (s.ranks > 1) pthread_create(&jobs[r].thread, NULL, run_rank, &jobs[r]);
+        else run_rank(&jobs[r]);
+    }
+    for (int r = 0; r < s.ranks && s.ranks > 1; r++) pthread_join(jobs[r].thread, NULL);
+    for (int r = 1; r < s.ranks; r++) assert_string_equal(jobs[r].hash, jobs[0].hash);
+    memcpy(hash, jobs[0].hash, 65);
+    return jobs[0].buckets;
+}
+
+static void ranks_and_buckets_change_no_bit(void **state)
+{
+    (void)state;
+    const int64_t sizes[] = {1, 256, 2048, 4096, 1 << 20};
+    char one[65], many[65];
+    (void)run((setting){1, 1, 0}, one);
+    for (int ranks = 1; ranks <= 4; ranks *= 2)
+        for (int i = 0; i < 5; i++) {
+            int n = run((setting){ranks, 1, sizes[i]}, many);
+            assert_string_equal(many, one);
+            if (i == 0) assert_int_equal(n, 6); /* one a parameter */
+            if (i == 4) assert_int_equal(n, 1);
+        }
+}
+
+static void accumulation_sums_once_and_all_ranks_agree(void **state)
+{
+    (void)state;
+    char fine[65], coarse[65], without[65];
+    (void)run((setting){2, 3, 1}, fine);
+    (void)run((setting){2, 3, 1 << 20}, coarse);
+    (void)run((setting){2, 1, 1}, without);
+    assert_string_equal(fine, coarse);
+    assert_string_not_equal(fine, without);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ranks_and_buckets_change_no_bit),
+        cmocka_unit_test(accumulation_sums_once_and_all_ranks_agree),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
