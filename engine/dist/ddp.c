@@ -2,6 +2,7 @@
 #include "tb_ddp.h"
 #include "tb_alloc.h"
 #include "tb_autograd.h"
+#include "tb_cpu.h"
 #include "tb_ops.h"
 #include <string.h>
 
@@ -35,6 +36,7 @@ struct tb_ddp {
     int n_buckets, started;
     bool syncing;
     tb_status status;   /* first failure in a hook */
+    int64_t sum_ns;
 };
 
 /* ---- layout ---- */
@@ -105,7 +107,10 @@ static void on_complete(tb_tensor *leaf, void *arg)
     s->is_complete = true;
     d->seen[d->n_seen++] = (int)(s - d->slots);
     d->buckets[s->bucket].missing--;
-    if (d->has_seen) d->status = start_full(d);
+    if (!d->has_seen) return;
+    int64_t t0 = tb_now_ns();
+    d->status = start_full(d);
+    d->sum_ns += tb_now_ns() - t0;
 }
 
 static bool is_clear(const tb_ddp *d)
@@ -120,6 +125,7 @@ void tb_ddp_begin(tb_ddp *d, bool sync)
     d->status = d->n_seen && !d->has_seen && is_clear(d) ? adopt_order(d) : TB_OK;
     d->syncing = sync;
     d->started = d->n_seen = 0;
+    d->sum_ns = 0;
     for (int i = 0; i < d->n; i++) d->slots[i].is_complete = false;
     for (int b = 0; b < d->n_buckets; b++) d->buckets[b].missing = d->buckets[b].n_slots;
 }
@@ -141,9 +147,11 @@ tb_status tb_ddp_finish(tb_ddp *d)
 {
     d->syncing = false;
     TB_TRY(d->status);
+    int64_t t0 = tb_now_ns();
     TB_TRY(start_rest(d));
     for (int b = 0; b < d->n_buckets; b++) TB_TRY(tb_comm_wait(d->cfg.comm, &d->buckets[b].request, 0));
     tb_tensor_touch(d->arena);
+    d->sum_ns += tb_now_ns() - t0;
     return TB_OK;
 }
 
@@ -210,6 +218,7 @@ void tb_ddp_destroy(tb_ddp *d)
     tb_free(d);
 }
 
+int64_t tb_ddp_sum_ns(const tb_ddp *d) { return d->sum_ns; }
 int tb_ddp_buckets(const tb_ddp *d) { return d->n_buckets; }
 
 int64_t tb_ddp_bytes(const tb_ddp *d)

@@ -30,5 +30,6 @@ void tb_ddp_destroy(tb_ddp *d);
 void tb_ddp_begin(tb_ddp *d, bool sync);
 /* Behind the backward pass that was begun with sync: gradients are the sums over all ranks when it returns. */
 TB_MUST_USE tb_status tb_ddp_finish(tb_ddp *d);
+int64_t tb_ddp_sum_ns(const tb_ddp *d); /* of the last step: time in posting, helping along and awaiting sums */
 int tb_ddp_buckets(const tb_ddp *d);
 int64_t tb_ddp_bytes(const tb_ddp *d); /* of the arena: what a step sums */

@@ -1,0 +1,274 @@
+/* ddp: steps of data-parallel training, timed: every rank has the model and `rows` rows of the step's batch.
+ *
+ * What the ranks learn is compared first: a rank that does the whole batch alone must get the same weights, to the
+ * last bit. `sync: false` leaves the sums out, so that the ranks only contend for the machine: with the times of one
+ * rank, of ranks without sums and of ranks with them, efficiency is contention x communication. */
+#include "tb_alloc.h"
+#include "tb_autograd.h"
+#include "tb_cpu.h"
+#include "tb_data.h"
+#include "tb_ddp.h"
+#include "tb_driver.h"
+#include "tb_model.h"
+#include "tb_ops.h"
+#include "tb_optim.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHECKED_STEPS = 3, LINK_ROUNDS = 30, LINK_SMALL = 2, LINK_LARGE = 1 << 20 };
+
+static const tb_key keys[] = {
+    {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "a model, with options: mlp:widths=784-512-10"},
+    {"data", TB_KEY_STR, "", 0, 0, NULL, "fashion-mnist", "data set"},
+    {"rows", TB_KEY_INT, "rows", 1, 1 << 20, NULL, "64", "of a step, on each rank"},
+    {"load", TB_KEY_INT, "", 1, 64, NULL, "1", "times `rows`: what so many ranks would do, on one"},
+    {"context", TB_KEY_INT, "tokens", 1, 1 << 16, NULL, "128", "text: length of a row"},
+    {"optimizer", TB_KEY_CHOICE, "", 0, 0, "sgd|adamw", "sgd", "sgd: momentum 0.9"},
+    {"rate", TB_KEY_NUM, "", 0, 1e3, NULL, "0.01", "learning rate"},
+    {"bucket_kib", TB_KEY_INT, "KiB", 1, 1 << 22, NULL, "1024", "a bucket is full behind this many"},
+    {"sync", TB_KEY_BOOL, "", 0, 0, NULL, "true", "sum the gradients; false: to measure what the sums cost"},
+};
+
+static const tb_metric metrics[] = {
+    {.name = "samples_per_s", .unit = "samples/s", .dir = "higher", .kind = "ratio", .reduce = "sum", .scope = "",
+     .statistic = "median", .margin = 0.05},
+    {.name = "step_ms", .unit = "ms", .dir = "lower", .kind = "ratio", .reduce = "max", .scope = "",
+     .statistic = "median", .margin = 0.05},
+    {.name = "gflop_per_s", .unit = "GFLOP/s", .dir = "higher", .kind = "ratio", .reduce = "sum", .scope = "",
+     .statistic = "median", .margin = 0.05},
+    {.name = "sums_ms", .unit = "ms", .dir = "lower", .kind = "trend", .reduce = "max", .scope = "",
+     .statistic = "median", .margin = 0.2},
+    {.name = "wire_bytes", .unit = "B", .dir = "lower", .kind = "exact", .reduce = "sum", .scope = "measured",
+     .statistic = "median", .deterministic = 1},
+};
+
+/* One training: this rank's share of it, or all of it on one rank. */
+typedef struct training {
+    tb_ctx *ctx;
+    tb_comm *comm;
+    tb_model *model;
+    tb_optim *optim;
+    tb_ddp *ddp;
+    tb_loader *loader;
+    tb_tensor *count;
+} training;
+
+typedef struct state {
+    const tb_run *run;
+    tb_dataset *data;
+    training own;
+    int64_t time, global_rows, step;
+    double flop; /* of this rank's share of a step */
+
+} state;
+
+static tb_optim_config optimizer_of(const tb_run *run)
+{
+    double rate = tb_param_num(run, "rate");
+    if (strcmp(tb_param_str(run, "optimizer"), "adamw") == 0) return (tb_optim_config){TB_OPTIM_ADAMW, .rate = rate};
+    return (tb_optim_config){TB_OPTIM_SGD, .rate = rate, .momentum = 0.9};
+}
+
+/* 8 blocks of the global batch, shared among the ranks (engine/README.md, sums over the batch). */
+static int blocks_of(int ranks)
+{
+    int blocks = 8;
+    while (blocks > 1 && blocks * ranks > 8) blocks /= 2;
+    return blocks;
+}
+
+static tb_status open_comm(const tb_run *run, int ranks, tb_comm **out)
+{
+    if (ranks == 1) return tb_comm_open("self", 0, 1, NULL, NULL, out);
+    TB_TRY(tb_comm_open_world(NULL, NULL, out));
+    if (tb_comm_size(*out) == ranks) return TB_OK;
+    return TB_FAIL(TB_ERR_CONFIG, "this point wants %d of the job's %d ranks; start it with mpirun -n %d, or without",
+                   run->ranks, tb_comm_size(*out), run->ranks);
+}
+
+static tb_status open_training(const state *s, training *t, int rank, int ranks)
+{
+    const tb_run *run = s->run;
+    TB_TRY(tb_ctx_create(&(tb_ctx_config){.threads = run->threads, .seed = run->seed, .device = run->device,
+                                          .cores = run->cores, .n_cores = run->n_cores}, &t->ctx));
+    tb_ctx_enter(t->ctx);
+    TB_TRY(tb_ctx_set_batch_blocks(t->ctx, blocks_of(ranks)));
+    TB_TRY(open_comm(run, ranks, &t->comm));
+    TB_TRY(tb_model_create(tb_param_str(run, "model"), TB_F32, &t->model));
+    tb_params *ps = tb_model_params(t->model);
+    tb_optim_config optimizer = optimizer_of(run);
+    TB_TRY(tb_optim_create(ps, &optimizer, &t->optim));
+    TB_TRY(tb_ddp_create(&(tb_ddp_config){ps, t->comm, tb_param_int(run, "bucket_kib") << 10}, &t->ddp));
+    TB_TRY(tb_loader_open(&(tb_loader_config){.data = s->data, .split = TB_SPLIT_TRAIN, .mode = TB_LOAD_TRAIN,
+                                              .batch = s->global_rows, .context = s->time, .seed = run->seed,
+                                              .rank = rank, .ranks = ranks}, &t->loader));
+    t->count = tb_retain(tb_scalar(TB_I64, (double)(s->global_rows * s->time)));
+    tb_model_set_training(t->model, true);
+    return tb_ctx_take_error(t->ctx);
+}
+
+static void close_training(training *t)
+{
+    if (!t->ctx) return;
+    tb_ctx_enter(t->ctx);
+    tb_loader_close(t->loader);
+    tb_ddp_destroy(t->ddp);
+    tb_optim_destroy(t->optim);
+    tb_release(t->count);
+    tb_model_destroy(t->model);
+    tb_comm_close(t->comm);
+    (void)tb_ctx_destroy(t->ctx);
+    *t = (training){0};
+}
+
+static tb_status train_step(training *t, int64_t step, bool sync)
+{
+    tb_batch batch;
+    tb_scope *scope = tb_scope_open();
+    tb_status st = tb_loader_next(t->loader, &batch);
+    if (st == TB_OK) {
+        tb_ctx_set_stream(t->ctx, (uint64_t)step, batch.first_row);
+        tb_tensor *logits = tb_model_forward(t->model, batch.x);
+        tb_tensor *loss = tb_cross_entropy(logits, batch.y, &(tb_ce_opts){.count = t->count});
+        tb_ddp_begin(t->ddp, sync);
+        st = tb_backward(loss);
+    }
+    tb_scope_close(scope);
+    if (st == TB_OK && sync) st = tb_ddp_finish(t->ddp);
+    return st == TB_OK ? tb_optim_step(t->optim) : st;
+}
+
+/* ---- the driver ---- */
+static tb_status setup(const tb_run *run, void **out)
+{
+    state *s = *out = tb_calloc(1, sizeof *s);
+    if (!s) return TB_ERR_OOM;
+    s->run = run;
+    TB_TRY(tb_dataset_open(tb_param_str(run, "data"), &s->data));
+    s->time = tb_dataset_kind(s->data) == TB_DATA_TEXT ? tb_param_int(run, "context") : 1;
+    int64_t here = tb_param_int(run, "rows") * tb_param_int(run, "load");
+    s->global_rows = here * run->ranks;
+    TB_TRY(open_training(s, &s->own, run->rank, run->ranks));
+    /* Products with weights: 2 flop per weight and row forward, 4 backward (Kaplan et al. 2020, section 2.1). Exact for
+     * stacks of linear layers; convolutions reuse their weights and attention adds products: not counted. */
+    s->flop = 6.0 * (double)tb_params_numel(tb_model_params(s->own.model)) * (double)(here * s->time);
+    return TB_OK;
+}
+
+static tb_status steps_hash(training *t, char hex[65])
+{
+    tb_ctx_enter(t->ctx);
+    for (int i = 0; i < CHECKED_STEPS; i++) TB_TRY(train_step(t, i, true));
+    return tb_params_hash(tb_model_params(t->model), hex);
+}
+
+static tb_status check(const tb_run *run, void *arg)
+{
+    state *s = arg;
+    char mine[65], wanted[65] = "";
+    training alone = {0};
+    tb_status st = TB_OK;
+    if (run->rank == 0) {
+        tb_run_phase(run, "reference", -1, 0);
+        st = open_training(s, &alone, 0, 1);
+        if (st == TB_OK) st = steps_hash(&alone, wanted);
+        close_training(&alone);
+        TB_TRY(st);
+    }
+    tb_run_phase(run, "check", -1, 0);
+    TB_TRY(steps_hash(&s->own, mine));
+    s->step = CHECKED_STEPS;
+    TB_TRY(tb_comm_bcast(s->own.comm, wanted, sizeof wanted, 0, NULL, NULL));
+    tb_emit_check(run, "weights.differ", "parity", strcmp(mine, wanted) != 0, 0,
+                  "the ranks do not have the weights of one rank with the whole batch");
+    if (run->rank == 0) tb_emit_text(run, "weights_hash", mine);
+    return TB_OK;
+}
+
+static double rate_of(int64_t rows, int64_t ns) { return (double)rows / (double)ns * 1e9; }
+
+static tb_status run_once(const tb_run *run, void *arg)
+{
+    state *s = arg;
+    int64_t t0 = tb_now_ns();
+    tb_comm_stats before, after;
+    tb_comm_get_stats(s->own.comm, &before);
+    TB_TRY(train_step(&s->own, s->step, tb_param_bool(run, "sync")));
+    int64_t ns = tb_now_ns() - t0, at = s->step++ - CHECKED_STEPS;
+    tb_comm_get_stats(s->own.comm, &after);
+    tb_emit_sample(run, "step_ms", at, (double)ns * 1e-6);
+    tb_emit_sample(run, "samples_per_s", at, rate_of(s->global_rows / run->ranks, ns));
+    tb_emit_sample(run, "gflop_per_s", at, s->flop / (double)ns);
+    tb_emit_sample(run, "sums_ms", at, (double)tb_ddp_sum_ns(s->own.ddp) * 1e-6);
+    tb_emit_sample(run, "wire_bytes", at, (double)(after.wire_bytes - before.wire_bytes));
+    return TB_OK;
+}
+
+/* ---- the bound: what the sums of a step cost when nothing hides them ---- */
+static int by_value(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static tb_status time_sums(tb_comm *c, float *data, int64_t count, double *ns)
+{
+    int64_t took[LINK_ROUNDS];
+    for (int i = 0; i < LINK_ROUNDS; i++) {
+        TB_TRY(tb_comm_barrier(c));
+        int64_t t0 = tb_now_ns();
+        TB_TRY(tb_comm_allreduce(c, data, count, TB_F32, TB_REDUCE_SUM, NULL, NULL));
+        took[i] = tb_now_ns() - t0;
+    }
+    qsort(took, LINK_ROUNDS, sizeof *took, by_value);
+    *ns = (double)took[LINK_ROUNDS / 2];
+    return TB_OK;
+}
+
+static tb_status emit_bound(const state *s)
+{
+    const tb_run *run = s->run;
+    tb_comm *c = s->own.comm;
+    double small = 0, large = 0;
+    float *data = tb_comm_alloc(c, LINK_LARGE * sizeof *data);
+    if (!data) return tb_error_code();
+    tb_status st = time_sums(c, data, LINK_SMALL, &small);
+    if (st == TB_OK) st = time_sums(c, data, LINK_LARGE, &large);
+    tb_comm_free(c, data);
+    TB_TRY(st);
+    double beta = (large - small) / ((double)LINK_LARGE * sizeof *data);
+    double sums_ms = (small * tb_ddp_buckets(s->own.ddp) + beta * (double)tb_ddp_bytes(s->own.ddp)) * 1e-6;
+    tb_emit_value(run, "link.alpha_us", "us", small * 1e-3);
+    tb_emit_value(run, "link.beta_ns_per_byte", "ns/B", beta);
+    tb_emit_value(run, "alpha_beta_ms", "ms", run->ranks > 1 ? sums_ms : 0);
+    return TB_OK;
+}
+
+static tb_status finish(const tb_run *run, void *arg)
+{
+    const state *s = arg;
+    tb_ctx_enter(s->own.ctx);
+    TB_TRY(emit_bound(s));
+    tb_emit_value(run, "params", "", (double)tb_params_numel(tb_model_params(s->own.model)));
+    tb_emit_value(run, "buckets", "", tb_ddp_buckets(s->own.ddp));
+    tb_emit_value(run, "gradient_bytes", "B", (double)tb_ddp_bytes(s->own.ddp));
+    if (run->rank != 0) return TB_OK;
+    tb_emit_fact(run, "data/train/sha256", tb_dataset_part(s->data, TB_SPLIT_TRAIN)->sha256);
+    tb_emit_fact(run, "model/spec", tb_model_spec(s->own.model));
+    tb_emit_fact(run, "comm/backend", tb_comm_backend(s->own.comm));
+    return TB_OK;
+}
+
+static void teardown(void *arg)
+{
+    state *s = arg;
+    if (!s) return;
+    close_training(&s->own);
+    tb_dataset_close(s->data);
+    tb_free(s);
+}
+
+TB_DRIVER(ddp, .version = 1, .doc = "steps of data-parallel training: speed kept by more ranks, and the same weights",
+          .keys = keys, .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,
+          .n_metrics = sizeof metrics / sizeof metrics[0], .setup = setup, .check = check, .run_once = run_once,
+          .finish = finish, .teardown = teardown);
