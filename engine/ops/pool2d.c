@@ -1,5 +1,5 @@
 /* max_pool2d and avg_pool2d over NCHW images. Max keeps, as a hidden output, where in its plane each maximum lies (the
- * first of equals; a NaN wins), so that backward only puts gradients back; padding never wins. Average counts padding
+ * first of equals; the first NaN wins over all), so that backward only puts gradients back; padding never wins. Average counts padding
  * as zeros unless told otherwise. Each backward op is linear, and its gradient is the pooling that it undoes. */
 #include "rows.h"
 #include "tb_ops.h"
@@ -91,6 +91,43 @@ static int64_t plane_at(const tb_tensor *t, int64_t plane)
     return plane / t->dims[1] * t->strides[0] + plane % t->dims[1] * t->strides[1];
 }
 
+/* ---- kernels, on one thread each over whole planes ---- */
+typedef struct plane_job {
+    const tb_kernel *kernel;
+    const tb_pool2d_args *args;
+    int64_t in_area, out_area; /* of a plane */
+    size_t size;
+} plane_job;
+
+static void run_planes(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const plane_job *j = arg;
+    tb_pool2d_args a = *j->args;
+    int64_t places = a.oh * a.ow; /* indices lie like the pooled planes */
+    a.planes = end - begin;
+    a.in = (const char *)a.in + (size_t)(begin * j->in_area) * j->size;
+    a.out = (char *)a.out + (size_t)(begin * j->out_area) * j->size;
+    if (a.index) a.index = (int32_t *)a.index + begin * places;
+    j->kernel->run(&a);
+}
+
+static tb_status run_kernel(tb_op_call *c, const geometry *g, void *index)
+{
+    tb_pool2d_args a = {.planes = g->planes, .h = g->in[0], .w = g->in[1], .oh = g->out[0], .ow = g->out[1],
+                        .kh = g->a->kernel.at[0], .kw = g->a->kernel.at[1], .count_pad = !g->a->exclude_pad,
+                        .in = tb_op_data(c->in[0]), .out = tb_op_data(c->out[0]), .index = index};
+    for (int i = 0; i < 2; i++) a.stride[i] = g->a->stride.at[i], a.pad[i] = g->a->pad.at[i];
+    if (!c->in[0]->is_contiguous) return TB_ERR_UNSUPPORTED;
+    const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)c->in[0]->dtype, &a);
+    if (!k) return TB_ERR_UNSUPPORTED;
+    plane_job j = {k, &a, c->in[0]->dims[2] * c->in[0]->dims[3], c->spec[0].dims[2] * c->spec[0].dims[3],
+                   tb_dtype_size(k->dtype)};
+    if (c->in[0]->numel <= 16384) run_planes(&j, 0, a.planes, 0); /* less work than waking a thread */
+    else tb_pool_run(c->ctx->pool, a.planes, run_planes, &j);
+    return TB_OK;
+}
+
 /* The backward ops' geometry; their first input is the gradient [N, C, H', W']. */
 static tb_status grad_geometry(const tb_op_call *c, int64_t *dims, geometry *g)
 {
@@ -122,7 +159,7 @@ static tb_tensor *call_backward(const tb_op *op, const tb_grad_call *c, tb_tenso
 {
     pool2d_attrs a = *(const pool2d_attrs *)c->attrs;
     a.size = (tb_ints){2, {c->in_spec[0].dims[2], c->in_spec[0].dims[3]}};
-    return tb_call(op, &a, index ? 2 : 1, (tb_tensor *[]){c->grad[0], index});
+    return tb_call(op, &a, index ? 2 : 1, (tb_tensor *[]){tb_contiguous(c->grad[0]), index});
 }
 
 /* ---- max_pool2d: x -> y, index ---- */
@@ -150,12 +187,19 @@ static tb_status max_ref(tb_op_call *c)
         for (int64_t y = r.top; y < r.bottom; y++)
             for (int64_t z = r.left; z < r.right; z++) {
                 double v = tbi_get(x, plane + y * x->strides[2] + z * x->strides[3]);
-                if (v > best || isnan(v)) best = v, best_at = y * g.in[1] + z;
+                if (v > best || (isnan(v) && !isnan(best))) best = v, best_at = y * g.in[1] + z;
             }
         tbi_put(c->out[0], i, best);
         index[i] = (int32_t)best_at;
     }
     return TB_OK;
+}
+
+static tb_status pool_fast(tb_op_call *c)
+{
+    geometry g;
+    TB_TRY(geometry_of(c->op->name, c->attrs, 4, c->in[0]->dims, &g));
+    return run_kernel(c, &g, c->op->n_out > 1 ? tb_op_data(c->out[1]) : NULL);
 }
 
 static void max_grad(tb_grad_call *c)
@@ -186,6 +230,21 @@ static tb_status max_grad_ref(tb_op_call *c)
         for (int64_t i = 0; i < area; i++) tbi_put(dx, plane * area + i, sum[i]);
     }
     return TB_OK;
+}
+
+static tb_status grad_fast(tb_op_call *c)
+{
+    int64_t dims[4];
+    geometry g;
+    TB_TRY(grad_geometry(c, dims, &g));
+    const tb_tensor *index = c->n_in > 1 ? c->in[1] : NULL;
+    int64_t area = g.in[0] * g.in[1];
+    if (!index) return run_kernel(c, &g, NULL);
+    if (!index->is_contiguous) return TB_ERR_UNSUPPORTED;
+    const int32_t *at = tb_op_data(index);
+    for (int64_t i = 0; i < index->numel; i++)
+        if (at[i] < 0 || at[i] >= area) return TB_ERR_UNSUPPORTED; /* the reference says which */
+    return run_kernel(c, &g, tb_op_data(index));
 }
 
 /* Picks the incoming gradient at the indices: rows of one element, counted through all planes. */
@@ -312,14 +371,14 @@ static void avg_grad_samples(tb_samples *to) { grad_samples(to, false); }
     TB_ATTRS(pool2d_attrs, table), .cost = pool_cost
 
 TB_OP(max_pool2d, .doc = "maximum over windows", POOL(max_attr_table, 1), .n_out = 2, .n_hidden = 1,
-      .shape = pool_shape, .ref = max_ref, .grad = max_grad, .saves = TB_SAVE_OUT(1), .samples = max_samples,
+      .shape = pool_shape, .ref = max_ref, .fast = pool_fast, .primitives = {"max_pool2d"}, .grad = max_grad, .saves = TB_SAVE_OUT(1), .samples = max_samples,
       .tol = TB_TOL_EXACT);
 TB_OP(max_pool2d_grad, .doc = "gradient of max_pool2d", POOL(max_grad_attr_table, 2), .n_out = 1, .shape = grad_shape,
-      .ref = max_grad_ref, .grad = max_grad_grad, .saves = TB_SAVE_IN(1), .samples = max_grad_samples, .tol = TB_TOL(2));
-TB_OP(avg_pool2d, .doc = "mean over windows", POOL(avg_attr_table, 1), .n_out = 1, .shape = pool_shape, .ref = avg_ref,
+      .ref = max_grad_ref, .fast = grad_fast, .primitives = {"max_pool2d_grad"}, .grad = max_grad_grad, .saves = TB_SAVE_IN(1), .samples = max_grad_samples, .tol = TB_TOL(2));
+TB_OP(avg_pool2d, .doc = "mean over windows", POOL(avg_attr_table, 1), .n_out = 1, .shape = pool_shape, .ref = avg_ref, .fast = pool_fast, .primitives = {"avg_pool2d"},
       .grad = avg_grad, .samples = avg_samples, .tol = TB_TOL(2));
 TB_OP(avg_pool2d_grad, .doc = "gradient of avg_pool2d", POOL(avg_grad_attr_table, 1), .n_out = 1, .shape = grad_shape,
-      .ref = avg_grad_ref, .grad = avg_grad_grad, .samples = avg_grad_samples, .tol = TB_TOL(2));
+      .ref = avg_grad_ref, .fast = grad_fast, .primitives = {"avg_pool2d_grad"}, .grad = avg_grad_grad, .samples = avg_grad_samples, .tol = TB_TOL(2));
 
 static tb_tensor *pool(const tb_op *op, tb_tensor *x, const tb_pool2d_opts *o)
 {
@@ -329,7 +388,7 @@ static tb_tensor *pool(const tb_op *op, tb_tensor *x, const tb_pool2d_opts *o)
         a.stride.at[i] = o->stride[i] ? o->stride[i] : o->kernel[i];
         a.pad.at[i] = o->pad[i];
     }
-    return tb_call(op, &a, TB_IN(x));
+    return tb_call(op, &a, TB_IN(tb_contiguous(x)));
 }
 
 tb_tensor *tb_max_pool2d(tb_tensor *x, const tb_pool2d_opts *opts) { return pool(&tb_op_max_pool2d, x, opts); }
