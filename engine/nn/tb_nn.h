@@ -12,3 +12,68 @@ tb_nn_linear tb_nn_linear_make(tb_params *ps, const char *name, int64_t in, int6
 /* The same with weights from `init` and a zero bias. */
 tb_nn_linear tb_nn_linear_make_with(tb_params *ps, const char *name, int64_t in, int64_t out, bool bias, tb_init init);
 tb_tensor *tb_nn_linear_forward(const tb_nn_linear *l, tb_tensor *x); /* [.., in] -> [.., out] */
+
+/* torch.nn.Conv2d: weight [out, in / groups, kernel, kernel], bias [out]; uniform(+-1/sqrt(in / groups * kernel^2)). */
+typedef struct tb_nn_conv2d {
+    tb_tensor *weight, *bias;
+    int64_t stride, pad, groups;
+} tb_nn_conv2d;
+typedef struct tb_nn_conv2d_opts {
+    int64_t stride, pad, groups; /* stride 0 and groups 0 mean 1 */
+    bool no_bias;
+} tb_nn_conv2d_opts;
+tb_nn_conv2d tb_nn_conv2d_make(tb_params *ps, const char *name, int64_t in, int64_t out, int64_t kernel,
+                               const tb_nn_conv2d_opts *opts); /* opts NULL: all defaults */
+tb_tensor *tb_nn_conv2d_forward(const tb_nn_conv2d *l, tb_tensor *x); /* [N, in, H, W] -> [N, out, H', W'] */
+
+/* torch.nn.Embedding: weight [count, width], normal(0, 1) there; `std` here. */
+typedef struct tb_nn_embedding {
+    tb_tensor *weight;
+} tb_nn_embedding;
+tb_nn_embedding tb_nn_embedding_make(tb_params *ps, const char *name, int64_t count, int64_t width, double std);
+tb_tensor *tb_nn_embedding_forward(const tb_nn_embedding *l, tb_tensor *indices); /* [..] i32 or i64 -> [.., width] */
+
+/* torch.nn.LayerNorm over the last dimension: weight ones, bias zeros. */
+typedef struct tb_nn_layer_norm {
+    tb_tensor *weight, *bias;
+    double eps;
+} tb_nn_layer_norm;
+tb_nn_layer_norm tb_nn_layer_norm_make(tb_params *ps, const char *name, int64_t width);
+tb_tensor *tb_nn_layer_norm_forward(const tb_nn_layer_norm *l, tb_tensor *x);
+
+/* Identity in evaluation. Draws follow the context's stream (tb_ctx_set_stream): global sample by global sample. */
+typedef struct tb_nn_dropout {
+    double p;             /* of an element to become 0; the rest is scaled by 1 / (1 - p) */
+    const bool *training; /* the set's switch */
+} tb_nn_dropout;
+tb_nn_dropout tb_nn_dropout_make(tb_params *ps, double p);
+tb_tensor *tb_nn_dropout_forward(const tb_nn_dropout *l, tb_tensor *x);
+
+/* ---- transformer: Vaswani et al., "Attention Is All You Need" (2017) ---- */
+/* Self-attention over `heads` heads of width / heads: "qkv" makes queries, keys and values in one product, "proj" mixes
+ * the heads. `std` of weights, `proj_std` of the projection; biases start at zero. */
+typedef struct tb_nn_attention {
+    tb_nn_linear qkv, proj;
+    int64_t heads;
+    bool causal;
+    tb_nn_dropout drop;
+} tb_nn_attention;
+typedef struct tb_nn_attention_config {
+    int64_t width, heads; /* heads divides width */
+    bool causal;
+    double std, proj_std, dropout;
+} tb_nn_attention_config;
+tb_nn_attention tb_nn_attention_make(tb_params *ps, const char *name, const tb_nn_attention_config *c);
+tb_tensor *tb_nn_attention_forward(const tb_nn_attention *l, tb_tensor *x); /* [B, T, width] -> the same */
+
+/* Pre-norm block (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020):
+ * h = x + attention(norm1(x)); y = h + proj(gelu(fc(norm2(h)))), fc four times as wide. */
+typedef struct tb_nn_transformer_block {
+    tb_nn_layer_norm norm1, norm2;
+    tb_nn_attention attn;
+    tb_nn_linear fc, proj;
+    tb_nn_dropout drop;
+} tb_nn_transformer_block;
+/* Adds "norm1", "attn", "norm2", "fc" and "proj" under the set's prefix. */
+tb_nn_transformer_block tb_nn_transformer_block_make(tb_params *ps, const tb_nn_attention_config *c);
+tb_tensor *tb_nn_transformer_block_forward(const tb_nn_transformer_block *l, tb_tensor *x);

@@ -32,6 +32,132 @@ static void the_mlp_is_784_512_256_10(void **state)
     tb_model_destroy(m);
 }
 
+static void the_cnn_is_two_convolutions_and_two_layers(void **state)
+{
+    (void)state;
+    tb_model *m = make("cnn");
+    assert_int_equal(tb_model_blocks(m), 4);
+    const tb_block *b = tb_model_block_at(m, 1);
+    assert_string_equal(b->name, "conv2");
+    assert_int_equal(b->in.dims[1], 32);
+    assert_int_equal(b->in.dims[2], 12);
+    assert_int_equal(b->out.dims[1], 64);
+    assert_int_equal(b->out.dims[3], 4);
+    assert_int_equal(tb_params_numel(tb_model_params(m)),
+                     25 * 32 + 32 + 32 * 25 * 64 + 64 + 1024 * 512 + 512 + 5120 + 10);
+    tb_model_destroy(m);
+    m = make("cnn:size=16,width=8,classes=3");
+    tb_tensor *y = tb_model_forward(m, tb_zeros(TB_F32, 4, (int64_t[]){2, 1, 16, 16}));
+    assert_string_equal(tb_shape_text(y), "[2, 3]");
+    tb_model_destroy(m);
+}
+
+static const char small_gpt[] = "gpt:layers=2,width=32,heads=4,context=16";
+
+static tb_tensor *tokens(int64_t batch, int64_t length)
+{
+    int32_t x[64 * 16];
+    for (int i = 0; i < 64 * 16; i++) x[i] = i * 7919 % 256;
+    return tb_tensor_from(TB_I32, 2, (int64_t[]){batch, length}, x);
+}
+
+static void the_gpt_ties_its_head(void **state)
+{
+    (void)state;
+    tb_model *m = make("gpt");
+    tb_params *ps = tb_model_params(m);
+    assert_string_equal(tb_model_spec(m), "gpt:layers=4,width=256,heads=8,context=128,vocab=256,dropout=0");
+    assert_int_equal(tb_model_blocks(m), 6);
+    assert_string_equal(tb_model_block_at(m, 4)->name, "block.3");
+    assert_string_equal(tb_model_block_at(m, 4)->type->name, "transformer_block");
+    assert_int_equal(tb_model_block_at(m, 5)->n_params, 2); /* its norm; the matrix is the embedding's */
+    int64_t block = 3 * 256 * 256 + 3 * 256 + 256 * 256 + 256 + 8 * 256 * 256 + 4 * 256 + 256 + 4 * 256;
+    assert_int_equal(tb_params_numel(ps), 4 * block + (256 + 128) * 256 + 512);
+    assert_non_null(tb_params_find(ps, "block.2.attn.qkv.weight"));
+    tb_model_destroy(m);
+    tb_model *bad;
+    assert_fails(tb_model_create("gpt:width=30", TB_F32, &bad), TB_ERR_CONFIG, "width 30 cannot be shared by 8 heads");
+}
+
+static void a_later_byte_changes_no_earlier_prediction(void **state)
+{
+    (void)state;
+    tb_model *m = make(small_gpt);
+    static float whole[16 * 256], part[9 * 256];
+    tb_tensor *x = tokens(1, 16);
+    assert_ok(tb_tensor_read(tb_model_forward(m, x), whole, sizeof whole));
+    assert_ok(tb_tensor_read(tb_model_forward(m, tb_slice(x, 1, 0, 9, 1)), part, sizeof part));
+    for (int i = 0; i < 9 * 256; i++) assert_near(whole[i], part[i], 1e-6);
+    tb_model_destroy(m);
+}
+
+static void a_row_of_gpt_has_the_same_bits_in_any_batch_at_any_thread_count(void **state)
+{
+    static float want[64 * 16 * 256], got[64 * 16 * 256];
+    static const int64_t batches[] = {64, 1, 2, 7};
+    for (int threads = 1; threads <= 2; threads++) {
+        tb_ctx *ctx;
+        assert_ok(tb_ctx_create(&(tb_ctx_config){.threads = threads, .seed = 1}, &ctx));
+        tb_ctx_enter(ctx);
+        tb_model *m = make(small_gpt);
+        for (int i = 0; i < 4; i++) {
+            tb_tensor *y = tb_model_forward(m, tokens(batches[i], 16));
+            assert_ok(tb_tensor_read(y, got, tb_tensor_bytes(y)));
+            if (threads == 1 && i == 0) memcpy(want, got, sizeof want);
+            assert_memory_equal(got, want, tb_tensor_bytes(y));
+        }
+        tb_model_destroy(m);
+        tb_ctx_destroy(ctx);
+    }
+    tb_ctx_enter(*state);
+}
+
+/* The mean of squares of logits before and after one backward pass: every parameter must get a gradient. */
+static void every_parameter_of_every_model_learns(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {"mlp:widths=256-8-4,act=gelu", "cnn:size=16,width=8,classes=3", small_gpt};
+    for (int i = 0; i < 3; i++) {
+        tb_model *m = make(specs[i]);
+        tb_scope *s = tb_scope_open();
+        tb_tensor *x = i == 2 ? tokens(3, 16) : tb_rand(tb_next_key(), TB_F32, 4, (int64_t[]){3, 1, 16, 16});
+        tb_tensor *y = tb_model_forward(m, x);
+        tb_model_set_training(m, true);
+        assert_ok(tb_backward(tb_mean(tb_mul(y, y), 0, NULL, false)));
+        const tb_params *ps = tb_model_params(m);
+        for (int k = 0; k < tb_params_count(ps); k++) {
+            tb_tensor *g = tb_grad(tb_params_at(ps, k)->tensor);
+            double most = 0;
+            if (!g) fail_msg("%s: no gradient for %s", specs[i], tb_params_at(ps, k)->name);
+            assert_ok(tb_item_f64(tb_max(tb_mul(g, g), 0, NULL, false), &most));
+            if (!(most > 0)) fail_msg("%s: a zero gradient for %s", specs[i], tb_params_at(ps, k)->name);
+        }
+        tb_scope_close(s);
+        tb_model_destroy(m);
+    }
+}
+
+static void dropout_acts_in_training_alone_and_follows_its_stream(void **state)
+{
+    tb_model *m = make("gpt:layers=1,width=16,heads=2,context=16,dropout=0.5");
+    static float a[2 * 16 * 256], b[2 * 16 * 256];
+    tb_tensor *x = tokens(2, 16);
+    assert_ok(tb_tensor_read(tb_model_forward(m, x), a, sizeof a));
+    assert_ok(tb_tensor_read(tb_model_forward(m, x), b, sizeof b));
+    assert_memory_equal(a, b, sizeof a);
+    tb_model_set_training(m, true);
+    tb_ctx_set_stream(*state, 7, 0);
+    assert_ok(tb_tensor_read(tb_model_forward(m, x), a, sizeof a));
+    assert_memory_not_equal(a, b, sizeof a);
+    tb_ctx_set_stream(*state, 7, 0);
+    assert_ok(tb_tensor_read(tb_model_forward(m, x), b, sizeof b));
+    assert_memory_equal(a, b, sizeof a);
+    tb_ctx_set_stream(*state, 7, 1); /* the second row of that batch, drawn by another rank */
+    assert_ok(tb_tensor_read(tb_model_forward(m, tb_slice(x, 0, 1, 2, 1)), b, sizeof b / 2));
+    assert_memory_equal(a + 16 * 256, b, sizeof b / 2);
+    tb_model_destroy(m);
+}
+
 static void wrong_specs_are_told(void **state)
 {
     (void)state;
@@ -82,7 +208,11 @@ static void out_of_memory_anywhere_leaks_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(the_mlp_is_784_512_256_10), ctx_test(wrong_specs_are_told), ctx_test(a_failing_op_names_its_block),
+        ctx_test(the_mlp_is_784_512_256_10), ctx_test(the_cnn_is_two_convolutions_and_two_layers),
+        ctx_test(the_gpt_ties_its_head), ctx_test(a_later_byte_changes_no_earlier_prediction),
+        ctx_test(a_row_of_gpt_has_the_same_bits_in_any_batch_at_any_thread_count),
+        ctx_test(every_parameter_of_every_model_learns),
+        ctx_test(dropout_acts_in_training_alone_and_follows_its_stream), ctx_test(wrong_specs_are_told), ctx_test(a_failing_op_names_its_block),
         ctx_test(out_of_memory_anywhere_leaks_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

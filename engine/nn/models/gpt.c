@@ -1,0 +1,112 @@
+/* gpt: a decoder-only transformer over bytes, as GPT-2 (Radford et al., "Language Models are Unsupervised Multitask
+ * Learners", 2019): embeddings of bytes and places, pre-norm blocks, a last norm, and a head tied to the byte
+ * embedding. [B, T] i32 -> [B, T, vocab] logits. Weights start from normal(0, 0.02), projections into the residual
+ * stream from 0.02 / sqrt(2 layers). */
+#include "tb_model.h"
+#include "tb_nn.h"
+#include "tb_ops.h"
+#include <math.h>
+
+static const double weight_std = 0.02;
+
+/* ---- embed ---- */
+typedef struct embed_config {
+    int64_t vocab, context, width;
+    double dropout;
+} embed_config;
+
+typedef struct embed {
+    tb_nn_embedding token, place;
+    tb_nn_dropout drop;
+} embed;
+
+static void embed_make(tb_params *ps, void *block, const void *config, const tb_boundary *in, tb_boundary *out)
+{
+    const embed_config *c = config;
+    embed *p = block;
+    (void)in;
+    p->token = tb_nn_embedding_make(ps, "token", c->vocab, c->width, weight_std);
+    p->place = tb_nn_embedding_make(ps, "place", c->context, c->width, weight_std);
+    p->drop = tb_nn_dropout_make(ps, c->dropout);
+    *out = (tb_boundary){tb_params_dtype(ps), 3, {TB_DIM_BATCH, TB_DIM_TIME, c->width}};
+}
+
+static tb_tensor *embed_forward(const void *block, tb_tensor *x)
+{
+    const embed *p = block;
+    tb_scope *s = tb_scope_open();
+    tb_tensor *places = tb_slice(p->place.weight, 0, 0, tb_tensor_dim(x, 1), 1); /* [T, C] */
+    tb_tensor *y = tb_add(tb_nn_embedding_forward(&p->token, x), places);
+    return tb_scope_escape(s, tb_nn_dropout_forward(&p->drop, y));
+}
+
+static const tb_block_type embed_type = {"embed", sizeof(embed), embed_make, embed_forward};
+
+/* ---- blocks ---- */
+static void block_make(tb_params *ps, void *block, const void *config, const tb_boundary *in, tb_boundary *out)
+{
+    *(tb_nn_transformer_block *)block = tb_nn_transformer_block_make(ps, config);
+    *out = *in;
+}
+
+static tb_tensor *block_forward(const void *block, tb_tensor *x) { return tb_nn_transformer_block_forward(block, x); }
+
+static const tb_block_type block_type = {"transformer_block", sizeof(tb_nn_transformer_block), block_make,
+                                         block_forward};
+
+/* ---- head ---- */
+typedef struct head_config {
+    const char *tie;
+    int64_t vocab;
+} head_config;
+
+typedef struct head {
+    tb_nn_layer_norm norm;
+    tb_tensor *token; /* [vocab, C], the embedding's */
+} head;
+
+static void head_make(tb_params *ps, void *block, const void *config, const tb_boundary *in, tb_boundary *out)
+{
+    const head_config *c = config;
+    head *p = block;
+    p->norm = tb_nn_layer_norm_make(ps, "norm", in->dims[2]);
+    p->token = tb_params_share(ps, c->tie);
+    *out = *in;
+    out->dims[2] = c->vocab;
+}
+
+static tb_tensor *head_forward(const void *block, tb_tensor *x)
+{
+    const head *p = block;
+    tb_scope *s = tb_scope_open();
+    return tb_scope_escape(s, tb_linear(tb_nn_layer_norm_forward(&p->norm, x), p->token, NULL));
+}
+
+static const tb_block_type head_type = {"head", sizeof(head), head_make, head_forward};
+
+/* ---- the model ---- */
+static tb_status gpt_build(tb_model_builder *b)
+{
+    int64_t vocab = tb_model_int(b, "vocab"), context = tb_model_int(b, "context"), width = tb_model_int(b, "width");
+    int64_t layers = tb_model_int(b, "layers"), heads = tb_model_int(b, "heads");
+    double dropout = tb_model_num(b, "dropout");
+    if (width % heads)
+        return TB_FAIL(TB_ERR_CONFIG, "gpt: width %lld cannot be shared by %lld heads", (long long)width, (long long)heads);
+    tb_model_input(b, TB_I32, 2, (int64_t[]){TB_DIM_BATCH, TB_DIM_TIME});
+    tb_model_block(b, "embed", &embed_type, &(embed_config){vocab, context, width, dropout});
+    tb_nn_attention_config c = {.width = width, .heads = heads, .causal = true, .std = weight_std,
+                                .proj_std = weight_std / sqrt(2 * (double)layers), .dropout = dropout};
+    for (int i = 0; i < layers; i++) tb_model_block(b, "block.%d", &block_type, &c, i);
+    return tb_model_block(b, "head", &head_type, &(head_config){"embed.token.weight", vocab});
+}
+
+static const tb_key gpt_keys[] = {
+    {"layers", TB_KEY_INT, "", 1, 200, NULL, "4", "transformer blocks"},
+    {"width", TB_KEY_INT, "", 1, 1 << 16, NULL, "256", "of the residual stream"},
+    {"heads", TB_KEY_INT, "", 1, 1024, NULL, "8", "divide the width"},
+    {"context", TB_KEY_INT, "", 1, 1 << 16, NULL, "128", "longest row"},
+    {"vocab", TB_KEY_INT, "", 2, 1 << 24, NULL, "256", "256: bytes"},
+    {"dropout", TB_KEY_NUM, "", 0, 0.95, NULL, "0", "behind the embedding and in both halves of a block"},
+};
+
+TB_MODEL(gpt) = {"gpt", "decoder-only transformer over bytes", gpt_keys, sizeof gpt_keys / sizeof gpt_keys[0], gpt_build};
