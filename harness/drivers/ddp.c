@@ -77,13 +77,10 @@ static int blocks_of(int ranks)
     return blocks;
 }
 
-static tb_status open_comm(const tb_run *run, int ranks, tb_comm **out)
+static tb_status open_comm(int ranks, tb_comm **out)
 {
     if (ranks == 1) return tb_comm_open("self", 0, 1, NULL, NULL, out);
-    TB_TRY(tb_comm_open_world(NULL, NULL, out));
-    if (tb_comm_size(*out) == ranks) return TB_OK;
-    return TB_FAIL(TB_ERR_CONFIG, "this point wants %d of the job's %d ranks; start it with mpirun -n %d, or without",
-                   run->ranks, tb_comm_size(*out), run->ranks);
+    return tb_comm_open_world(NULL, &(tb_comm_options){.ranks = ranks}, out);
 }
 
 static tb_status open_training(const state *s, training *t, int rank, int ranks)
@@ -93,7 +90,7 @@ static tb_status open_training(const state *s, training *t, int rank, int ranks)
                                           .cores = run->cores, .n_cores = run->n_cores}, &t->ctx));
     tb_ctx_enter(t->ctx);
     TB_TRY(tb_ctx_set_batch_blocks(t->ctx, blocks_of(ranks)));
-    TB_TRY(open_comm(run, ranks, &t->comm));
+    TB_TRY(open_comm(ranks, &t->comm));
     TB_TRY(tb_model_create(tb_param_str(run, "model"), TB_F32, &t->model));
     tb_params *ps = tb_model_params(t->model);
     tb_optim_config optimizer = optimizer_of(run);

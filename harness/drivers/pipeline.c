@@ -248,10 +248,7 @@ static tb_status open_own(state *s, const char *schedule)
     const tb_run *run = s->run;
     TB_TRY(predict(s, schedule));
     TB_TRY(open_base(s, &s->own, schedule, run->ranks, run->rank, run->device));
-    if (run->ranks > 1) TB_TRY(tb_comm_open_world(NULL, NULL, &s->comm));
-    if (s->comm && tb_comm_size(s->comm) != run->ranks)
-        return TB_FAIL(TB_ERR_CONFIG, "a pipeline of %d ranks in a job of %d: start it with tb run, or mpirun -n %d",
-                       run->ranks, tb_comm_size(s->comm), run->ranks);
+    if (run->ranks > 1) TB_TRY(tb_comm_open_world(NULL, &(tb_comm_options){.ranks = run->ranks}, &s->comm));
     return open_trainer(s, &s->own, s->comm);
 }
 
