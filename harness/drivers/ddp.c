@@ -3,6 +3,7 @@
  * What the ranks learn is compared first: a rank that does the whole batch alone must get the same weights, to the
  * last bit. `sync: false` leaves the sums out, so that the ranks only contend for the machine: with the times of one
  * rank, of ranks without sums and of ranks with them, efficiency is contention x communication. */
+#include "peer.h"
 #include "tb_alloc.h"
 #include "tb_autograd.h"
 #include "tb_cpu.h"
@@ -12,8 +13,10 @@
 #include "tb_model.h"
 #include "tb_ops.h"
 #include "tb_optim.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { CHECKED_STEPS = 3, LINK_ROUNDS = 30, LINK_SMALL = 2, LINK_LARGE = 1 << 20 };
 
@@ -26,6 +29,8 @@ static const tb_key keys[] = {
     {"optimizer", TB_KEY_CHOICE, "", 0, 0, "sgd|adamw", "sgd", "sgd: momentum 0.9"},
     {"rate", TB_KEY_NUM, "", 0, 1e3, NULL, "0.01", "learning rate"},
     {"bucket_kib", TB_KEY_INT, "KiB", 1, 1 << 22, NULL, "1024", "a bucket is full behind this many"},
+    {"engine", TB_KEY_CHOICE, "", 0, 0, "tensorbrain|torch", "tensorbrain",
+     "torch: DistributedDataParallel over gloo with the same sizes, for models mlp:widths=..."},
     {"sync", TB_KEY_BOOL, "", 0, 0, NULL, "true", "sum the gradients; false: to measure what the sums cost"},
 };
 
@@ -58,6 +63,7 @@ typedef struct state {
     tb_dataset *data;
     training own;
     int64_t time, global_rows, step;
+    tb_peer *peer; /* NULL: our own training */
     double flop; /* of this rank's share of a step */
 
 } state;
@@ -135,6 +141,44 @@ static tb_status train_step(training *t, int64_t step, bool sync)
     return st == TB_OK ? tb_optim_step(t->optim) : st;
 }
 
+/* ---- the peer ---- */
+/* Weights and biases of an mlp; 0 where the widths cannot be read. */
+static double mlp_params(const char *widths)
+{
+    double n = 0, before = 0;
+    for (char *end; *widths; widths = *end ? end + 1 : end) {
+        double width = strtod(widths, &end);
+        if (end == widths) return 0;
+        n += before ? (before + 1) * width : 0;
+        before = width;
+    }
+    return n;
+}
+
+/* One port for all, free a moment ago or not: a clash ends the launch with torch's own words. */
+static tb_status start_peer(state *s)
+{
+    static const char form[] = "mlp:widths=";
+    const tb_run *run = s->run;
+    const char *model = tb_param_str(run, "model");
+    int64_t rows = tb_param_int(run, "rows") * tb_param_int(run, "load"), port = 20000 + getpid() % 20000;
+    char text[6][32], version[64];
+    if (strncmp(model, form, sizeof form - 1) != 0 || strchr(model, ','))
+        return TB_FAIL(TB_ERR_CONFIG, "params.engine torch knows models %s..., not '%s'", form, model);
+    if (!tb_param_bool(run, "sync")) return TB_FAIL(TB_ERR_CONFIG, "params.engine torch has no params.sync false");
+    const char *widths = model + sizeof form - 1;
+    TB_TRY(open_comm(run->ranks, &s->own.comm));
+    TB_TRY(tb_comm_bcast(s->own.comm, &port, sizeof port, 0, NULL, NULL));
+    const int64_t numbers[] = {run->rank, run->ranks, port, run->threads, rows};
+    for (int i = 0; i < 5; i++) snprintf(text[i], sizeof text[i], "%lld", (long long)numbers[i]);
+    snprintf(text[5], sizeof text[5], "%g", (double)tb_param_int(run, "bucket_kib") / 1024);
+    char *args[] = {text[0], text[1], text[2], text[3], (char *)(uintptr_t)widths, text[4], text[5], NULL};
+    s->flop = 6.0 * mlp_params(widths) * (double)rows;
+    TB_TRY(tb_peer_start("torch_ddp.py", args, &s->peer, version));
+    if (run->rank == 0) tb_emit_fact(run, "peer/torch", version);
+    return TB_OK;
+}
+
 /* ---- the driver ---- */
 static tb_status setup(const tb_run *run, void **out)
 {
@@ -145,6 +189,7 @@ static tb_status setup(const tb_run *run, void **out)
     s->time = tb_dataset_kind(s->data) == TB_DATA_TEXT ? tb_param_int(run, "context") : 1;
     int64_t here = tb_param_int(run, "rows") * tb_param_int(run, "load");
     s->global_rows = here * run->ranks;
+    if (strcmp(tb_param_str(run, "engine"), "torch") == 0) return start_peer(s);
     TB_TRY(open_training(s, &s->own, run->rank, run->ranks));
     /* Products with weights: 2 flop per weight and row forward, 4 backward (Kaplan et al. 2020, section 2.1). Exact for
      * stacks of linear layers; convolutions reuse their weights and attention adds products: not counted. */
@@ -165,6 +210,7 @@ static tb_status check(const tb_run *run, void *arg)
     char mine[65], wanted[65] = "";
     training alone = {0};
     tb_status st = TB_OK;
+    if (s->peer) return TB_OK;
     if (run->rank == 0) {
         tb_run_phase(run, "reference", -1, 0);
         st = open_training(s, &alone, 0, 1);
@@ -182,20 +228,32 @@ static tb_status check(const tb_run *run, void *arg)
     return TB_OK;
 }
 
-static double rate_of(int64_t rows, int64_t ns) { return (double)rows / (double)ns * 1e9; }
+static void emit_speed(const state *s, int64_t at, double ms)
+{
+    tb_emit_sample(s->run, "step_ms", at, ms);
+    tb_emit_sample(s->run, "samples_per_s", at, (double)s->global_rows / s->run->ranks / ms * 1e3);
+    tb_emit_sample(s->run, "gflop_per_s", at, s->flop / ms * 1e-6);
+}
+
+static tb_status peer_once(state *s)
+{
+    double ms;
+    TB_TRY(tb_peer_iterate(s->peer, &ms));
+    emit_speed(s, s->step++, ms);
+    return TB_OK;
+}
 
 static tb_status run_once(const tb_run *run, void *arg)
 {
     state *s = arg;
+    if (s->peer) return peer_once(s);
     int64_t t0 = tb_now_ns();
     tb_comm_stats before, after;
     tb_comm_get_stats(s->own.comm, &before);
     TB_TRY(train_step(&s->own, s->step, tb_param_bool(run, "sync")));
     int64_t ns = tb_now_ns() - t0, at = s->step++ - CHECKED_STEPS;
     tb_comm_get_stats(s->own.comm, &after);
-    tb_emit_sample(run, "step_ms", at, (double)ns * 1e-6);
-    tb_emit_sample(run, "samples_per_s", at, rate_of(s->global_rows / run->ranks, ns));
-    tb_emit_sample(run, "gflop_per_s", at, s->flop / (double)ns);
+    emit_speed(s, at, (double)ns * 1e-6);
     tb_emit_sample(run, "sums_ms", at, (double)tb_ddp_sum_ns(s->own.ddp) * 1e-6);
     tb_emit_sample(run, "wire_bytes", at, (double)(after.wire_bytes - before.wire_bytes));
     return TB_OK;
@@ -244,6 +302,7 @@ static tb_status emit_bound(const state *s)
 static tb_status finish(const tb_run *run, void *arg)
 {
     const state *s = arg;
+    if (s->peer) return TB_OK;
     tb_ctx_enter(s->own.ctx);
     TB_TRY(emit_bound(s));
     tb_emit_value(run, "params", "", (double)tb_params_numel(tb_model_params(s->own.model)));
@@ -260,7 +319,9 @@ static void teardown(void *arg)
 {
     state *s = arg;
     if (!s) return;
-    close_training(&s->own);
+    tb_peer_stop(s->peer);
+    if (s->own.ctx) close_training(&s->own);
+    else tb_comm_close(s->own.comm);
     tb_dataset_close(s->data);
     tb_free(s);
 }

@@ -1,0 +1,12 @@
+/* A peer: another program that does the same work, asked for one iteration at a time. It prints "ready VERSION" when
+ * it can begin, then for every line it reads one with the milliseconds that an iteration took; it ends with its
+ * input. Everything else it has to say goes to stderr. */
+#pragma once
+#include "tb_status.h"
+
+typedef struct tb_peer tb_peer;
+
+/* Runs scripts/peers/<script> with these arguments (NULL at the end). `version` [64]: what it says it is. */
+TB_MUST_USE tb_status tb_peer_start(const char *script, char *const *args, tb_peer **out, char version[64]);
+TB_MUST_USE tb_status tb_peer_iterate(tb_peer *p, double *ms);
+void tb_peer_stop(tb_peer *p); /* waits for its end; NULL is accepted */
