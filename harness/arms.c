@@ -2,6 +2,7 @@
 #include "arms.h"
 #include "deploy.h"
 #include "tb_alloc.h"
+#include "tb_artefact.h"
 #include "tb_autograd.h"
 #include "tb_ops.h"
 #include "tb_pass.h"
@@ -199,4 +200,32 @@ char *tb_arms_text(const tb_arms *s, int arm)
     tb_graph_dump(tb_exec_graph(s->exec[arm - 1]), &text);
     if (text.failed) tb_text_free(&text);
     return text.data;
+}
+
+tb_status tb_arms_export(const tb_arms *s, int arm, const char *name, int64_t max_batch, const char *dir)
+{
+    const char *facts[] = {"model", tb_model_spec(s->model), "data", s->config.data};
+    tb_artefact_info info = {.max_batch = max_batch, .n_facts = 2, .facts = facts};
+    snprintf(info.name, sizeof info.name, "%s", name);
+    info.labels = tb_deploy_labels(s->data, &info.n_labels);
+    return tb_artefact_save(tb_exec_graph(s->exec[arm - 1]), &info, 16, dir);
+}
+
+const uint8_t *tb_arms_images(const tb_arms *s, int64_t *n, int64_t *pixels)
+{
+    *n = tb_dataset_part(s->data, TB_SPLIT_TEST)->rows;
+    *pixels = s->pixels;
+    return tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
+}
+
+int64_t tb_arms_classes(const tb_arms *s) { return s->classes; }
+
+tb_status tb_arms_answers(tb_arms *s, int arm, int64_t n, float *logits)
+{
+    const uint8_t *images = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
+    int64_t one = 1; /* one row at a time: the server's batches must give the same bits */
+    for (int64_t i = 0; i < n; i++)
+        TB_TRY(tb_session_run(s->session[arm - 1], &one, (const void *[]){images + i * s->pixels},
+                              (void *[]){logits + i * s->classes}));
+    return TB_OK;
 }

@@ -41,3 +41,12 @@ TB_MUST_USE tb_status tb_arms_check(tb_arms *a, tb_arms_facts *out);
 TB_MUST_USE tb_status tb_arms_run(tb_arms *a, int arm, int64_t turn);
 /* The graph of arms 1 to 3 as text; the caller frees it with tb_free. */
 char *tb_arms_text(const tb_arms *a, int arm);
+
+/* ---- for serving ---- */
+/* Writes arm 1, 2 or 3 as a deploy artefact. */
+TB_MUST_USE tb_status tb_arms_export(const tb_arms *a, int arm, const char *name, int64_t max_batch, const char *dir);
+/* Test images, [*n, *pixels] bytes, borrowed; and what an arm answers for the first `n` of them, computed here:
+ * logits[n * classes]. */
+const uint8_t *tb_arms_images(const tb_arms *a, int64_t *n, int64_t *pixels);
+int64_t tb_arms_classes(const tb_arms *a);
+TB_MUST_USE tb_status tb_arms_answers(tb_arms *a, int arm, int64_t n, float *logits);
