@@ -49,11 +49,13 @@ static tb_status check_operands(const tb_op_call *c, tb_tensor *const *t, const 
                            name[i], tb_shape_text(t[i]));
     }
     if (t[K]->dims[3] != q->dims[3])
-        return TB_FAIL(TB_ERR_SHAPE, "%s: q %s and k %s differ in width", c->op->name, tb_shape_text(q), tb_shape_text(t[K]));
+        return TB_FAIL(TB_ERR_SHAPE, "%s: q %s and k %s differ in width", c->op->name, tb_shape_text(q),
+                       tb_shape_text(t[K]));
     if (t[K]->dims[2] != t[V]->dims[2])
         return TB_FAIL(TB_ERR_SHAPE, "%s: k %s and v %s differ in length", c->op->name, tb_shape_text(t[K]),
                        tb_shape_text(t[V]));
-    if (kv_len && (kv_len->dtype != TB_I64 || kv_len->rank > 1 || (kv_len->rank == 1 && kv_len->dims[0] != q->dims[0])))
+    if (kv_len &&
+        (kv_len->dtype != TB_I64 || kv_len->rank > 1 || (kv_len->rank == 1 && kv_len->dims[0] != q->dims[0])))
         return TB_FAIL(TB_ERR_SHAPE, "%s: kv_len must be i64, one number or [%lld], not %s %s", c->op->name,
                        (long long)q->dims[0], tb_dtype_name((tb_dtype)kv_len->dtype), tb_shape_text(kv_len));
     return TB_OK;
@@ -71,8 +73,8 @@ static tb_status keys_of(const tb_op_call *c, const tb_tensor *kv_len, int64_t b
     if (!kv_len) return TB_OK;
     *out = ((const int64_t *)tb_op_data(kv_len))[kv_len->rank ? b * kv_len->strides[0] : 0];
     if (*out >= 0 && *out <= keys) return TB_OK;
-    return TB_FAIL(TB_ERR_INVALID, "%s: kv_len %lld of batch entry %lld is not in 0..%lld", c->op->name, (long long)*out,
-                   (long long)b, (long long)keys);
+    return TB_FAIL(TB_ERR_INVALID, "%s: kv_len %lld of batch entry %lld is not in 0..%lld", c->op->name,
+                   (long long)*out, (long long)b, (long long)keys);
 }
 
 /* Keys that query i of `queries` sees. */
@@ -141,7 +143,8 @@ static void attention_cost(const tb_op_call *c, tb_cost *out)
     bool is_backward = c->op != &tb_op_scaled_dot_product_attention;
     tb_tensor *const *t = c->in + is_backward;
     const attention_attrs *a = c->attrs;
-    double pairs = (double)(t[Q]->dims[0] * t[Q]->dims[1] * t[Q]->dims[2]) * (double)t[K]->dims[2] * (a->causal ? 0.5 : 1);
+    double pairs =
+        (double)(t[Q]->dims[0] * t[Q]->dims[1] * t[Q]->dims[2]) * (double)t[K]->dims[2] * (a->causal ? 0.5 : 1);
     double once = (double)t[Q]->numel + (double)t[K]->numel + 2 * (double)t[V]->numel;
     *out = (tb_cost){.flops = (is_backward ? 5 : 2) * pairs * (double)(t[Q]->dims[3] + t[V]->dims[3]),
                      .bytes = (is_backward ? 2 : 1) * once * (double)tb_dtype_size((tb_dtype)t[Q]->dtype),
@@ -156,8 +159,8 @@ static tb_status backward_shape(tb_op_call *c)
     TB_TRY(check_operands(c, t, c->n_in > 6 ? c->in[6] : NULL));
     int64_t dims[4] = {t[Q]->dims[0], t[Q]->dims[1], t[Q]->dims[2], t[V]->dims[3]};
     if (!tbi_has_dims(g, 4, dims) || !tbi_has_dims(out, 4, dims) || !tbi_has_dims(lse, 3, dims))
-        return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s, output %s and lse %s do not belong to an output %s", c->op->name,
-                       tb_shape_text(g), tb_shape_text(out), tb_shape_text(lse), tb_dims_text(4, dims));
+        return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s, output %s and lse %s do not belong to an output %s",
+                       c->op->name, tb_shape_text(g), tb_shape_text(out), tb_shape_text(lse), tb_dims_text(4, dims));
     if (g->dtype != t[Q]->dtype || out->dtype != g->dtype || lse->dtype != tbi_stat_dtype((tb_dtype)g->dtype))
         return TB_FAIL(TB_ERR_DTYPE, "%s: gradient %s, output %s and lse %s do not belong to %s", c->op->name,
                        tb_dtype_name((tb_dtype)g->dtype), tb_dtype_name((tb_dtype)out->dtype),
@@ -257,7 +260,8 @@ static void backward_grad(tb_grad_call *c)
 {
     tb_tensor *g = c->in[0], *q = c->in[1], *k = c->in[2], *v = c->in[3], *out = c->in[4], *lse = c->in[5];
     tb_tensor *x = c->grad[Q] ? c->grad[Q] : tb_zeros_like(q), *y = c->grad[K] ? c->grad[K] : tb_zeros_like(k);
-    tb_tensor *z = c->grad[V] ? c->grad[V] : tb_zeros_like(v), *p = probabilities(c, q, k, lse, c->n_in > 6 ? c->in[6] : NULL);
+    tb_tensor *z = c->grad[V] ? c->grad[V] : tb_zeros_like(v),
+              *p = probabilities(c, q, k, lse, c->n_in > 6 ? c->in[6] : NULL);
     double scale = scale_of(c->attrs, q);
     tb_tensor *a = tb_sub(tb_matmul(g, flipped(v)), row_sum(tb_mul(g, out))), *ds = tb_mul(p, a);
     tb_tensor *m = tb_mul_number(tb_add(tb_matmul(x, flipped(k)), tb_matmul(q, flipped(y))), scale);
@@ -272,6 +276,7 @@ static void backward_grad(tb_grad_call *c)
 }
 
 /* ---- samples ---- */
+#define LENGTHS .has_dtype = true, .dtype = TB_I64, .no_grad = true
 static const struct {
     attention_attrs attrs;
     int64_t b, h, t, s, d, e; /* e: width of v */
@@ -280,8 +285,8 @@ static const struct {
     {{false, 0}, 2, 2, 3, 3, 4, 4, {.absent = true}},
     {{true, 0}, 1, 2, 4, 4, 3, 3, {.absent = true}},
     {{true, 0.3}, 1, 1, 2, 5, 3, 2, {.absent = true}},
-    {{false, 0}, 2, 1, 1, 6, 4, 4, {TB_SHAPE(2), .lo = 1, .hi = 6, .has_dtype = true, .dtype = TB_I64, .no_grad = true}},
-    {{true, 0}, 1, 1, 2, 4, 2, 2, {.rank = 0, .lo = 3, .hi = 4, .has_dtype = true, .dtype = TB_I64, .no_grad = true}},
+    {{false, 0}, 2, 1, 1, 6, 4, 4, {TB_SHAPE(2), .lo = 1, .hi = 6, LENGTHS}},
+    {{true, 0}, 1, 1, 2, 4, 2, 2, {.rank = 0, .lo = 3, .hi = 4, LENGTHS}},
     {{false, 0}, 0, 2, 3, 3, 4, 4, {.absent = true}},
     {{true, 0}, 1, 1, 1, 1, 1, 1, {.absent = true}},
     {{true, 0}, 1, 2, 33, 33, 17, 17, {.absent = true}},
@@ -301,9 +306,9 @@ static void backward_samples(tb_samples *to)
 {
     for (int i = 0; i < CASES; i++) {
         int64_t b = cases[i].b, h = cases[i].h, t = cases[i].t, s = cases[i].s, d = cases[i].d, e = cases[i].e;
-        tb_sample_in out = {TB_SHAPE(b, h, t, e)};
+        tb_sample_in out = {TB_SHAPE(b, h, t, e)}, lse = {TB_SHAPE(b, h, t), .lo = 2, .hi = 4, .is_stat = true};
         tb_sample(to, &cases[i].attrs, 7, (tb_sample_in[]){out, {TB_SHAPE(b, h, t, d)}, {TB_SHAPE(b, h, s, d)},
-                  {TB_SHAPE(b, h, s, e)}, out, {TB_SHAPE(b, h, t), .lo = 2, .hi = 4, .is_stat = true}, cases[i].kv_len});
+                  {TB_SHAPE(b, h, s, e)}, out, lse, cases[i].kv_len});
     }
 }
 

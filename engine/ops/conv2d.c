@@ -136,7 +136,8 @@ static tb_status conv2d_shape(tb_op_call *c)
 }
 
 /* sum over the window of one output element */
-static double window_sum(const geometry *g, const tb_tensor *x, const tb_tensor *w, int64_t n, int64_t o, int64_t i, int64_t j)
+static double window_sum(const geometry *g, const tb_tensor *x, const tb_tensor *w, int64_t n, int64_t o, int64_t i,
+                         int64_t j)
 {
     double sum = 0;
     int64_t first = o / g->og * g->cg;
@@ -158,7 +159,8 @@ static tb_status conv2d_ref(tb_op_call *c)
         for (int64_t o = 0; o < g.o; o++) {
             double bias = b ? tbi_get(b, o * b->strides[0]) : 0;
             for (int64_t i = 0; i < g.out[0]; i++)
-                for (int64_t j = 0; j < g.out[1]; j++) tbi_put(c->out[0], to++, bias + window_sum(&g, x, w, n, o, i, j));
+                for (int64_t j = 0; j < g.out[1]; j++)
+                    tbi_put(c->out[0], to++, bias + window_sum(&g, x, w, n, o, i, j));
         }
     return TB_OK;
 }
@@ -168,10 +170,12 @@ static tb_status conv2d_fast(tb_op_call *c)
     const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL;
     geometry g;
     TB_TRY(geometry_of("conv2d", c->attrs, x->dims, w->dims, &g));
-    return run_kernel(c, &g, &(tb_conv_args){.x = tb_op_data(x), .weight = tb_op_data(w), .bias = b ? tb_op_data(b) : NULL});
+    return run_kernel(c, &g,
+                      &(tb_conv_args){.x = tb_op_data(x), .weight = tb_op_data(w), .bias = b ? tb_op_data(b) : NULL});
 }
 
-static tb_tensor *call_grad(const tb_op *op, const conv2d_attrs *a, const int64_t *size, tb_tensor *g, tb_tensor *other)
+static tb_tensor *call_grad(const tb_op *op, const conv2d_attrs *a, const int64_t *size, tb_tensor *g,
+                            tb_tensor *other)
 {
     conv2d_attrs sized = *a;
     sized.size = (tb_ints){2, {size[0], size[1]}};
@@ -189,8 +193,10 @@ static void conv2d_grad(tb_grad_call *c)
 {
     tb_tensor *g = c->grad[0];
     const tb_out_spec *x = &c->in_spec[0], *w = &c->in_spec[1];
-    if (tb_grad_wants(c, 0)) tb_grad_set(c, 0, call_grad(&tb_op_conv2d_input_grad, c->attrs, x->dims + 2, g, c->in[1]));
-    if (tb_grad_wants(c, 1)) tb_grad_set(c, 1, call_grad(&tb_op_conv2d_weight_grad, c->attrs, w->dims + 2, g, c->in[0]));
+    if (tb_grad_wants(c, 0))
+        tb_grad_set(c, 0, call_grad(&tb_op_conv2d_input_grad, c->attrs, x->dims + 2, g, c->in[1]));
+    if (tb_grad_wants(c, 1))
+        tb_grad_set(c, 1, call_grad(&tb_op_conv2d_weight_grad, c->attrs, w->dims + 2, g, c->in[0]));
     if (c->n_in > 2 && tb_grad_wants(c, 2))
         tb_grad_set(c, 2, tb_reshape(tb_sum_to(g, 4, (int64_t[]){1, w->dims[0], 1, 1}), 1, w->dims));
 }
@@ -200,7 +206,8 @@ static tb_status check_gradient(const tb_op_call *c, const geometry *g)
 {
     if (tbi_has_dims(c->in[0], 4, (int64_t[]){g->n, g->o, g->out[0], g->out[1]})) return TB_OK;
     return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s does not belong to an output [%lld, %lld, %lld, %lld]", c->op->name,
-                   tb_shape_text(c->in[0]), (long long)g->n, (long long)g->o, (long long)g->out[0], (long long)g->out[1]);
+                   tb_shape_text(c->in[0]), (long long)g->n, (long long)g->o, (long long)g->out[0],
+                   (long long)g->out[1]);
 }
 
 static tb_status input_geometry(const tb_op_call *c, int64_t *dims, geometry *g)
@@ -208,7 +215,8 @@ static tb_status input_geometry(const tb_op_call *c, int64_t *dims, geometry *g)
     const conv2d_attrs *a = c->attrs;
     const tb_tensor *w = c->in[1];
     if (a->size.n != 2) return TB_FAIL(TB_ERR_INVALID, "%s: size has two entries: height, width", c->op->name);
-    memcpy(dims, (int64_t[]){c->in[0]->dims[0], w->dims[1] * a->groups, a->size.at[0], a->size.at[1]}, 4 * sizeof *dims);
+    memcpy(dims, (int64_t[]){c->in[0]->dims[0], w->dims[1] * a->groups, a->size.at[0], a->size.at[1]},
+           4 * sizeof *dims);
     TB_TRY(geometry_of(c->op->name, a, dims, w->dims, g));
     return check_gradient(c, g);
 }
@@ -223,7 +231,8 @@ static tb_status input_grad_shape(tb_op_call *c)
     return TB_OK;
 }
 
-static double input_grad_at(const geometry *g, const tb_tensor *dy, const tb_tensor *w, int64_t n, int64_t ch, int64_t i, int64_t j)
+static double input_grad_at(const geometry *g, const tb_tensor *dy, const tb_tensor *w, int64_t n, int64_t ch,
+                            int64_t i, int64_t j)
 {
     double sum = 0;
     int64_t group = ch / g->cg;
@@ -231,7 +240,8 @@ static double input_grad_at(const geometry *g, const tb_tensor *dy, const tb_ten
         for (int64_t p = 0; p < g->kernel[0]; p++)
             for (int64_t q = 0; q < g->kernel[1]; q++) {
                 int64_t y = output_place(g, 0, i, p), z = output_place(g, 1, j, q);
-                if (y >= 0 && z >= 0) sum += tbi_get(dy, at4(dy, n, o, y, z)) * tbi_get(w, at4(w, o, ch % g->cg, p, q));
+                if (y >= 0 && z >= 0)
+                    sum += tbi_get(dy, at4(dy, n, o, y, z)) * tbi_get(w, at4(w, o, ch % g->cg, p, q));
             }
     return sum;
 }
@@ -287,7 +297,8 @@ static tb_status weight_grad_shape(tb_op_call *c)
     return TB_OK;
 }
 
-static double weight_grad_at(const geometry *g, const tb_tensor *dy, const tb_tensor *x, int64_t o, int64_t ch, int64_t p, int64_t q)
+static double weight_grad_at(const geometry *g, const tb_tensor *dy, const tb_tensor *x, int64_t o, int64_t ch,
+                             int64_t p, int64_t q)
 {
     double sum = 0;
     for (int64_t n = 0; n < g->n; n++)
@@ -333,7 +344,8 @@ static void conv2d_cost(const tb_op_call *c, tb_cost *out)
 {
     const tb_tensor *x = c->in[0], *w = c->in[1];
     const tb_out_spec *y = &c->spec[0];
-    double all = (double)(y->dims[0] * y->dims[1] * y->dims[2] * y->dims[3]), size = (double)tb_dtype_size((tb_dtype)x->dtype);
+    double all = (double)(y->dims[0] * y->dims[1] * y->dims[2] * y->dims[3]),
+           size = (double)tb_dtype_size((tb_dtype)x->dtype);
     int64_t k = w->dims[1] * w->dims[2] * w->dims[3];
     *out = (tb_cost){.flops = 2 * all * (double)k, .k = k, .bytes = size * ((double)x->numel + (double)w->numel + all)};
 }
@@ -347,11 +359,13 @@ static void grad_cost(const tb_op_call *c, tb_cost *out)
     double all = (double)(y->dims[0] * y->dims[1] * y->dims[2] * y->dims[3]);
     *out = (tb_cost){.flops = 2 * (double)g->numel * (double)(w[1] * w[2] * w[3]),
                      .k = is_weight ? g->dims[0] * g->dims[2] * g->dims[3] : w[0] * w[2] * w[3],
-                     .bytes = (double)tb_dtype_size((tb_dtype)g->dtype) * ((double)g->numel + (double)other->numel + all)};
+                     .bytes =
+                         (double)tb_dtype_size((tb_dtype)g->dtype) * ((double)g->numel + (double)other->numel + all)};
 }
 
 /* ---- samples ---- */
-#define ATTRS(s, s2, p, p2, d, d2, g) {.stride = {2, {s, s2}}, .pad = {2, {p, p2}}, .dilation = {2, {d, d2}}, .groups = g}
+#define PAIR(a, b) {2, {a, b}}
+#define ATTRS(s, s2, p, p2, d, d2, g) {PAIR(s, s2), PAIR(p, p2), PAIR(d, d2), g, {0}}
 static const struct {
     conv2d_attrs attrs;
     int64_t x[4], w[4], out[2];
@@ -396,13 +410,16 @@ static void weight_grad_samples(tb_samples *to) { grad_samples(to, true); }
     .fusion = TB_FUSE_ANCHOR, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .tol = TB_TOL(4)
 
 TB_OP(conv2d, .doc = "2-d convolution (NCHW, OIHW)", CONV2D, .n_in = 3, TB_ATTRS(conv2d_attrs, conv2d_attr_table),
-      .shape = conv2d_shape, .ref = conv2d_ref, .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad, .cost = conv2d_cost, .samples = conv2d_samples);
+      .shape = conv2d_shape, .ref = conv2d_ref, .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad,
+      .cost = conv2d_cost, .samples = conv2d_samples);
 TB_OP(conv2d_input_grad, .doc = "gradient of conv2d's input", CONV2D, .n_in = 2,
       TB_ATTRS(conv2d_attrs, conv2d_grad_attr_table), .shape = input_grad_shape, .ref = input_grad_ref,
-      .fast = input_grad_fast, .primitives = {"conv2d_input_grad"}, .grad = input_grad_grad, .cost = grad_cost, .samples = input_grad_samples);
+      .fast = input_grad_fast, .primitives = {"conv2d_input_grad"}, .grad = input_grad_grad, .cost = grad_cost,
+      .samples = input_grad_samples);
 TB_OP(conv2d_weight_grad, .doc = "gradient of conv2d's weight", CONV2D, .n_in = 2,
       TB_ATTRS(conv2d_attrs, conv2d_grad_attr_table), .shape = weight_grad_shape, .ref = weight_grad_ref,
-      .fast = weight_grad_fast, .primitives = {"conv2d_weight_grad"}, .grad = weight_grad_grad, .cost = grad_cost, .samples = weight_grad_samples);
+      .fast = weight_grad_fast, .primitives = {"conv2d_weight_grad"}, .grad = weight_grad_grad, .cost = grad_cost,
+      .samples = weight_grad_samples);
 
 tb_tensor *tb_conv2d(tb_tensor *x, tb_tensor *w, tb_tensor *b, const tb_conv2d_opts *opts)
 {

@@ -82,7 +82,8 @@ static tb_status dropout_fast(tb_op_call *c)
     if (x->dtype != TB_F32 || !x->is_contiguous) return TB_ERR_UNSUPPORTED;
     c->kernel = "philox_blocks_f32";
     j.from = tbi_key_first(j.key, x);
-    if (j.n) tb_pool_run(c->ctx->pool, (int64_t)(((j.from + (uint64_t)j.n + 3) >> 2) - (j.from >> 2)), drop_blocks, &j);
+    if (j.n)
+        tb_pool_run(c->ctx->pool, (int64_t)(((j.from + (uint64_t)j.n + 3) >> 2) - (j.from >> 2)), drop_blocks, &j);
     return TB_OK;
 }
 

@@ -29,7 +29,8 @@ static tb_status index_at(const tb_op_call *c, int64_t i, int64_t rows, int64_t 
 {
     const tb_tensor *t = c->in[1];
     int64_t at = t->is_contiguous ? i : tbi_element_at(t, i);
-    *out = tb_load_i64((tb_dtype)t->dtype, (const char *)tb_op_data(t) + at * (int64_t)tb_dtype_size((tb_dtype)t->dtype));
+    tb_dtype dtype = (tb_dtype)t->dtype;
+    *out = tb_load_i64(dtype, (const char *)tb_op_data(t) + at * (int64_t)tb_dtype_size(dtype));
     if (*out >= 0 && *out < rows) return TB_OK;
     return TB_FAIL(TB_ERR_INVALID, "%s: index %lld at position %lld is not one of %lld rows", c->op->name,
                    (long long)*out, (long long)i, (long long)rows);

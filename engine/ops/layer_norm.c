@@ -22,8 +22,8 @@ static tb_status check_columns(const tb_op_call *c, const tb_tensor *x, const tb
 {
     if (!p) return TB_OK;
     if (p->dtype != x->dtype)
-        return TB_FAIL(TB_ERR_DTYPE, "%s: %s is %s, the input %s", c->op->name, what, tb_dtype_name((tb_dtype)p->dtype),
-                       tb_dtype_name((tb_dtype)x->dtype));
+        return TB_FAIL(TB_ERR_DTYPE, "%s: %s is %s, the input %s", c->op->name, what,
+                       tb_dtype_name((tb_dtype)p->dtype), tb_dtype_name((tb_dtype)x->dtype));
     if (p->rank != 1 || p->dims[0] != tbi_last_dim(x))
         return TB_FAIL(TB_ERR_SHAPE, "%s: %s must be [%lld] for input %s, not %s", c->op->name, what,
                        (long long)tbi_last_dim(x), tb_shape_text(x), tb_shape_text(p));
@@ -174,12 +174,14 @@ static tb_status dx_ref(tb_op_call *c)
     int64_t n = tbi_last_dim(x);
     for (int64_t row = 0; row < tbi_rows(x); row++) {
         int64_t at_g = tbi_row_at(g, row), at_x = tbi_row_at(x, row);
-        double mean = tbi_get(c->in[2], tbi_element_at(c->in[2], row)), rstd = tbi_get(c->in[3], tbi_element_at(c->in[3], row));
+        double mean = tbi_get(c->in[2], tbi_element_at(c->in[2], row)),
+               rstd = tbi_get(c->in[3], tbi_element_at(c->in[3], row));
         double avg_u = 0, avg_uh = 0;
         for (int pass = 0; pass < 2; pass++)
             for (int64_t i = 0; i < n; i++) {
                 double h = (tbi_get(x, at_x + i * tbi_last_stride(x)) - mean) * rstd;
-                double u = tbi_get(g, at_g + i * tbi_last_stride(g)) * (gamma ? tbi_get(gamma, i * gamma->strides[0]) : 1);
+                double u =
+                    tbi_get(g, at_g + i * tbi_last_stride(g)) * (gamma ? tbi_get(gamma, i * gamma->strides[0]) : 1);
                 if (pass == 0) {
                     avg_u += u / (double)n;
                     avg_uh += u * h / (double)n;
@@ -249,7 +251,8 @@ static tb_status param_grad_ref(tb_op_call *c)
         double gamma = 0, beta = 0;
         for (int64_t row = 0; row < tbi_rows(x); row++) {
             double gi = tbi_get(g, tbi_row_at(g, row) + i * tbi_last_stride(g));
-            double centred = tbi_get(x, tbi_row_at(x, row) + i * tbi_last_stride(x)) - tbi_get(mean, tbi_element_at(mean, row));
+            double centred =
+                tbi_get(x, tbi_row_at(x, row) + i * tbi_last_stride(x)) - tbi_get(mean, tbi_element_at(mean, row));
             gamma += gi * centred * tbi_get(rstd, tbi_element_at(rstd, row));
             beta += gi;
         }
@@ -272,7 +275,8 @@ static void sum_blocks(void *arg, int64_t begin, int64_t end, int thread)
     const block_job *j = arg;
     for (int64_t b = begin; b < end; b++) {
         tb_row_args a = *j->args;
-        int64_t from = b * j->block < a.rows ? b * j->block : a.rows, to = from + j->block < a.rows ? from + j->block : a.rows;
+        int64_t from = b * j->block < a.rows ? b * j->block : a.rows,
+                to = from + j->block < a.rows ? from + j->block : a.rows;
         a.in = (const float *)a.in + from * a.in_stride;
         a.in2 = (const float *)a.in2 + from * a.in2_stride;
         for (int i = 0; i < 2; i++) a.extra_in[i] = (const float *)a.extra_in[i] + from;
@@ -331,7 +335,8 @@ static void forward_samples(tb_samples *to)
     static const tb_sample_in cases[][3] = {
         {{TB_SHAPE(3, 5)}, {TB_SHAPE(5)}, {TB_SHAPE(5)}},        {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(4)}, {.absent = true}},
         {{TB_SHAPE(6)}, {.absent = true}, {TB_SHAPE(6)}},     {{TB_SHAPE(0, 3)}, {TB_SHAPE(3)}, {TB_SHAPE(3)}},
-        {{TB_SHAPE(9, 131)}, {TB_SHAPE(131)}, {TB_SHAPE(131)}},  {{TB_SHAPE(2, 1, 2, 7)}, {.absent = true}, {.absent = true}},
+        {{TB_SHAPE(9, 131)}, {TB_SHAPE(131)}, {TB_SHAPE(131)}},
+        {{TB_SHAPE(2, 1, 2, 7)}, {.absent = true}, {.absent = true}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         tb_sample(to, &(layer_norm_attrs){1e-5}, 3, cases[i]);
@@ -347,12 +352,14 @@ static const tb_sample_in backward_cases[][5] = {
 
 static void dx_samples(tb_samples *to)
 {
-    for (size_t i = 0; i < sizeof backward_cases / sizeof backward_cases[0]; i++) tb_sample(to, NULL, 5, backward_cases[i]);
+    for (size_t i = 0; i < sizeof backward_cases / sizeof backward_cases[0]; i++)
+        tb_sample(to, NULL, 5, backward_cases[i]);
 }
 
 static void param_grad_samples(tb_samples *to)
 {
-    for (size_t i = 0; i < sizeof backward_cases / sizeof backward_cases[0]; i++) tb_sample(to, NULL, 4, backward_cases[i]);
+    for (size_t i = 0; i < sizeof backward_cases / sizeof backward_cases[0]; i++)
+        tb_sample(to, NULL, 4, backward_cases[i]);
 }
 
 #define NORM .dtypes = TB_FLOATS, .dtypes_reason = "normalised values are floats; cast first", .fusion = TB_FUSE_ROW
@@ -360,11 +367,12 @@ static void param_grad_samples(tb_samples *to)
 
 TB_OP(layer_norm, .doc = "normalisation over the last dimension", NORM, .n_in_min = 1, .n_in = 3, .n_out = 3,
       .n_hidden = 2, TB_ATTRS(layer_norm_attrs, layer_norm_attr_table), .shape = layer_norm_shape,
-      .ref = layer_norm_ref, .fast = layer_norm_fast, .primitives = {"layer_norm"}, .grad = layer_norm_grad, .saves = SAVES(2) | TB_SAVE_OUT(1) | TB_SAVE_OUT(2),
-      .cost = layer_norm_cost, .samples = forward_samples, .tol = TB_TOL(8));
+      .ref = layer_norm_ref, .fast = layer_norm_fast, .primitives = {"layer_norm"}, .grad = layer_norm_grad,
+      .saves = SAVES(2) | TB_SAVE_OUT(1) | TB_SAVE_OUT(2), .cost = layer_norm_cost, .samples = forward_samples,
+      .tol = TB_TOL(8));
 TB_OP(layer_norm_grad, .doc = "gradient of layer_norm's input", NORM, .n_in_min = 4, .n_in = 5, .n_out = 1,
-      .shape = dx_shape, .ref = dx_ref, .fast = dx_fast, .primitives = {"layer_norm_grad"}, .grad = dx_grad, .saves = SAVES(5), .cost = layer_norm_cost,
-      .samples = dx_samples, .tol = TB_TOL(8));
+      .shape = dx_shape, .ref = dx_ref, .fast = dx_fast, .primitives = {"layer_norm_grad"}, .grad = dx_grad,
+      .saves = SAVES(5), .cost = layer_norm_cost, .samples = dx_samples, .tol = TB_TOL(8));
 TB_OP(layer_norm_param_grad, .doc = "gradients of layer_norm's gamma and beta", NORM, .n_in_min = 4, .n_in = 4,
       .n_out = 2, .shape = param_grad_shape, .ref = param_grad_ref,
       .fast = param_grad_fast, .primitives = {"layer_norm_param_grad"}, .grad = param_grad_grad, .saves = SAVES(4),

@@ -202,7 +202,8 @@ static void weight_grad_cost(const tb_op_call *c, tb_cost *out)
 /* ---- samples ---- */
 
 static const tb_sample_in linear_cases[][3] = {
-    {{TB_SHAPE(3, 5)}, {TB_SHAPE(4, 5)}, {TB_SHAPE(4)}},       {{TB_SHAPE(2, 3, 7)}, {TB_SHAPE(5, 7)}, {.absent = true}},
+    {{TB_SHAPE(3, 5)}, {TB_SHAPE(4, 5)}, {TB_SHAPE(4)}},
+    {{TB_SHAPE(2, 3, 7)}, {TB_SHAPE(5, 7)}, {.absent = true}},
     {{TB_SHAPE(6)}, {TB_SHAPE(1, 6)}, {TB_SHAPE(1)}},          {{TB_SHAPE(0, 3)}, {TB_SHAPE(2, 3)}, {TB_SHAPE(2)}},
     {{TB_SHAPE(2, 0)}, {TB_SHAPE(3, 0)}, {TB_SHAPE(3)}},       {{TB_SHAPE(17, 33)}, {TB_SHAPE(19, 33)}, {TB_SHAPE(19)}},
     {{TB_SHAPE(2, 1, 2, 1)}, {TB_SHAPE(3, 1)}, {TB_SHAPE(3)}},
@@ -224,8 +225,10 @@ static void linear_act_samples(tb_samples *to)
 static void weight_grad_samples(tb_samples *to)
 {
     static const tb_sample_in cases[][3] = {
-        {{TB_SHAPE(6, 3)}, {TB_SHAPE(6, 5)}, {.absent = true}}, {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3, 2)}, {.absent = true}},
-        {{TB_SHAPE(0, 3)}, {TB_SHAPE(0, 5)}, {.absent = true}}, {{TB_SHAPE(37, 17)}, {TB_SHAPE(37, 19)}, {.absent = true}},
+        {{TB_SHAPE(6, 3)}, {TB_SHAPE(6, 5)}, {.absent = true}},
+        {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3, 2)}, {.absent = true}},
+        {{TB_SHAPE(0, 3)}, {TB_SHAPE(0, 5)}, {.absent = true}},
+        {{TB_SHAPE(37, 17)}, {TB_SHAPE(37, 19)}, {.absent = true}},
         {{TB_SHAPE(4)}, {TB_SHAPE(3)}, {.absent = true}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, NULL, 3, cases[i]);

@@ -1,6 +1,7 @@
 /* max_pool2d and avg_pool2d over NCHW images. Max keeps, as a hidden output, where in its plane each maximum lies (the
- * first of equals; the first NaN wins over all), so that backward only puts gradients back; padding never wins. Average counts padding
- * as zeros unless told otherwise. Each backward op is linear, and its gradient is the pooling that it undoes. */
+ * first of equals; the first NaN wins over all), so that backward only puts gradients back; padding never wins.
+ * Average counts padding as zeros unless told otherwise. Each backward op is linear, and its gradient is the pooling
+ * that it undoes. */
 #include "rows.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -8,8 +9,9 @@
 #ifndef TB_OPS_H
 //>>> tb_ops.h
 typedef struct tb_pool2d_opts {
-    int64_t kernel[2], stride[2], pad[2]; /* height, width; stride 0 means the kernel; pad on both sides, <= kernel / 2 */
-    bool exclude_pad;                     /* average: divide by the elements inside the image */
+    int64_t kernel[2], stride[2]; /* height, width; stride 0 means the kernel */
+    int64_t pad[2];               /* on both sides, at most half the kernel */
+    bool exclude_pad;             /* average: divide by the elements inside the image */
 } tb_pool2d_opts;
 /* x: [N, C, H, W] floats -> [N, C, H', W'], H' = (H + 2 pad - kernel) / stride + 1, rounded down. */
 tb_tensor *tb_max_pool2d(tb_tensor *x, const tb_pool2d_opts *opts);
@@ -48,15 +50,18 @@ static tb_status geometry_of(const char *op, const pool2d_attrs *a, int rank, co
     for (int i = 0; i < 2; i++) {
         int64_t k = a->kernel.at[i], s = a->stride.at[i], p = a->pad.at[i], room = x[2 + i] + 2 * p - k;
         if (k < 1 || s < 1 || p < 0 || p > k / 2)
-            return TB_FAIL(TB_ERR_INVALID, "%s: kernel and stride must be at least 1, pad between 0 and half the kernel: "
-                           "kernel %s, stride %s, pad %s", op, tb_dims_text(2, a->kernel.at), tb_dims_text(2, a->stride.at),
+            return TB_FAIL(TB_ERR_INVALID,
+                           "%s: kernel and stride must be at least 1, pad between 0 and half the kernel: "
+                           "kernel %s, stride %s, pad %s",
+                           op, tb_dims_text(2, a->kernel.at), tb_dims_text(2, a->stride.at),
                            tb_dims_text(2, a->pad.at));
         if (room < 0 || x[2 + i] < 1)
             return TB_FAIL(TB_ERR_SHAPE, "%s: a window of %s does not fit into input %s with pad %s", op,
                            tb_dims_text(2, a->kernel.at), tb_dims_text(4, x), tb_dims_text(2, a->pad.at));
         to->out[i] = room / s + 1;
     }
-    if (x[2] > INT32_MAX / x[3]) return TB_FAIL(TB_ERR_SHAPE, "%s: planes of %s are too large", op, tb_dims_text(4, x));
+    if (x[2] > INT32_MAX / x[3])
+        return TB_FAIL(TB_ERR_SHAPE, "%s: planes of %s are too large", op, tb_dims_text(4, x));
     return TB_OK;
 }
 
@@ -321,7 +326,8 @@ static void pool_cost(const tb_op_call *c, tb_cost *out)
 }
 
 /* ---- samples ---- */
-#define ATTRS(k, k2, s, s2, p, p2, e) {.kernel = {2, {k, k2}}, .stride = {2, {s, s2}}, .pad = {2, {p, p2}}, .exclude_pad = e}
+#define PAIR(a, b) {2, {a, b}}
+#define ATTRS(k, k2, s, s2, p, p2, e) {PAIR(k, k2), PAIR(s, s2), PAIR(p, p2), e, {0}}
 static const struct {
     pool2d_attrs attrs;
     int64_t x[4], out[2];
@@ -371,14 +377,17 @@ static void avg_grad_samples(tb_samples *to) { grad_samples(to, false); }
     TB_ATTRS(pool2d_attrs, table), .cost = pool_cost
 
 TB_OP(max_pool2d, .doc = "maximum over windows", POOL(max_attr_table, 1), .n_out = 2, .n_hidden = 1,
-      .shape = pool_shape, .ref = max_ref, .fast = pool_fast, .primitives = {"max_pool2d"}, .grad = max_grad, .saves = TB_SAVE_OUT(1), .samples = max_samples,
-      .tol = TB_TOL_EXACT);
+      .shape = pool_shape, .ref = max_ref, .fast = pool_fast, .primitives = {"max_pool2d"}, .grad = max_grad,
+      .saves = TB_SAVE_OUT(1), .samples = max_samples, .tol = TB_TOL_EXACT);
 TB_OP(max_pool2d_grad, .doc = "gradient of max_pool2d", POOL(max_grad_attr_table, 2), .n_out = 1, .shape = grad_shape,
-      .ref = max_grad_ref, .fast = grad_fast, .primitives = {"max_pool2d_grad"}, .grad = max_grad_grad, .saves = TB_SAVE_IN(1), .samples = max_grad_samples, .tol = TB_TOL(2));
-TB_OP(avg_pool2d, .doc = "mean over windows", POOL(avg_attr_table, 1), .n_out = 1, .shape = pool_shape, .ref = avg_ref, .fast = pool_fast, .primitives = {"avg_pool2d"},
-      .grad = avg_grad, .samples = avg_samples, .tol = TB_TOL(2));
+      .ref = max_grad_ref, .fast = grad_fast, .primitives = {"max_pool2d_grad"}, .grad = max_grad_grad,
+      .saves = TB_SAVE_IN(1), .samples = max_grad_samples, .tol = TB_TOL(2));
+TB_OP(avg_pool2d, .doc = "mean over windows", POOL(avg_attr_table, 1), .n_out = 1, .shape = pool_shape,
+      .ref = avg_ref, .fast = pool_fast, .primitives = {"avg_pool2d"}, .grad = avg_grad, .samples = avg_samples,
+      .tol = TB_TOL(2));
 TB_OP(avg_pool2d_grad, .doc = "gradient of avg_pool2d", POOL(avg_grad_attr_table, 1), .n_out = 1, .shape = grad_shape,
-      .ref = avg_grad_ref, .fast = grad_fast, .primitives = {"avg_pool2d_grad"}, .grad = avg_grad_grad, .samples = avg_grad_samples, .tol = TB_TOL(2));
+      .ref = avg_grad_ref, .fast = grad_fast, .primitives = {"avg_pool2d_grad"}, .grad = avg_grad_grad,
+      .samples = avg_grad_samples, .tol = TB_TOL(2));
 
 static tb_tensor *pool(const tb_op *op, tb_tensor *x, const tb_pool2d_opts *o)
 {

@@ -5,7 +5,8 @@
 #include <math.h>
 
 //>>> tb_ops.h
-tb_tensor *tb_softmax(tb_tensor *x, int64_t axis); /* floats, any shape of one dimension or more; result of x's shape */
+/* x: floats, at least one dimension; the result has its shape. */
+tb_tensor *tb_softmax(tb_tensor *x, int64_t axis);
 tb_tensor *tb_log_softmax(tb_tensor *x, int64_t axis);
 //<<<
 
@@ -96,7 +97,8 @@ static tb_status backward_shape(tb_op_call *c)
 static tb_status backward_ref(tb_op_call *c, bool is_log)
 {
     int axis = axis_of(c);
-    tb_tensor g = tbi_axis_last(c->in[0], axis), y = tbi_axis_last(c->in[1], axis), dx = tbi_axis_last(c->out[0], axis);
+    tb_tensor g = tbi_axis_last(c->in[0], axis), y = tbi_axis_last(c->in[1], axis),
+              dx = tbi_axis_last(c->out[0], axis);
     for (int64_t row = 0; g.numel && row < tbi_rows(&g); row++) {
         int64_t at_g = tbi_row_at(&g, row), at_y = tbi_row_at(&y, row), at = tbi_row_at(&dx, row);
         double sum = 0;
@@ -115,7 +117,8 @@ static tb_status backward_ref(tb_op_call *c, bool is_log)
 static tb_status backward_fast(tb_op_call *c)
 {
     int axis = axis_of(c);
-    tb_tensor g = tbi_axis_last(c->in[0], axis), y = tbi_axis_last(c->in[1], axis), dx = tbi_axis_last(c->out[0], axis);
+    tb_tensor g = tbi_axis_last(c->in[0], axis), y = tbi_axis_last(c->in[1], axis),
+              dx = tbi_axis_last(c->out[0], axis);
     tb_row_args a = {.rows = tbi_rows(&g), .n = tbi_last_dim(&g), .in = tb_op_data(&g), .in2 = tb_op_data(&y),
                      .out = tb_op_data(&dx)};
     if (!tbi_rows_are_dense(&g, &a.in_stride) || !tbi_rows_are_dense(&y, &a.in2_stride) ||
@@ -173,18 +176,21 @@ static void backward_samples(tb_samples *to) { samples_of(to, 2); }
 #define SOFTMAX                                                                                                       \
     .n_out = 1, .dtypes = TB_FLOATS, .dtypes_reason = "exp of an integer is not one; cast first",                     \
     TB_ATTRS(softmax_attrs, softmax_attr_table), .fusion = TB_FUSE_ROW, .cost = softmax_cost, .tol = TB_TOL(4)
-#define FORWARD SOFTMAX, .n_in_min = 1, .n_in = 1, .shape = softmax_shape, .fast = forward_fast,                   \
-    .saves = TB_SAVE_OUT(0), .samples = forward_samples
+#define FORWARD                                                                                                       \
+    SOFTMAX, .n_in_min = 1, .n_in = 1, .shape = softmax_shape, .fast = forward_fast, .saves = TB_SAVE_OUT(0),         \
+    .samples = forward_samples
 #define BACKWARD                                                                                                      \
-    SOFTMAX, .n_in_min = 2, .n_in = 2, .shape = backward_shape, .fast = backward_fast, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1),               \
-    .samples = backward_samples
+    SOFTMAX, .n_in_min = 2, .n_in = 2, .shape = backward_shape, .fast = backward_fast,                                \
+    .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .samples = backward_samples
 
-TB_OP(softmax, .doc = "exp(x) / sum exp(x) along an axis", FORWARD, .ref = softmax_ref, .primitives = {"row_softmax"}, .grad = softmax_grad);
-TB_OP(log_softmax, .doc = "log of softmax", FORWARD, .ref = log_softmax_ref, .primitives = {"row_log_softmax"}, .grad = log_softmax_grad);
-TB_OP(softmax_grad, .doc = "gradient of softmax from its output", BACKWARD, .ref = softmax_grad_ref, .primitives = {"softmax_grad"},
-      .grad = softmax_grad_grad);
-TB_OP(log_softmax_grad, .doc = "gradient of log_softmax from its output", BACKWARD, .ref = log_softmax_grad_ref, .primitives = {"log_softmax_grad"},
-      .grad = log_softmax_grad_grad);
+TB_OP(softmax, .doc = "exp(x) / sum exp(x) along an axis", FORWARD, .ref = softmax_ref, .primitives = {"row_softmax"},
+      .grad = softmax_grad);
+TB_OP(log_softmax, .doc = "log of softmax", FORWARD, .ref = log_softmax_ref, .primitives = {"row_log_softmax"},
+      .grad = log_softmax_grad);
+TB_OP(softmax_grad, .doc = "gradient of softmax from its output", BACKWARD, .ref = softmax_grad_ref,
+      .primitives = {"softmax_grad"}, .grad = softmax_grad_grad);
+TB_OP(log_softmax_grad, .doc = "gradient of log_softmax from its output", BACKWARD, .ref = log_softmax_grad_ref,
+      .primitives = {"log_softmax_grad"}, .grad = log_softmax_grad_grad);
 
 tb_tensor *tb_softmax(tb_tensor *x, int64_t axis) { return tb_call(&tb_op_softmax, &axis, TB_IN(x)); }
 tb_tensor *tb_log_softmax(tb_tensor *x, int64_t axis) { return tb_call(&tb_op_log_softmax, &axis, TB_IN(x)); }

@@ -4,7 +4,8 @@
 /* The definition in ops that have their own tests. */
 static tb_tensor *composed(tb_tensor *q, tb_tensor *k, tb_tensor *v, bool causal)
 {
-    tb_tensor *s = tb_mul(tb_matmul(q, tb_transpose(k, -1, -2)), tb_scalar(TB_F64, 1 / sqrt((double)tb_tensor_dim(q, -1))));
+    tb_tensor *s =
+        tb_mul(tb_matmul(q, tb_transpose(k, -1, -2)), tb_scalar(TB_F64, 1 / sqrt((double)tb_tensor_dim(q, -1))));
     if (causal) {
         double mask[64];
         int64_t n = tb_tensor_dim(s, -2), m = tb_tensor_dim(s, -1);
@@ -57,7 +58,8 @@ static tb_tensor *attention_of(void *arg, int n, tb_tensor *const *in)
 static void first_and_second_gradients_are_those_of_differences(void **state)
 {
     (void)state;
-    tb_tensor *in[] = {randoms(TB_F64, 1, DIMS(1, 2, 4, 2)), randoms(TB_F64, 2, DIMS(1, 2, 3, 2)), randoms(TB_F64, 3, DIMS(1, 2, 3, 2))};
+    tb_tensor *in[] = {randoms(TB_F64, 1, DIMS(1, 2, 4, 2)), randoms(TB_F64, 2, DIMS(1, 2, 3, 2)),
+                       randoms(TB_F64, 3, DIMS(1, 2, 3, 2))};
     for (int i = 0; i < 3; i++) leaf_of(in[i]);
     assert_gradients(attention_of, 3, in);
 }
@@ -95,8 +97,9 @@ static void each_batch_entry_has_its_own_kv_len(void **state)
     operands o = random_operands(3, 6);
     tb_tensor *y = tb_scaled_dot_product_attention(o.q, o.k, o.v, &(tb_attention_opts){.kv_len = I64(DIMS(2), 4, 0)});
     tb_tensor *first = tb_slice(y, 0, 0, 1, 1), *none = tb_slice(y, 0, 1, 2, 1);
-    tb_tensor *four = tb_scaled_dot_product_attention(tb_slice(o.q, 0, 0, 1, 1), tb_slice(tb_slice(o.k, 0, 0, 1, 1), 2, 0, 4, 1),
-                                                      tb_slice(tb_slice(o.v, 0, 0, 1, 1), 2, 0, 4, 1), NULL);
+    tb_tensor *four =
+        tb_scaled_dot_product_attention(tb_slice(o.q, 0, 0, 1, 1), tb_slice(tb_slice(o.k, 0, 0, 1, 1), 2, 0, 4, 1),
+                                        tb_slice(tb_slice(o.v, 0, 0, 1, 1), 2, 0, 4, 1), NULL);
     assert_same(first, four, 0);
     assert_same(none, tb_zeros_like(none), 0);
     assert_ok(tb_backward(weighted_sum(y)));
@@ -106,9 +109,12 @@ static void each_batch_entry_has_its_own_kv_len(void **state)
 
 static void shapes_that_do_not_fit_are_named(void **state)
 {
-    tb_tensor *a = randoms(TB_F32, 1, DIMS(1, 2, 3, 4)), *b = randoms(TB_F32, 1, DIMS(1, 2, 3, 5)), *c = randoms(TB_F32, 1, DIMS(1, 2, 2, 4));
-    assert_fails((tb_scaled_dot_product_attention(a, b, b, NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE, "differ in width");
-    assert_fails((tb_scaled_dot_product_attention(a, a, c, NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE, "differ in length");
+    tb_tensor *a = randoms(TB_F32, 1, DIMS(1, 2, 3, 4)), *b = randoms(TB_F32, 1, DIMS(1, 2, 3, 5)),
+              *c = randoms(TB_F32, 1, DIMS(1, 2, 2, 4));
+    assert_fails((tb_scaled_dot_product_attention(a, b, b, NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
+                 "differ in width");
+    assert_fails((tb_scaled_dot_product_attention(a, a, c, NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
+                 "differ in length");
     assert_fails((tb_scaled_dot_product_attention(a, a, a, &(tb_attention_opts){.kv_len = tb_scalar(TB_I64, 4)}),
                   tb_ctx_take_error(*state)), TB_ERR_INVALID, "kv_len 4 of batch entry 0 is not in 0..3");
 }

@@ -56,7 +56,8 @@ static void groups_are_convolutions_side_by_side(void **state)
     tb_tensor *x = randoms(TB_F64, 1, DIMS(2, 4, 5, 5)), *w = randoms(TB_F64, 2, DIMS(6, 2, 3, 3));
     tb_tensor *y = tb_conv2d(x, w, NULL, &(tb_conv2d_opts){.groups = 2});
     for (int64_t g = 0; g < 2; g++) {
-        tb_tensor *alone = tb_conv2d(tb_slice(x, 1, 2 * g, 2 * g + 2, 1), tb_slice(w, 0, 3 * g, 3 * g + 3, 1), NULL, NULL);
+        tb_tensor *alone =
+            tb_conv2d(tb_slice(x, 1, 2 * g, 2 * g + 2, 1), tb_slice(w, 0, 3 * g, 3 * g + 3, 1), NULL, NULL);
         assert_same(tb_slice(y, 1, 3 * g, 3 * g + 3, 1), alone, 0);
     }
 }
@@ -94,7 +95,8 @@ static void a_weight_gradient_is_the_tree_of_its_shards(void **state)
 static void the_bias_gets_the_sum_over_batch_and_places(void **state)
 {
     (void)state;
-    tb_tensor *x = randoms(TB_F32, 1, DIMS(2, 1, 3, 3)), *w = randoms(TB_F32, 2, DIMS(2, 1, 2, 2)), *b = leaf_of(F32(DIMS(2), 1, 2));
+    tb_tensor *x = randoms(TB_F32, 1, DIMS(2, 1, 3, 3)), *w = randoms(TB_F32, 2, DIMS(2, 1, 2, 2)),
+              *b = leaf_of(F32(DIMS(2), 1, 2));
     tb_tensor *y = tb_conv2d(x, w, b, NULL);
     assert_ok(tb_backward_with(y, &(tb_backward_opts){.grad = tb_ones_like(y)}));
     assert_close(tb_grad(b), 0, 8, 8);
@@ -109,7 +111,8 @@ static void shapes_that_do_not_fit_are_named(void **state)
                  "do not fit with 3 groups");
     assert_fails((tb_conv2d(x, w, F32(DIMS(3), 1, 2, 3), &(tb_conv2d_opts){.pad = {1, 1}}), tb_ctx_take_error(*state)),
                  TB_ERR_SHAPE, "bias must be f32 [2]");
-    assert_fails((tb_conv2d(x, w, NULL, &(tb_conv2d_opts){.pad = {-1, 1}}), tb_ctx_take_error(*state)), TB_ERR_INVALID, "pad");
+    assert_fails((tb_conv2d(x, w, NULL, &(tb_conv2d_opts){.pad = {-1, 1}}), tb_ctx_take_error(*state)),
+                 TB_ERR_INVALID, "pad");
 }
 
 int main(void)

@@ -68,7 +68,8 @@ static tb_tensor *loss_of(void *arg, int n, tb_tensor *const *in)
 static tb_tensor *losses_of(void *arg, int n, tb_tensor *const *in)
 {
     (void)arg, (void)n;
-    return weighted_sum(tb_cross_entropy(in[0], I64(DIMS(4), 2, 0, -100, 1), &(tb_ce_opts){.reduction = TB_LOSS_NONE}));
+    return weighted_sum(
+        tb_cross_entropy(in[0], I64(DIMS(4), 2, 0, -100, 1), &(tb_ce_opts){.reduction = TB_LOSS_NONE}));
 }
 
 static void first_and_second_gradients_are_those_of_differences(void **state)
@@ -86,7 +87,8 @@ static void wrong_labels_are_named(void **state)
                  "label 3 of row 1 is not one of 3 classes");
     assert_fails((tb_cross_entropy(x, I64(DIMS(3), 0, 1, 2), NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
                  "labels [3] do not fit logits [2, 3]");
-    assert_fails((tb_cross_entropy(x, tb_slice(x, 1, 0, 1, 1), NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE, "labels");
+    assert_fails((tb_cross_entropy(x, tb_slice(x, 1, 0, 1, 1), NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
+                 "labels");
     assert_fails((tb_cross_entropy(x, randoms(TB_F32, 1, DIMS(2)), NULL), tb_ctx_take_error(*state)), TB_ERR_DTYPE,
                  "labels must be i64 or i32");
 }

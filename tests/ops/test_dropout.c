@@ -58,15 +58,18 @@ static void keys_differ_from_use_to_use(void **state)
 static void wrong_arguments_are_named(void **state)
 {
     tb_tensor *x = tb_full(TB_F32, DIMS(4), 1);
-    assert_fails((tb_dropout(x, 1.5, key_at(0)), tb_ctx_take_error(*state)), TB_ERR_INVALID, "between 0 and 1, not 1.5");
+    assert_fails((tb_dropout(x, 1.5, key_at(0)), tb_ctx_take_error(*state)), TB_ERR_INVALID,
+                 "between 0 and 1, not 1.5");
     assert_fails((tb_dropout(x, 0.5, x), tb_ctx_take_error(*state)), TB_ERR_SHAPE, "a key is i64 [3]");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(the_share_of_kept_elements_is_one_minus_p), ctx_test(any_sharding_of_the_batch_drops_the_same_elements),
-        ctx_test(backward_drops_what_forward_dropped), ctx_test(keys_differ_from_use_to_use),
+        ctx_test(the_share_of_kept_elements_is_one_minus_p),
+        ctx_test(any_sharding_of_the_batch_drops_the_same_elements),
+        ctx_test(backward_drops_what_forward_dropped),
+        ctx_test(keys_differ_from_use_to_use),
         ctx_test(wrong_arguments_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,9 +19,12 @@ static void values_are_those_of_the_definition(void **state)
     (void)state;
     tb_tensor *x = F32(DIMS(2, 4), 1, 2, 3, 4, 5, 5, 5, 5);
     tb_tensor *gamma = F32(DIMS(4), 1, 2, 1, 1), *beta = F32(DIMS(4), 0, 0, 0, 10);
-    assert_close(tb_layer_norm(x, NULL, NULL, 1e-5), 1e-6, -1.34163542, -0.447211807, 0.447211807, 1.34163542, 0, 0, 0, 0);
-    assert_close(tb_layer_norm(x, gamma, beta, 1e-5), 1e-6, -1.34163542, -0.894423614, 0.447211807, 11.3416354, 0, 0, 0, 10);
-    assert_close(tb_layer_norm(x, NULL, beta, 1e-5), 1e-6, -1.34163542, -0.447211807, 0.447211807, 11.3416354, 0, 0, 0, 10);
+    assert_close(tb_layer_norm(x, NULL, NULL, 1e-5), 1e-6, -1.34163542, -0.447211807, 0.447211807, 1.34163542, 0, 0,
+                 0, 0);
+    assert_close(tb_layer_norm(x, gamma, beta, 1e-5), 1e-6, -1.34163542, -0.894423614, 0.447211807, 11.3416354, 0, 0,
+                 0, 10);
+    assert_close(tb_layer_norm(x, NULL, beta, 1e-5), 1e-6, -1.34163542, -0.447211807, 0.447211807, 11.3416354, 0, 0,
+                 0, 10);
 }
 
 static void shift_and_scale_of_a_row_change_nothing(void **state)
@@ -35,15 +38,18 @@ static void shift_and_scale_of_a_row_change_nothing(void **state)
 static void parameters_get_their_gradients(void **state)
 {
     (void)state;
-    tb_tensor *x = F32(DIMS(2, 2), 1, 3, 6, 2), *gamma = leaf_of(F32(DIMS(2), 1, 1)), *beta = leaf_of(F32(DIMS(2), 0, 0));
-    assert_ok(tb_backward_with(tb_layer_norm(x, gamma, beta, 0), &(tb_backward_opts){.grad = F32(DIMS(2, 2), 1, 2, 3, 4)}));
+    tb_tensor *x = F32(DIMS(2, 2), 1, 3, 6, 2), *gamma = leaf_of(F32(DIMS(2), 1, 1)),
+              *beta = leaf_of(F32(DIMS(2), 0, 0));
+    assert_ok(
+        tb_backward_with(tb_layer_norm(x, gamma, beta, 0), &(tb_backward_opts){.grad = F32(DIMS(2, 2), 1, 2, 3, 4)}));
     assert_close(tb_grad(gamma), 1e-6, 2, -2); /* rows normalise to (-1, 1) and (1, -1) */
     assert_close(tb_grad(beta), 1e-6, 4, 6);
 }
 
 static tb_tensor *gamma_gradient(tb_tensor *x, tb_tensor *g, int64_t from, int64_t to)
 {
-    tb_tensor *gamma = leaf_of(tb_full(TB_F32, DIMS(19), 1)), *y = tb_layer_norm(tb_slice(x, 0, from, to, 1), gamma, NULL, 0);
+    tb_tensor *gamma = leaf_of(tb_full(TB_F32, DIMS(19), 1)),
+              *y = tb_layer_norm(tb_slice(x, 0, from, to, 1), gamma, NULL, 0);
     assert_ok(tb_backward_with(y, &(tb_backward_opts){.grad = tb_slice(g, 0, from, to, 1)}));
     return tb_grad(gamma);
 }
@@ -93,7 +99,8 @@ static void shapes_that_do_not_fit_are_named(void **state)
                  "gamma must be [3] for input [2, 3], not [2]");
     assert_fails((tb_layer_norm(x, NULL, randoms(TB_F64, 1, DIMS(3)), 0), tb_ctx_take_error(*state)), TB_ERR_DTYPE,
                  "beta is f64");
-    assert_fails((tb_layer_norm(tb_scalar(TB_F32, 1), NULL, NULL, 0), tb_ctx_take_error(*state)), TB_ERR_SHAPE, "feature");
+    assert_fails((tb_layer_norm(tb_scalar(TB_F32, 1), NULL, NULL, 0), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
+                 "feature");
 }
 
 int main(void)

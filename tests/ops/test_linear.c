@@ -12,7 +12,8 @@ static void a_layer_multiplies_by_the_transposed_weight_and_adds_the_bias(void *
 static void leading_dimensions_are_rows(void **state)
 {
     (void)state;
-    tb_tensor *x = randoms(TB_F32, 1, DIMS(2, 3, 5)), *w = randoms(TB_F32, 2, DIMS(4, 5)), *b = randoms(TB_F32, 3, DIMS(4));
+    tb_tensor *x = randoms(TB_F32, 1, DIMS(2, 3, 5)), *w = randoms(TB_F32, 2, DIMS(4, 5)),
+              *b = randoms(TB_F32, 3, DIMS(4));
     tb_tensor *flat = tb_linear(tb_reshape(x, DIMS(6, 5)), w, b);
     assert_int_equal(tb_tensor_rank(tb_linear(x, w, b)), 3);
     assert_same(tb_reshape(tb_linear(x, w, b), DIMS(6, 4)), flat, 0);
@@ -22,7 +23,8 @@ static void leading_dimensions_are_rows(void **state)
 static void gradients_are_products_with_the_other_operand(void **state)
 {
     (void)state;
-    tb_tensor *x = leaf_of(F32(DIMS(2, 2), 1, 2, 3, 4)), *w = leaf_of(F32(DIMS(1, 2), 5, 6)), *b = leaf_of(F32(DIMS(1), 7));
+    tb_tensor *x = leaf_of(F32(DIMS(2, 2), 1, 2, 3, 4)), *w = leaf_of(F32(DIMS(1, 2), 5, 6)),
+              *b = leaf_of(F32(DIMS(1), 7));
     assert_ok(tb_backward_with(tb_linear(x, w, b), &(tb_backward_opts){.grad = F32(DIMS(2, 1), 10, 100)}));
     assert_close(tb_grad(x), 0, 50, 60, 500, 600);
     assert_close(tb_grad(w), 0, 310, 420);
@@ -46,7 +48,8 @@ static void a_weight_gradient_is_the_tree_of_its_halves(void **state)
     tb_tensor *whole = tb_linear_weight_grad(g, x, NULL), *half[2];
     assert_ok(tb_ctx_set_batch_blocks(*state, 4));
     for (int i = 0; i < 2; i++)
-        half[i] = tb_linear_weight_grad(tb_slice(g, 0, 32 * i, 32 * i + 32, 1), tb_slice(x, 0, 32 * i, 32 * i + 32, 1), NULL);
+        half[i] = tb_linear_weight_grad(tb_slice(g, 0, 32 * i, 32 * i + 32, 1),
+                                        tb_slice(x, 0, 32 * i, 32 * i + 32, 1), NULL);
     assert_same(tb_add(half[0], half[1]), whole, 0);
 }
 
@@ -54,7 +57,10 @@ static void activations_apply_to_the_finished_sum(void **state)
 {
     (void)state;
     tb_tensor *x = F32(DIMS(3, 1), -1, 0.5, 2), *w = F32(DIMS(1, 1), 1), *b = F32(DIMS(1), 1);
-    static const double want[][3] = {{0, 1.5, 3}, {0, 1.5, 3}, {0, 1.39957158, 2.99636264}, {0, 1.39978918, 2.99595031},
+    static const double want[][3] = {{0, 1.5, 3},
+                                     {0, 1.5, 3},
+                                     {0, 1.39957158, 2.99636264},
+                                     {0, 1.39978918, 2.99595031},
                                      {0, 1.22636171, 2.85772238}};
     for (int64_t act = 0; act <= 4; act++) {
         tb_tensor *y = tb_call(&tb_op_linear_act, &act, TB_IN(x, w, b));
@@ -66,7 +72,8 @@ static void shapes_that_do_not_fit_are_named(void **state)
 {
     tb_tensor *x = randoms(TB_F32, 1, DIMS(2, 4)), *w = randoms(TB_F32, 2, DIMS(4, 5));
     assert_fails((tb_linear(x, w, NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE, "the weight is [out, in]");
-    assert_fails((tb_linear(x, tb_transpose(w, 0, 1), w), tb_ctx_take_error(*state)), TB_ERR_SHAPE, "bias must be [5]");
+    assert_fails((tb_linear(x, tb_transpose(w, 0, 1), w), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
+                 "bias must be [5]");
     assert_fails((tb_linear(x, tb_cast(w, TB_F64), NULL), tb_ctx_take_error(*state)), TB_ERR_DTYPE, "f32 and f64");
 }
 

@@ -6,7 +6,8 @@ static void values_are_those_of_the_definition(void **state)
     (void)state;
     tb_tensor *x = F32(DIMS(2, 3), 0, logf(2), logf(5), 1, 1, 1);
     assert_close(tb_softmax(x, -1), 1e-6, 0.125, 0.25, 0.625, 1 / 3.0, 1 / 3.0, 1 / 3.0);
-    assert_close(tb_log_softmax(x, 1), 1e-6, -2.07944154, -1.38629436, -0.470003629, -1.09861229, -1.09861229, -1.09861229);
+    assert_close(tb_log_softmax(x, 1), 1e-6, -2.07944154, -1.38629436, -0.470003629, -1.09861229, -1.09861229,
+                 -1.09861229);
 }
 
 static void the_axis_sums_to_one(void **state)
@@ -66,8 +67,11 @@ static void an_axis_out_of_range_is_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(values_are_those_of_the_definition), ctx_test(the_axis_sums_to_one), ctx_test(a_shift_changes_nothing),
-        ctx_test(minus_infinity_gets_no_probability), ctx_test(first_and_second_gradients_are_those_of_differences),
+        ctx_test(values_are_those_of_the_definition),
+        ctx_test(the_axis_sums_to_one),
+        ctx_test(a_shift_changes_nothing),
+        ctx_test(minus_infinity_gets_no_probability),
+        ctx_test(first_and_second_gradients_are_those_of_differences),
         ctx_test(an_axis_out_of_range_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
