@@ -125,6 +125,29 @@ typedef struct tb_pool2d_args {
                                   unless NULL, max_pool2d_grad reads it */
 } tb_pool2d_args;
 
+/* ---- attention, attention_grad: out = softmax(scale q k^T) v for q [b, h, t, d], k [b, h, s, d], v [b, h, s, e]. Each
+ * operand has strides (elements) of batch, head and row; its last dimension is dense. Of s keys the first kv_len[b]
+ * count; with `causal` the last query sees all of those, the one before it one less, and so on. A query that sees none
+ * gives zeros and lse = -inf. Backward takes out and lse, and writes all of dq, dk, dv. Orders: scores over ascending
+ * d, sums of values over ascending keys, dk and dv over ascending queries, each one chain. ---- */
+typedef struct tb_attention_args {
+    int64_t b, h, t, s, d, e;
+    double scale;
+    bool causal;
+    const int64_t *kv_len;          /* [b], each 0..s; NULL: all s */
+    const void *q, *k, *v;
+    int64_t q_stride[3], k_stride[3], v_stride[3];
+    void *out;                      /* [b, h, t, e]; read by attention_grad */
+    int64_t out_stride[3];
+    void *lse;                      /* [b, h, t], dense: log of the sum of exponentials; read by attention_grad */
+    const void *g;                  /* gradient of out */
+    int64_t g_stride[3];
+    void *dq, *dk, *dv;
+    int64_t dq_stride[3], dk_stride[3], dv_stride[3];
+    void *scratch;                  /* .scratch_bytes, 64-byte aligned */
+    struct tb_pool *pool;           /* the kernel splits itself over the pool's threads; NULL: one thread */
+} tb_attention_args;
+
 /* ---- row kernels: `rows` rows of `n` elements, row r at r * stride (elements). Sums along a row run in 32 strided
  * lanes and a fixed tree, on every ISA; sums over rows run over ascending rows. What each primitive reads and writes:
  *   row_sum, row_max     out[r * out_stride] per row              column_sum   out[n], the sum over rows

@@ -7,13 +7,9 @@
 #pragma once
 #include "gemm_epilogue.h"
 #include "gemm_pack.h"
+#include "sizes.h"
 #include "tb_kernel.h"
 #include "tb_pool.h"
-
-VEC int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
-VEC int64_t max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
-VEC int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-VEC int64_t round_up(int64_t a, int64_t b) { return div_up(a, b) * b; }
 
 typedef struct gemm_block {
     const struct gemm_source *source;

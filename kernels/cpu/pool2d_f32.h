@@ -5,6 +5,7 @@
  * across its columns. Among equal maxima the first in row-major order wins, NaN wins over numbers. Sums of average
  * pooling run down each column, then over the columns, ascending. */
 #pragma once
+#include "sizes.h"
 #include "tb_kernel.h"
 #include <math.h>
 #include <stdbool.h>
@@ -17,16 +18,14 @@ typedef struct piece {
     int64_t j0, j1, x0, x1, y0, y1;
 } piece;
 
-static inline int64_t clip(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
-
 static piece piece_of(const tb_pool2d_args *p, int64_t i, int64_t j0)
 {
     int64_t top = i * p->stride[0] - p->pad[0], left = j0 * p->stride[1] - p->pad[1];
-    piece q = {.j0 = j0, .j1 = clip(j0 + (PIECE - p->kw) / p->stride[1] + 1, 0, p->ow)};
-    q.x0 = clip(left, 0, p->w);
-    q.x1 = clip(left + (q.j1 - 1 - j0) * p->stride[1] + p->kw, q.x0, p->w);
-    q.y0 = clip(top, 0, p->h);
-    q.y1 = clip(top + p->kh, q.y0, p->h);
+    piece q = {.j0 = j0, .j1 = clip_i64(j0 + (PIECE - p->kw) / p->stride[1] + 1, 0, p->ow)};
+    q.x0 = clip_i64(left, 0, p->w);
+    q.x1 = clip_i64(left + (q.j1 - 1 - j0) * p->stride[1] + p->kw, q.x0, p->w);
+    q.y0 = clip_i64(top, 0, p->h);
+    q.y1 = clip_i64(top + p->kh, q.y0, p->h);
     return q;
 }
 
@@ -40,8 +39,8 @@ static bool pool2d_supports(const void *args)
 static inline void window(const tb_pool2d_args *p, const piece *q, int64_t j, int64_t *from, int64_t *to)
 {
     int64_t left = j * p->stride[1] - p->pad[1];
-    *from = clip(left, q->x0, q->x1) - q->x0;
-    *to = clip(left + p->kw, q->x0, q->x1) - q->x0;
+    *from = clip_i64(left, q->x0, q->x1) - q->x0;
+    *to = clip_i64(left + p->kw, q->x0, q->x1) - q->x0;
 }
 
 static void max_piece(const tb_pool2d_args *p, const piece *q, const float *plane, float *out, int32_t *index)
