@@ -138,6 +138,58 @@ static tb_status attention_ref(tb_op_call *c)
     return TB_OK;
 }
 
+/* ---- kernels ---- */
+static bool strides_of(const tb_tensor *t, int64_t *stride)
+{
+    for (int i = 0; i < 3; i++) stride[i] = t->strides[i];
+    return t->strides[3] == 1 || t->dims[3] <= 1;
+}
+
+/* What forward and backward give the kernel alike; false where an operand's last dimension is not dense. */
+static bool kernel_args(const tb_op_call *c, tb_tensor *const *t, const tb_tensor *out, const tb_tensor *lse,
+                        tb_attention_args *a)
+{
+    const attention_attrs *attrs = c->attrs;
+    const tb_tensor *q = t[Q];
+    *a = (tb_attention_args){.b = q->dims[0], .h = q->dims[1], .t = q->dims[2], .s = t[K]->dims[2], .d = q->dims[3],
+                             .e = t[V]->dims[3], .scale = scale_of(attrs, q), .causal = attrs->causal,
+                             .q = tb_op_data(q), .k = tb_op_data(t[K]), .v = tb_op_data(t[V]), .out = tb_op_data(out),
+                             .lse = tb_op_data(lse), .pool = c->ctx->pool};
+    return strides_of(q, a->q_stride) && strides_of(t[K], a->k_stride) && strides_of(t[V], a->v_stride) &&
+           strides_of(out, a->out_stride) && lse->is_contiguous;
+}
+
+/* kv_len as the kernels take it: one number for each batch entry, checked. */
+static tb_status fill_lengths(const tb_op_call *c, const tb_tensor *kv_len, int64_t batch, int64_t keys, int64_t *to)
+{
+    for (int64_t b = 0; b < batch; b++) TB_TRY(keys_of(c, kv_len, b, keys, &to[b]));
+    return TB_OK;
+}
+
+static tb_status run_kernel(tb_op_call *c, const tb_tensor *kv_len, tb_attention_args *a)
+{
+    if (kv_len) {
+        int64_t *lengths = tb_op_scratch(c, (size_t)(a->b + 1) * sizeof *lengths);
+        if (!lengths) return TB_ERR_OOM;
+        TB_TRY(fill_lengths(c, kv_len, a->b, a->s, lengths));
+        a->kv_len = lengths;
+    }
+    const tb_kernel *kernel = tb_call_kernel(c, 0, TB_F32, a);
+    if (!kernel) return TB_ERR_UNSUPPORTED;
+    size_t bytes = kernel->scratch_bytes ? kernel->scratch_bytes(a) : 0;
+    if (bytes && !(a->scratch = tb_op_scratch(c, bytes))) return TB_ERR_OOM;
+    kernel->run(a);
+    return TB_OK;
+}
+
+static tb_status attention_fast(tb_op_call *c)
+{
+    tb_attention_args a;
+    if (c->in[Q]->dtype != TB_F32 || c->in[Q]->numel == 0 || c->in[K]->numel == 0 || c->in[V]->numel == 0) return TB_ERR_UNSUPPORTED;
+    if (!kernel_args(c, c->in, c->out[0], c->out[1], &a)) return TB_ERR_UNSUPPORTED;
+    return run_kernel(c, c->n_in > 3 ? c->in[3] : NULL, &a);
+}
+
 static void attention_cost(const tb_op_call *c, tb_cost *out)
 {
     bool is_backward = c->op != &tb_op_scaled_dot_product_attention;
@@ -210,6 +262,22 @@ static tb_status backward_ref(tb_op_call *c)
         for (int64_t h = 0; h < q->dims[1]; h++) backward_head(c, b, h, valid, sums);
     }
     return TB_OK;
+}
+
+static tb_status backward_fast(tb_op_call *c)
+{
+    tb_attention_args a;
+    const tb_tensor *g = c->in[0];
+    if (g->dtype != TB_F32 || g->numel == 0 || c->in[1]->numel == 0 || c->in[2]->numel == 0) return TB_ERR_UNSUPPORTED;
+    if (!kernel_args(c, c->in + 1, c->in[4], c->in[5], &a) || !strides_of(g, a.g_stride)) return TB_ERR_UNSUPPORTED;
+    a.g = tb_op_data(g);
+    a.dq = tb_op_data(c->out[Q]);
+    a.dk = tb_op_data(c->out[K]);
+    a.dv = tb_op_data(c->out[V]);
+    strides_of(c->out[Q], a.dq_stride);
+    strides_of(c->out[K], a.dk_stride);
+    strides_of(c->out[V], a.dv_stride);
+    return run_kernel(c, c->n_in > 6 ? c->in[6] : NULL, &a);
 }
 
 /* ---- gradients of the two: second derivatives are composed, and do keep the T x S matrices ---- */
@@ -318,10 +386,12 @@ static void backward_samples(tb_samples *to)
 
 TB_OP(scaled_dot_product_attention, .doc = "softmax(q k^T) v per head, causal or over kv_len keys", ATTENTION,
       .n_in_min = 3, .n_in = 4, .n_out = 2, .n_hidden = 1, .shape = attention_shape, .ref = attention_ref,
+      .fast = attention_fast, .primitives = {"attention"},
       .grad = attention_grad, .saves = TB_SAVE_ALL_IN | TB_SAVE_OUT(0) | TB_SAVE_OUT(1), .samples = forward_samples,
       .tol = TB_TOL(4));
 TB_OP(scaled_dot_product_attention_grad, .doc = "gradients of attention's q, k and v", ATTENTION, .n_in_min = 6,
       .n_in = 7, .n_out = 3, .shape = backward_shape, .ref = backward_ref,
+      .fast = backward_fast, .primitives = {"attention_grad"},
       .grad = backward_grad, .saves = TB_SAVE_ALL_IN, .samples = backward_samples,
       .tol = TB_TOL(8));
 
