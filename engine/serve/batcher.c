@@ -24,12 +24,13 @@ static void learn_row_cost(tbi_batcher *b)
         if (b->cost_ns[i] / b->sizes[i] < b->row_ns) b->row_ns = b->cost_ns[i] / b->sizes[i];
 }
 
-/* Up fast, down slowly: the estimate settles where one run in nine is above it. */
+/* Steps of 1/64 towards what was seen: the estimate settles at the median, and one run that lost its core to
+ * somebody else does not make a size look bad for ever (a size that looks bad is not tried again). */
 static void learn_cost(tbi_batcher *b, int rows, int64_t ns)
 {
     for (int i = 0; i < b->n_sizes; i++) {
         if (b->sizes[i] != rows) continue;
-        b->cost_ns[i] += ns > b->cost_ns[i] ? (ns - b->cost_ns[i]) / 8 : (ns - b->cost_ns[i]) / 64;
+        b->cost_ns[i] += ns > b->cost_ns[i] ? b->cost_ns[i] / 64 + 1 : -(b->cost_ns[i] / 64);
         learn_row_cost(b);
     }
 }
@@ -268,7 +269,7 @@ static int by_time(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Sizes 1, 2, 3, 4, 6, 8, 12, ... max_batch; the 90th percentile of up to 20 runs, at most 20 ms a size. */
+/* Sizes 1, 2, 3, 4, 6, 8, 12, ... max_batch; the lower quartile of up to 20 runs, at most 20 ms a size. */
 static tb_status measure(tbi_batcher *b)
 {
     for (int rows = 1, step = 1; b->n_sizes < TBI_BATCH_SIZES; rows += step) {
@@ -284,7 +285,7 @@ static tb_status measure(tbi_batcher *b)
         }
         qsort(times, (size_t)n, sizeof *times, by_time);
         b->sizes[b->n_sizes] = rows;
-        b->cost_ns[b->n_sizes++] = times[n - 1 - n / 10];
+        b->cost_ns[b->n_sizes++] = times[n / 4];
         if (rows == b->model->max_batch) break;
         if (rows >= 4 && (rows & (rows - 1)) == 0) step = rows / 2;
     }

@@ -17,7 +17,7 @@
 enum {
     TBI_BATCH_SIZES = 32, /* measured sizes at most */
     TBI_DECISIONS_KEPT = 256,
-    TBI_SLOW_MODEL = 8    /* hand-overs that one row must cost before a worker runs the model */
+    TBI_SLOW_MODEL = 16 /* hand-overs that one row must cost before a worker runs the model */
 };
 
 /* A request as the batcher sees it; embedded in a connection. Times are tb_now_ns(). */
@@ -69,7 +69,7 @@ typedef struct tbi_batcher {
     struct tbi_worker *workers;
     tbi_batch batch;                   /* the loop's own */
     int sizes[TBI_BATCH_SIZES], n_sizes;
-    int64_t cost_ns[TBI_BATCH_SIZES];  /* t(sizes[i]): near the 90th percentile, follows the load */
+    int64_t cost_ns[TBI_BATCH_SIZES];  /* t(sizes[i]), the median of late */
     int64_t handover_ns;               /* to a worker and back, measured */
     int64_t row_ns;                    /* min over b of t(b) / b */
     tbi_batch_size *by_size;           /* [max_batch + 1] */

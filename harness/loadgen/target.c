@@ -74,6 +74,13 @@ static tb_status get_json(const tb_target *t, const char *method, const char *pa
     return st;
 }
 
+static tb_status member(const tb_conf *map, const char *key, const char **out)
+{
+    const tb_conf *value = tb_conf_find(map, key);
+    if (!value) return TB_FAIL(TB_ERR_PARSE, "load: the server's reply has no '%s'", key);
+    return tb_conf_str(value, key, out);
+}
+
 /* The name of the one model that is ready. */
 static tb_status find_model(tb_target *t)
 {
@@ -83,8 +90,8 @@ static tb_status find_model(tb_target *t)
     TB_TRY(get_json(t, "POST", "/v2/repository/index", &index));
     tb_status st = TB_OK;
     for (int i = 0; st == TB_OK && index->kind == TB_CONF_LIST && i < index->n_items; i++) {
-        st = tb_conf_str(index->items[i], "name", &name);
-        if (st == TB_OK) st = tb_conf_str(index->items[i], "state", &state);
+        st = member(index->items[i], "name", &name);
+        if (st == TB_OK) st = member(index->items[i], "state", &state);
         if (st != TB_OK || strcmp(state, "READY") != 0) continue;
         snprintf(t->model, sizeof t->model, "%s", name);
         ready++;
@@ -103,8 +110,8 @@ static tb_status read_tensor(const tb_conf *list, const char *what, char name[64
     const char *text, *dtype;
     if (!list || list->kind != TB_CONF_LIST || list->n_items != 1)
         return TB_FAIL(TB_ERR_UNSUPPORTED, "load: the model must have one %s", what);
-    TB_TRY(tb_conf_str(list->items[0], "name", &text));
-    TB_TRY(tb_conf_str(list->items[0], "datatype", &dtype));
+    TB_TRY(member(list->items[0], "name", &text));
+    TB_TRY(member(list->items[0], "datatype", &dtype));
     snprintf(name, 64, "%s", text);
     *u8 = strcmp(dtype, "UINT8") == 0;
     if (!*u8 && strcmp(dtype, "FP32") != 0)

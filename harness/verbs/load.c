@@ -238,11 +238,8 @@ static const tb_option options[] = {
     {"json", 0, NULL, "as JSON"},
 };
 
-TB_VERB(
-    load, .group = TB_VERB_MODEL, .args = "[URL]", .min_args = 0, .max_args = 1,
-    .doc =
-        "Open-loop load: latency from intended times, answers checked, void when the generator was the limit",
-    .help = "URL is http://ADDRESS:PORT, .../v2/models/NAME or .../v1/predict. The API key is taken from "
-            "TB_SERVE_KEY.\n"
-            "Exit code 1: wrong answers; 3: void, or requests failed (refusals by 429 and 503 are answers).",
-    .options = options, .n_options = sizeof options / sizeof options[0], .run = run);
+TB_VERB(load, .group = TB_VERB_MODEL, .args = "[URL]", .min_args = 0, .max_args = 1,
+        .doc = "Open-loop load: latency from intended times, answers checked, void when it was late itself",
+        .help = "URL is http://ADDRESS:PORT, .../v2/models/NAME or .../v1/predict. The API key is in TB_SERVE_KEY.\n"
+                "Exit code 1: wrong answers; 3: void, or requests failed (refusals by 429 and 503 are answers).",
+        .options = options, .n_options = sizeof options / sizeof options[0], .run = run);
