@@ -183,6 +183,11 @@ static bool step_batchers(tb_server *s)
 static int64_t next_deadline(const tb_server *s)
 {
     int64_t next = s->next_sweep_ns;
+    if (s->drain_ns) {
+        int ms = s->config.limits.drain_delay_ms + (s->closing ? s->config.limits.drain_ms : 0);
+        int64_t phase_end = s->drain_ns + ms * 1000000LL;
+        if (phase_end < next) next = phase_end;
+    }
     for (int i = 0; i < s->repository.n_entries; i++) {
         const tbi_served *m = s->repository.entries[i].live;
         int64_t d = m && m->batcher->head ? tbi_batcher_next_deadline(m->batcher) : INT64_MAX;
