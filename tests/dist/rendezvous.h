@@ -129,7 +129,7 @@ static inline void block(runner *r, int64_t index)
 {
     world *w = r->w;
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     int64_t ns = until.tv_nsec + w->o.deadline_ns;
     until.tv_sec += ns / 1000000000;
     until.tv_nsec = ns % 1000000000;
@@ -424,10 +424,12 @@ static inline void rendezvous_run(const tb_schedule *s, const tb_stage_bytes *by
     world w = { .s = s, .bytes = bytes, .o = o, .result = result };
     *result = (rendezvous_result){ .verdict = RAN };
     world_open(&w);
-    for (int i = 0; i < w.n_runners; i++) {
-        pthread_cond_init(&w.runners[i].wake, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    for (int i = 0; i < w.n_runners; i++) pthread_cond_init(&w.runners[i].wake, &monotonic);
+    for (int i = 0; i < w.n_runners; i++)
         pthread_create(&w.runners[i].thread, NULL, run_list, &w.runners[i]);
-    }
     for (int i = 0; i < w.n_runners; i++) pthread_join(w.runners[i].thread, NULL);
     if (result->verdict == RAN) judge(&w);
     world_close(&w);
