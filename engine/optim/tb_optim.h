@@ -52,3 +52,5 @@ typedef struct tb_lr_schedule {
 /* Cosine (Loshchilov, Hutter: "SGDR", 2017):
  * floor + (rate - floor) / 2 * (1 + cos(pi * (t - warmup) / (steps - warmup))). */
 double tb_lr_at(const tb_lr_schedule *s, int64_t step);
+/* A schedule that reaches its end, with rates that are finite and not negative. */
+TB_MUST_USE tb_status tb_lr_check(const tb_lr_schedule *s);

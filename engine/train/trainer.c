@@ -24,6 +24,7 @@ static tb_status prepare(tb_trainer *t)
     const tb_trainer_config *c = &t->cfg;
     tb_params *ps = tb_model_params(c->model);
     int rank = c->comm ? tb_comm_rank(c->comm) : 0, ranks = c->comm ? tb_comm_size(c->comm) : 1;
+    TB_TRY(tb_lr_check(&c->schedule));
     TB_TRY(set_batch_blocks(t->ctx, ranks));
     if (!tb_params_arena(ps)) TB_TRY(tb_params_make_arena(ps));
     TB_TRY(tb_optim_create(ps, &c->optim, &t->optim));

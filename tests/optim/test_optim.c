@@ -152,6 +152,17 @@ static void schedules_have_their_closed_forms(void **state)
     assert_is(tb_lr_at(&cosine, 1000), 0.1);
 }
 
+static void schedules_without_an_end_are_refused(void **state)
+{
+    (void)state;
+    tb_lr_schedule s = {TB_LR_COSINE, .rate = 1, .warmup = 10, .steps = 10};
+    assert_fails(tb_lr_check(&s), TB_ERR_CONFIG, "a warm-up of 10 steps");
+    s.steps = 11;
+    assert_ok(tb_lr_check(&s));
+    s.floor = -1;
+    assert_fails(tb_lr_check(&s), TB_ERR_CONFIG, "is -1");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -160,6 +171,7 @@ int main(void)
         ctx_test(adamw_decays_apart_from_the_moments_and_leaves_biases),
         ctx_test(clipping_scales_to_the_global_norm), ctx_test(a_failed_op_stops_the_step),
         ctx_test(schedules_have_their_closed_forms),
+        ctx_test(schedules_without_an_end_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
