@@ -26,6 +26,59 @@ static int64_t boundary_bytes(const tb_pipeline_config *c, int stage)
     return bytes;
 }
 
+/* ---- identity ---- */
+typedef struct digest {
+    char name[96], hex[TB_SHA256_HEX];
+} digest;
+
+static int by_name(const void *a, const void *b) { return strcmp(((const digest *)a)->name, ((const digest *)b)->name); }
+
+static tb_status digest_of(const tb_param *param, digest *out)
+{
+    size_t bytes = tb_tensor_bytes(param->tensor);
+    void *host = tb_calloc(bytes, 1);
+    if (!host) return TB_ERR_OOM;
+    tb_status st = tb_tensor_read(param->tensor, host, bytes);
+    if (st == TB_OK) st = tb_sha256_of(host, bytes, out->hex);
+    tb_free(host);
+    return st;
+}
+
+/* Every rank's digests, `most` places each; unused ones have no name. */
+static tb_status gather_digests(const tb_pipeline *p, bool names_only, int64_t *most, digest **all)
+{
+    const tb_params *ps = tb_model_params(p->cfg.model);
+    tb_comm *comm = p->cfg.comm;
+    int ranks = comm ? tb_comm_size(comm) : 1;
+    *most = tb_params_count(ps);
+    if (comm) TB_TRY(tb_comm_allreduce(comm, most, 1, TB_I64, TB_REDUCE_MAX, NULL, NULL));
+    size_t table = (size_t)*most * sizeof **all;
+    *all = tb_calloc((size_t)ranks, table);
+    if (!*all) return TB_ERR_OOM;
+    digest *mine = *all + p->rank * *most;
+    for (int i = 0; i < tb_params_count(ps); i++) {
+        snprintf(mine[i].name, sizeof mine[i].name, "%s", tb_params_at(ps, i)->name);
+        if (!names_only) TB_TRY(digest_of(tb_params_at(ps, i), &mine[i]));
+    }
+    return comm ? tb_comm_allgather(comm, mine, *all, table, NULL, NULL) : TB_OK;
+}
+
+/* Two ranks with one parameter would each learn their own. */
+static tb_status refuse_shared(const tb_pipeline *p)
+{
+    digest *all = NULL;
+    int64_t most = 0;
+    tb_status st = gather_digests(p, true, &most, &all);
+    int64_t n = st == TB_OK ? most * p->cfg.schedule->ranks : 0;
+    if (n) qsort(all, (size_t)n, sizeof *all, by_name);
+    for (int64_t i = 1; i < n && st == TB_OK; i++)
+        if (all[i].name[0] && strcmp(all[i].name, all[i - 1].name) == 0)
+            st = TB_FAIL(TB_ERR_UNSUPPORTED, "parameter %s is on two ranks of the pipeline: untie it (gpt:tie=false)",
+                         all[i].name);
+    tb_free(all);
+    return st;
+}
+
 /* ---- making one ---- */
 static tb_status check_config(const tb_pipeline_config *c, int ranks)
 {
@@ -89,7 +142,12 @@ tb_status tb_pipeline_create(const tb_pipeline_config *config, tb_pipeline **out
 {
     *out = NULL;
     TB_TRY(check_config(config, config->comm ? tb_comm_size(config->comm) : 1));
-    return open_pipeline(config, out);
+    TB_TRY(open_pipeline(config, out));
+    tb_status st = config->comm ? refuse_shared(*out) : TB_OK;
+    if (st == TB_OK) return TB_OK;
+    tb_pipeline_destroy(*out);
+    *out = NULL;
+    return st;
 }
 
 void tbi_pipeline_drop(tb_pipeline *p)
@@ -209,48 +267,13 @@ tb_status tb_pipeline_cut(int blocks, const double *cost, int stages, int *cuts)
     return TB_OK;
 }
 
-/* ---- identity ---- */
-typedef struct digest {
-    char name[96], hex[TB_SHA256_HEX];
-} digest;
-
-static int by_name(const void *a, const void *b) { return strcmp(((const digest *)a)->name, ((const digest *)b)->name); }
-
-static tb_status digest_of(const tb_param *param, digest *out)
-{
-    size_t bytes = tb_tensor_bytes(param->tensor);
-    void *host = tb_calloc(bytes, 1);
-    if (!host) return TB_ERR_OOM;
-    snprintf(out->name, sizeof out->name, "%s", param->name);
-    tb_status st = tb_tensor_read(param->tensor, host, bytes);
-    if (st == TB_OK) st = tb_sha256_of(host, bytes, out->hex);
-    tb_free(host);
-    return st;
-}
-
-/* Every rank's digests, `most` places each; unused ones have no name. */
-static tb_status gather_digests(const tb_pipeline *p, int64_t *most, digest **all)
-{
-    const tb_params *ps = tb_model_params(p->cfg.model);
-    tb_comm *comm = p->cfg.comm;
-    int ranks = comm ? tb_comm_size(comm) : 1;
-    *most = tb_params_count(ps);
-    if (comm) TB_TRY(tb_comm_allreduce(comm, most, 1, TB_I64, TB_REDUCE_MAX, NULL, NULL));
-    size_t table = (size_t)*most * sizeof **all;
-    *all = tb_calloc((size_t)ranks, table);
-    if (!*all) return TB_ERR_OOM;
-    digest *mine = *all + p->rank * *most;
-    for (int i = 0; i < tb_params_count(ps); i++) TB_TRY(digest_of(tb_params_at(ps, i), &mine[i]));
-    return comm ? tb_comm_allgather(comm, mine, *all, table, NULL, NULL) : TB_OK;
-}
-
 tb_status tb_pipeline_weights_hash(const tb_pipeline *p, char hex[65])
 {
     digest *all = NULL;
     tb_sha256 *h = NULL;
     int64_t most;
     tb_status st;
-    TB_GO(gather_digests(p, &most, &all));
+    TB_GO(gather_digests(p, false, &most, &all));
     int64_t n = most * (p->cfg.comm ? tb_comm_size(p->cfg.comm) : 1);
     qsort(all, (size_t)n, sizeof *all, by_name);
     TB_GO(tb_sha256_open(&h));

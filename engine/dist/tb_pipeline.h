@@ -12,8 +12,8 @@
  * tb_pipeline_stage_bytes() counts on any device, `meta` included: before the first step. Held bytes are those of
  * tensors' elements; the graphs' own structures (tag `other`) are counted apart.
  *
- * Refused: recomputation with a split backward (a recomputed segment gives both gradients at once). Parameters that
- * two stages share, and clipping by the global norm, which no rank knows, are refused as well. All calls in one
+ * Refused: recomputation with a split backward (a recomputed segment gives both gradients at once). A parameter on
+ * two ranks (a tied head). Not known to any rank: the global norm, so the optimizer must not clip by it. All calls in one
  * context, which must be current; they are collective over the ranks. */
 #pragma once
 #include "tb_comm.h"

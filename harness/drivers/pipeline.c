@@ -14,6 +14,7 @@
 #include <string.h>
 
 enum { CHECKED_STEPS = 2, WARMUP_STEPS = 2 };
+static const int64_t patience_ns = INT64_C(300000000000); /* the others wait while rank 0 makes the reference */
 
 static const tb_key keys[] = {
     {"model", TB_KEY_STR, "", 0, 0, NULL, NULL, "model and its options: name:key=value,key=value"},
@@ -248,7 +249,7 @@ static tb_status open_own(state *s, const char *schedule)
     const tb_run *run = s->run;
     TB_TRY(predict(s, schedule));
     TB_TRY(open_base(s, &s->own, schedule, run->ranks, run->rank, run->device));
-    if (run->ranks > 1) TB_TRY(tb_comm_open_world(NULL, &(tb_comm_options){.ranks = run->ranks}, &s->comm));
+    if (run->ranks > 1) TB_TRY(tb_comm_open_world(NULL, &(tb_comm_options){.ranks = run->ranks, .deadline_ns = patience_ns}, &s->comm));
     return open_trainer(s, &s->own, s->comm);
 }
 

@@ -6,6 +6,7 @@
 #include "tb_nn.h"
 #include "tb_ops.h"
 #include <math.h>
+#include <string.h>
 
 static const double weight_std = 0.02;
 
@@ -56,13 +57,13 @@ static const tb_block_type block_type = {"transformer_block", sizeof(tb_nn_trans
 
 /* ---- head ---- */
 typedef struct head_config {
-    const char *tie;
+    const char *tie; /* NULL: weights of its own, so that no two stages of a pipeline share any */
     int64_t vocab;
 } head_config;
 
 typedef struct head {
     tb_nn_layer_norm norm;
-    tb_tensor *token; /* [vocab, C], the embedding's */
+    tb_tensor *token; /* [vocab, C] */
 } head;
 
 static void head_make(tb_params *ps, void *block, const void *config, const tb_boundary *in, tb_boundary *out)
@@ -70,7 +71,8 @@ static void head_make(tb_params *ps, void *block, const void *config, const tb_b
     const head_config *c = config;
     head *p = block;
     p->norm = tb_nn_layer_norm_make(ps, "norm", in->dims[2]);
-    p->token = tb_params_share(ps, c->tie);
+    p->token = c->tie ? tb_params_share(ps, c->tie)
+                      : tb_params_add(ps, "weight", tb_init_normal(weight_std), 2, (int64_t[]){c->vocab, in->dims[2]});
     *out = *in;
     out->dims[2] = c->vocab;
 }
@@ -97,7 +99,8 @@ static tb_status gpt_build(tb_model_builder *b)
     tb_nn_attention_config c = {.width = width, .heads = heads, .causal = true, .std = weight_std,
                                 .proj_std = weight_std / sqrt(2 * (double)layers), .dropout = dropout};
     for (int i = 0; i < layers; i++) tb_model_block(b, "block.%d", &block_type, &c, i);
-    return tb_model_block(b, "head", &head_type, &(head_config){"embed.token.weight", vocab});
+    const char *tie = strcmp(tb_model_str(b, "tie"), "true") == 0 ? "embed.token.weight" : NULL;
+    return tb_model_block(b, "head", &head_type, &(head_config){tie, vocab});
 }
 
 static const tb_key gpt_keys[] = {
@@ -106,6 +109,7 @@ static const tb_key gpt_keys[] = {
     {"heads", TB_KEY_INT, "", 1, 1024, NULL, "8", "divide the width"},
     {"context", TB_KEY_INT, "", 1, 1 << 16, NULL, "128", "longest row"},
     {"vocab", TB_KEY_INT, "", 2, 1 << 24, NULL, "256", "256: bytes"},
+    {"tie", TB_KEY_BOOL, "", 0, 0, NULL, "true", "the head's weights are the byte embedding"},
     {"dropout", TB_KEY_NUM, "", 0, 0.95, NULL, "0", "behind the embedding and in both halves of a block"},
 };
 
