@@ -95,6 +95,7 @@ static tb_status forward(cell *c)
 static tb_status backward(cell *c, bool defer)
 {
     tb_pipeline *p = c->p;
+    if (c->grad_out) tb_tensor_set_tag(c->grad_out, TB_MEM_ACT_GRAD); /* arrived; W may still want it */
     TB_TRY(tb_backward_with(c->root, &(tb_backward_opts){.grad = c->grad_out, .defer_weights = defer, .input = c->in}));
     tb_tensor *g = c->in ? tb_grad(c->in) : NULL;
     if (c->in && !g) return TB_FAIL(TB_ERR_INVALID, "stage %d: no gradient reaches its input", c->stage);

@@ -6,8 +6,10 @@
 #include "tb_pipeline.h"
 #include <pthread.h>
 
-enum { ROWS = 8, WIDTH = 12, CLASSES = 4, STEPS = 3, MOST_RANKS = 4, MOST_STAGES = 8 };
+enum { ROWS = 8, TIME = 4, WIDTH = 12, CLASSES = 4, STEPS = 3, MOST_RANKS = 4, MOST_STAGES = 8 };
 static const char spec[] = "mlp:widths=12-16-20-16-24-16-20-16-4,act=gelu";
+/* Residual blocks: what arrives as a gradient is kept for the weights too. */
+static const char gpt_spec[] = "gpt:layers=6,width=16,heads=2,context=4,vocab=12,tie=false";
 static const char relu_spec[] = "mlp:widths=12-16-20-16-24-16-20-16-4,act=relu";
 
 typedef struct job { /* one arrangement of the same training */
@@ -44,7 +46,12 @@ static float value_at(int64_t step, int64_t microbatch, int i)
 
 static tb_tensor *input(void *arg, int64_t step, int64_t microbatch)
 {
-    (void)arg;
+    const job *j = arg;
+    if (j->model == gpt_spec) {
+        int32_t tokens[ROWS * TIME];
+        for (int i = 0; i < ROWS * TIME; i++) tokens[i] = (int32_t)((step + 3 * microbatch + i * i) % 12);
+        return tb_tensor_from(TB_I32, 2, (int64_t[]){ROWS, TIME}, tokens);
+    }
     float x[ROWS * WIDTH];
     for (int i = 0; i < ROWS * WIDTH; i++) x[i] = value_at(step, microbatch, i);
     return tb_tensor_from(TB_F32, 2, (int64_t[]){ROWS, WIDTH}, x);
@@ -53,10 +60,13 @@ static tb_tensor *input(void *arg, int64_t step, int64_t microbatch)
 static tb_tensor *loss(void *arg, int64_t step, int64_t microbatch, tb_tensor *output)
 {
     const job *j = arg;
-    int32_t y[ROWS];
-    for (int i = 0; i < ROWS; i++) y[i] = (int32_t)((step + microbatch + i) % CLASSES);
-    tb_tensor *count = tb_scalar(TB_I64, ROWS * j->microbatches);
-    return tb_cross_entropy(output, tb_tensor_from(TB_I32, 1, (int64_t[]){ROWS}, y), &(tb_ce_opts){.count = count});
+    int32_t y[ROWS * TIME];
+    int n = j->model == gpt_spec ? ROWS * TIME : ROWS;
+    for (int i = 0; i < n; i++) y[i] = (int32_t)((step + microbatch + i) % CLASSES);
+    tb_tensor *count = tb_scalar(TB_I64, n * j->microbatches);
+    tb_tensor *labels = n == ROWS ? tb_tensor_from(TB_I32, 1, (int64_t[]){ROWS}, y)
+                                  : tb_tensor_from(TB_I32, 2, (int64_t[]){ROWS, TIME}, y);
+    return tb_cross_entropy(output, labels, &(tb_ce_opts){.count = count});
 }
 
 static tb_pipeline_source source_of(const job *j) { return (tb_pipeline_source){input, loss, (void *)(uintptr_t)j}; }
@@ -84,7 +94,7 @@ static void run_rank(rank_job *r)
     assert_ok(tb_params_make_arena(tb_model_params(model)));
     assert_ok(tb_optim_create(tb_model_params(model), &(tb_optim_config){TB_OPTIM_ADAMW, .rate = 0.01, .decay = 0.1}, &optim));
     assert_ok(tb_pipeline_create(&(tb_pipeline_config){.schedule = r->schedule, .model = model, .cuts = r->cuts, .rows = ROWS,
-                                 .recompute = r->j->recompute, .source = source_of(r->j), .optim = optim, .comm = comm}, &p));
+                                 .time = TIME, .recompute = r->j->recompute, .source = source_of(r->j), .optim = optim, .comm = comm}, &p));
     double value;
     for (int i = 0; i < STEPS; i++) assert_ok(tb_pipeline_step(p, &value));
     tb_pipeline_get_memory(p, &r->out->memory[r->rank]);
@@ -151,6 +161,8 @@ static const job arrangements[] = {
     {"interleaved_1f1b", spec, 2, 2, 8, false}, {"interleaved_1f1b", spec, 2, 4, 8, false},
     {"interleaved_1f1b", spec, 4, 2, 8, false}, {"interleaved_1f1b", spec, 4, 2, 8, true},
     {"1f1b", relu_spec, 4, 1, 8, false},        {"zb_h1", relu_spec, 4, 1, 8, false},
+    {"gpipe", gpt_spec, 2, 1, 4, false},        {"1f1b", gpt_spec, 4, 1, 4, true},       {"zb_h1", gpt_spec, 2, 1, 4, false},
+    {"zb_h1", gpt_spec, 4, 1, 4, false},        {"interleaved_1f1b", gpt_spec, 2, 2, 4, false},
 };
 enum { ARRANGEMENTS = sizeof arrangements / sizeof arrangements[0] };
 
@@ -168,7 +180,7 @@ static void plain_accumulation(const job *j, char hash[65], double *value)
         float sum = 0, part;
         for (int m = 0; m < j->microbatches; m++) {
             tb_scope *scope = tb_scope_open();
-            tb_tensor *l = loss((void *)(uintptr_t)j, step, m, tb_model_forward(model, input(NULL, step, m)));
+            tb_tensor *l = loss((void *)(uintptr_t)j, step, m, tb_model_forward(model, input((void *)(uintptr_t)j, step, m)));
             assert_ok(tb_backward(l));
             assert_ok(tb_item_f32(l, &part));
             sum += part;
@@ -216,7 +228,7 @@ static void predict(const job *j, tb_rank_peak *peaks, tb_stage_bytes *bytes)
     tb_ctx_enter(ctx);
     assert_ok(tb_model_create(j->model, TB_F32, &model));
     assert_ok(tb_params_make_arena(tb_model_params(model)));
-    assert_ok(tb_pipeline_stage_bytes(&(tb_pipeline_config){.schedule = s, .model = model, .cuts = cuts, .rows = ROWS,
+    assert_ok(tb_pipeline_stage_bytes(&(tb_pipeline_config){.schedule = s, .model = model, .cuts = cuts, .rows = ROWS, .time = TIME,
                                       .recompute = j->recompute, .source = source_of(j)}, bytes));
     tb_schedule_peaks(s, bytes, peaks);
     tb_model_destroy(model);
