@@ -66,7 +66,8 @@ static void the_gpt_ties_its_head(void **state)
     (void)state;
     tb_model *m = make("gpt");
     tb_params *ps = tb_model_params(m);
-    assert_string_equal(tb_model_spec(m), "gpt:layers=4,width=256,heads=8,context=128,vocab=256,dropout=0");
+    assert_string_equal(tb_model_spec(m),
+                        "gpt:layers=4,width=256,heads=8,context=128,vocab=256,tie=true,dropout=0");
     assert_int_equal(tb_model_blocks(m), 6);
     assert_string_equal(tb_model_block_at(m, 4)->name, "block.3");
     assert_string_equal(tb_model_block_at(m, 4)->type->name, "transformer_block");
@@ -75,8 +76,40 @@ static void the_gpt_ties_its_head(void **state)
     assert_int_equal(tb_params_numel(ps), 4 * block + (256 + 128) * 256 + 512);
     assert_non_null(tb_params_find(ps, "block.2.attn.qkv.weight"));
     tb_model_destroy(m);
+    m = make("gpt:tie=false");
+    assert_int_equal(tb_params_numel(tb_model_params(m)), 4 * block + (256 + 128) * 256 + 512 + 256 * 256);
+    assert_non_null(tb_params_find(tb_model_params(m), "head.weight"));
+    tb_model_destroy(m);
     tb_model *bad;
     assert_fails(tb_model_create("gpt:width=30", TB_F32, &bad), TB_ERR_CONFIG, "width 30 cannot be shared by 8 heads");
+}
+
+static bool is_odd(void *arg, int block)
+{
+    (void)arg;
+    return block % 2 == 1;
+}
+
+/* Of embed, block.0, block.1, head: block.0 and head, which takes the embedding's matrix along. */
+static void a_part_of_a_model_has_the_values_of_the_whole(void **state)
+{
+    (void)state;
+    tb_model *whole = make("gpt:layers=2,width=16,heads=2"), *part;
+    assert_ok(tb_model_create_part("gpt:layers=2,width=16,heads=2", TB_F32, is_odd, NULL, &part));
+    tb_params *all = tb_model_params(whole), *some = tb_model_params(part);
+    assert_int_equal(tb_model_blocks(part), 4);
+    assert_int_equal(tb_params_count(some), tb_model_block_at(whole, 1)->n_params + 3);
+    assert_null(tb_params_find(some, "block.1.attn.qkv.weight"));
+    const char *const names[] = {"embed.token.weight", "block.0.attn.qkv.weight"};
+    for (int i = 0; i < 2; i++) {
+        float a[256 * 16], b[256 * 16];
+        tb_tensor *of_part = tb_params_find(some, names[i])->tensor;
+        assert_ok(tb_tensor_read(tb_params_find(all, names[i])->tensor, a, tb_tensor_bytes(of_part)));
+        assert_ok(tb_tensor_read(of_part, b, tb_tensor_bytes(of_part)));
+        assert_memory_equal(a, b, tb_tensor_bytes(of_part));
+    }
+    tb_model_destroy(part);
+    tb_model_destroy(whole);
 }
 
 static void a_later_byte_changes_no_earlier_prediction(void **state)
@@ -209,7 +242,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         ctx_test(the_mlp_is_784_512_256_10), ctx_test(the_cnn_is_two_convolutions_and_two_layers),
-        ctx_test(the_gpt_ties_its_head), ctx_test(a_later_byte_changes_no_earlier_prediction),
+        ctx_test(the_gpt_ties_its_head), ctx_test(a_part_of_a_model_has_the_values_of_the_whole),
+        ctx_test(a_later_byte_changes_no_earlier_prediction),
         ctx_test(a_row_of_gpt_has_the_same_bits_in_any_batch_at_any_thread_count),
         ctx_test(every_parameter_of_every_model_learns),
         ctx_test(dropout_acts_in_training_alone_and_follows_its_stream), ctx_test(wrong_specs_are_told), ctx_test(a_failing_op_names_its_block),
