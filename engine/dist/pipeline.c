@@ -15,17 +15,24 @@ static uint64_t stream_of(int64_t step, int64_t microbatch, int block)
     return tb_stream_index(tb_stream_index(stream, (uint64_t)microbatch), (uint64_t)block);
 }
 
-static tb_tensor *run_stage(void *arg, tb_tensor *x)
+/* One block, and behind the last one the loss. */
+static tb_tensor *run_block(void *arg, tb_tensor *x)
 {
-    const cell *c = arg;
+    const block_run *r = arg;
+    const tb_pipeline_config *cfg = &r->p->cfg;
+    tb_ctx_set_stream(tb_ctx_current(), stream_of(r->p->step, r->microbatch, r->block), 0);
+    x = tb_model_forward_blocks(cfg->model, r->block, 1, x);
+    if (r->block + 1 < tb_model_blocks(cfg->model)) return x;
+    return cfg->source.loss(cfg->source.arg, r->p->step, r->microbatch, x);
+}
+
+static tb_tensor *run_stage(const cell *c, tb_tensor *x)
+{
     const tb_pipeline_config *cfg = &c->p->cfg;
-    tb_ctx *ctx = tb_ctx_current();
-    for (int b = cfg->cuts[c->stage]; b < cfg->cuts[c->stage + 1]; b++) {
-        tb_ctx_set_stream(ctx, stream_of(c->p->step, c->microbatch, b), 0);
-        x = tb_model_forward_blocks(cfg->model, b, 1, x);
-    }
-    if (c->stage + 1 < cfg->schedule->stages) return x;
-    return cfg->source.loss(cfg->source.arg, c->p->step, c->microbatch, x);
+    block_run *runs = c->p->runs + c->microbatch * tb_model_blocks(cfg->model);
+    for (int b = cfg->cuts[c->stage]; b < cfg->cuts[c->stage + 1]; b++)
+        x = cfg->recompute ? tb_recompute(run_block, &runs[b], x) : run_block(&runs[b], x);
+    return x;
 }
 
 static void let_go(tb_tensor **t)
@@ -81,7 +88,7 @@ static tb_status forward(cell *c)
         tb_tensor_set_tag(x, TB_MEM_ACT);
         (void)!tb_require_grad(x); /* a failure is pending and met below */
     }
-    tb_tensor *y = cfg->recompute ? tb_recompute(run_stage, c, x) : run_stage(c, x);
+    tb_tensor *y = run_stage(c, x);
     tb_retain(y);
     tb_scope_close(scope);
     tb_status st = tb_ctx_take_error(ctx);

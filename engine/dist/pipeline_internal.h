@@ -14,12 +14,20 @@ typedef struct cell {
     tb_tensor *grad_in;  /* gradient of the input, on its way back */
 } cell;
 
+/* One block on one micro-batch: what a recomputed segment needs to run again. */
+typedef struct block_run {
+    tb_pipeline *p;
+    int block;
+    int64_t microbatch;
+} block_run;
+
 struct tb_pipeline {
     tb_pipeline_config cfg;
     int rank, own_stages, updates;
     int64_t step;
     float loss;
     cell *cells;          /* [stages * microbatches] */
+    block_run *runs;      /* [microbatches * blocks] */
     tb_request *requests; /* as many as the largest group */
     tb_pipeline_memory memory;
     int64_t static_by_tag[TB_MEM_TAGS];

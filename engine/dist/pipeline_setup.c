@@ -124,11 +124,15 @@ static tb_status open_pipeline(const tb_pipeline_config *c, tb_pipeline **out)
     p->cfg = *c;
     p->rank = c->comm ? tb_comm_rank(c->comm) : 0;
     p->cells = tb_calloc((size_t)s->stages * (size_t)s->microbatches, sizeof *p->cells);
+    int blocks = tb_model_blocks(c->model);
+    p->runs = tb_calloc((size_t)blocks * (size_t)s->microbatches, sizeof *p->runs);
     p->requests = tb_calloc(largest_group(&s->lists[p->rank]), sizeof *p->requests);
-    if (!p->cells || !p->requests) {
+    if (!p->cells || !p->runs || !p->requests) {
         tb_pipeline_destroy(p);
         return TB_ERR_OOM;
     }
+    for (int64_t i = 0; i < (int64_t)blocks * s->microbatches; i++)
+        p->runs[i] = (block_run){.p = p, .block = (int)(i % blocks), .microbatch = i / blocks};
     for (int i = 0; i < s->stages; i++) {
         p->own_stages += tbi_pipeline_owns(p, i);
         for (int64_t m = 0; m < s->microbatches; m++)
@@ -170,6 +174,7 @@ void tb_pipeline_destroy(tb_pipeline *p)
     if (!p) return;
     if (p->cells) tbi_pipeline_drop(p);
     tb_free(p->cells);
+    tb_free(p->runs);
     tb_free(p->requests);
     tb_free(p);
 }

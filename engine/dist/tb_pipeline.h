@@ -35,7 +35,7 @@ typedef struct tb_pipeline_config {
     tb_model *model;             /* at least the blocks of this rank's stages */
     const int *cuts;             /* [stages + 1]: 0, ..., number of blocks, ascending */
     int64_t rows, time;          /* of a micro-batch: TB_DIM_BATCH and TB_DIM_TIME of the boundaries */
-    bool recompute;              /* F keeps a stage's input alone; B runs the stage once more */
+    bool recompute;              /* F keeps the blocks' inputs alone; B runs each block once more */
     tb_pipeline_source source;
     tb_optim *optim;             /* over the model's parameters; NULL: OPT does nothing and gradients stay */
     tb_comm *comm;               /* ranks of the schedule; NULL: one */

@@ -192,8 +192,9 @@ static tb_status setup(const tb_run *run, void **out)
     s->global_rows = here * run->ranks;
     if (strcmp(tb_param_str(run, "engine"), "torch") == 0) return start_peer(s);
     TB_TRY(open_training(s, &s->own, run->rank, run->ranks));
-    /* Products with weights: 2 flop per weight and row forward, 4 backward (Kaplan et al. 2020, section 2.1). Exact for
-     * stacks of linear layers; convolutions reuse their weights and attention adds products: not counted. */
+    /* Products with weights: 2 flop per weight and row forward, 4 backward (Kaplan et al. 2020, section 2.1), what
+     * attention adds not counted. Convolutions reuse their weights: no figure. */
+    if (strncmp(tb_param_str(run, "model"), "cnn", 3) == 0) return TB_OK;
     s->flop = 6.0 * (double)tb_params_numel(tb_model_params(s->own.model)) * (double)(here * s->time);
     return TB_OK;
 }
@@ -233,7 +234,7 @@ static void emit_speed(const state *s, int64_t at, double ms)
 {
     tb_emit_sample(s->run, "step_ms", at, ms);
     tb_emit_sample(s->run, "samples_per_s", at, (double)s->global_rows / s->run->ranks / ms * 1e3);
-    tb_emit_sample(s->run, "gflop_per_s", at, s->flop / ms * 1e-6);
+    if (s->flop > 0) tb_emit_sample(s->run, "gflop_per_s", at, s->flop / ms * 1e-6);
 }
 
 static tb_status peer_once(state *s)

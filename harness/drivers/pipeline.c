@@ -25,7 +25,7 @@ static const tb_key keys[] = {
     {"full_batch", TB_KEY_BOOL, "", 0, 0, NULL, "false", "the micro-batches of a step in one piece (accumulate)"},
     {"microbatches", TB_KEY_INT, "", 1, 4096, NULL, "8", "pieces of a step's batch"},
     {"rows", TB_KEY_INT, "rows", 1, 65536, NULL, "8", "of one micro-batch"},
-    {"recompute", TB_KEY_BOOL, "", 0, 0, NULL, "false", "keep a stage's input alone and run it again in backward"},
+    {"recompute", TB_KEY_BOOL, "", 0, 0, NULL, "false", "keep the blocks' inputs alone, run them again in backward"},
     {"steps", TB_KEY_INT, "", 1, 1000000, NULL, "10", "timed steps"},
     {"rate", TB_KEY_NUM, "", 0, 1e3, NULL, "1e-3", "learning rate of AdamW"},
 };
