@@ -1,9 +1,10 @@
-/* scaled_dot_product_attention: out = softmax(scale q k^T + mask) v for every batch and head, without keeping the
- * T x S matrix: a hidden output lse (log of each row's sum of exponentials) is all that backward needs to make the
- * probabilities again (Dao et al., "FlashAttention", 2022). With P = exp(scale q k^T - lse) and D = rowsum(g out):
+/* scaled_dot_product_attention: out = softmax(scale q k^T + mask) v for every batch and head, without keeping
+ * the T x S matrix: a hidden output lse (log of each row's sum of exponentials) is all that backward needs to
+ * make the probabilities again (Dao et al., "FlashAttention", 2022). With P = exp(scale q k^T - lse) and
+ * D = rowsum(g out):
  *     dv = P^T g,   dS = P (g v^T - D),   dq = scale dS k,   dk = scale dS^T q.
- * Mask: kv_len keys are valid, and with `causal` the last query sees all of them, the one before it one less, and so
- * on: for T = S this is the lower triangle, for a single new query over a cache it is every key. */
+ * Mask: kv_len keys are valid, and with `causal` the last query sees all of them, the one before it one less,
+ * and so on: for T = S this is the lower triangle, for a single new query over a cache it is every key. */
 #include "rows.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -15,9 +16,10 @@ typedef struct tb_attention_opts {
     double scale;      /* 0 means 1 / sqrt(D) */
     tb_tensor *kv_len; /* i64, 0-d or [B]: valid keys of each batch entry, 0..S; NULL: all S */
 } tb_attention_opts;
-/* q: [B, H, T, D], k: [B, H, S, D], v: [B, H, S, E] -> [B, H, T, E]; floats of one dtype, any strides; opts NULL: all
- * defaults. A query that sees no key gives zeros. */
-tb_tensor *tb_scaled_dot_product_attention(tb_tensor *q, tb_tensor *k, tb_tensor *v, const tb_attention_opts *opts);
+/* q: [B, H, T, D], k: [B, H, S, D], v: [B, H, S, E] -> [B, H, T, E]; floats of one dtype, any strides; opts
+ * NULL: all defaults. A query that sees no key gives zeros. */
+tb_tensor *tb_scaled_dot_product_attention(tb_tensor *q, tb_tensor *k, tb_tensor *v,
+                                           const tb_attention_opts *opts);
 //<<<
 #endif
 
@@ -39,14 +41,14 @@ static tb_status check_operands(const tb_op_call *c, tb_tensor *const *t, const 
     const tb_tensor *q = t[Q];
     for (int i = Q; i <= V; i++) {
         if (t[i]->rank != 4)
-            return TB_FAIL(TB_ERR_SHAPE, "%s: %s must be [batch, heads, length, width], not %s", c->op->name, name[i],
-                           tb_shape_text(t[i]));
-        if (t[i]->dtype != q->dtype)
-            return TB_FAIL(TB_ERR_DTYPE, "%s: q is %s, %s is %s", c->op->name, tb_dtype_name((tb_dtype)q->dtype),
-                           name[i], tb_dtype_name((tb_dtype)t[i]->dtype));
-        if (t[i]->dims[0] != q->dims[0] || t[i]->dims[1] != q->dims[1])
-            return TB_FAIL(TB_ERR_SHAPE, "%s: q %s and %s %s differ in batch or heads", c->op->name, tb_shape_text(q),
+            return TB_FAIL(TB_ERR_SHAPE, "%s: %s must be [batch, heads, length, width], not %s", c->op->name,
                            name[i], tb_shape_text(t[i]));
+        if (t[i]->dtype != q->dtype)
+            return TB_FAIL(TB_ERR_DTYPE, "%s: q is %s, %s is %s", c->op->name,
+                           tb_dtype_name((tb_dtype)q->dtype), name[i], tb_dtype_name((tb_dtype)t[i]->dtype));
+        if (t[i]->dims[0] != q->dims[0] || t[i]->dims[1] != q->dims[1])
+            return TB_FAIL(TB_ERR_SHAPE, "%s: q %s and %s %s differ in batch or heads", c->op->name,
+                           tb_shape_text(q), name[i], tb_shape_text(t[i]));
     }
     if (t[K]->dims[3] != q->dims[3])
         return TB_FAIL(TB_ERR_SHAPE, "%s: q %s and k %s differ in width", c->op->name, tb_shape_text(q),
@@ -94,7 +96,8 @@ static int64_t at4(const tb_tensor *t, int64_t b, int64_t h, int64_t i, int64_t 
 static double dot(const tb_tensor *x, const tb_tensor *y, int64_t b, int64_t h, int64_t i, int64_t j)
 {
     double sum = 0;
-    for (int64_t d = 0; d < x->dims[3]; d++) sum += tbi_get(x, at4(x, b, h, i, d)) * tbi_get(y, at4(y, b, h, j, d));
+    for (int64_t d = 0; d < x->dims[3]; d++)
+        sum += tbi_get(x, at4(x, b, h, i, d)) * tbi_get(y, at4(y, b, h, j, d));
     return sum;
 }
 
@@ -133,7 +136,8 @@ static tb_status attention_ref(tb_op_call *c)
     for (int64_t b = 0; b < q->dims[0]; b++) {
         TB_TRY(keys_of(c, kv_len, b, keys, &valid));
         for (int64_t h = 0; h < q->dims[1]; h++)
-            for (int64_t i = 0; i < q->dims[2]; i++) attend(c, b, h, i, seen(a->causal, i, q->dims[2], valid), p);
+            for (int64_t i = 0; i < q->dims[2]; i++)
+                attend(c, b, h, i, seen(a->causal, i, q->dims[2], valid), p);
     }
     return TB_OK;
 }
@@ -151,16 +155,18 @@ static bool kernel_args(const tb_op_call *c, tb_tensor *const *t, const tb_tenso
 {
     const attention_attrs *attrs = c->attrs;
     const tb_tensor *q = t[Q];
-    *a = (tb_attention_args){.b = q->dims[0], .h = q->dims[1], .t = q->dims[2], .s = t[K]->dims[2], .d = q->dims[3],
-                             .e = t[V]->dims[3], .scale = scale_of(attrs, q), .causal = attrs->causal,
-                             .q = tb_op_data(q), .k = tb_op_data(t[K]), .v = tb_op_data(t[V]), .out = tb_op_data(out),
-                             .lse = tb_op_data(lse), .pool = c->ctx->pool};
+    *a = (tb_attention_args){.b = q->dims[0], .h = q->dims[1], .t = q->dims[2], .s = t[K]->dims[2],
+                             .d = q->dims[3], .e = t[V]->dims[3], .scale = scale_of(attrs, q),
+                             .causal = attrs->causal, .q = tb_op_data(q), .k = tb_op_data(t[K]),
+                             .v = tb_op_data(t[V]), .out = tb_op_data(out), .lse = tb_op_data(lse),
+                             .pool = c->ctx->pool};
     return strides_of(q, a->q_stride) && strides_of(t[K], a->k_stride) && strides_of(t[V], a->v_stride) &&
            strides_of(out, a->out_stride) && lse->is_contiguous;
 }
 
 /* kv_len as the kernels take it: one number for each batch entry, checked. */
-static tb_status fill_lengths(const tb_op_call *c, const tb_tensor *kv_len, int64_t batch, int64_t keys, int64_t *to)
+static tb_status fill_lengths(const tb_op_call *c, const tb_tensor *kv_len, int64_t batch, int64_t keys,
+                              int64_t *to)
 {
     for (int64_t b = 0; b < batch; b++) TB_TRY(keys_of(c, kv_len, b, keys, &to[b]));
     return TB_OK;
@@ -185,7 +191,8 @@ static tb_status run_kernel(tb_op_call *c, const tb_tensor *kv_len, tb_attention
 static tb_status attention_fast(tb_op_call *c)
 {
     tb_attention_args a;
-    if (c->in[Q]->dtype != TB_F32 || c->in[Q]->numel == 0 || c->in[K]->numel == 0 || c->in[V]->numel == 0) return TB_ERR_UNSUPPORTED;
+    if (c->in[Q]->dtype != TB_F32 || c->in[Q]->numel == 0 || c->in[K]->numel == 0 || c->in[V]->numel == 0)
+        return TB_ERR_UNSUPPORTED;
     if (!kernel_args(c, c->in, c->out[0], c->out[1], &a)) return TB_ERR_UNSUPPORTED;
     return run_kernel(c, c->n_in > 3 ? c->in[3] : NULL, &a);
 }
@@ -195,8 +202,8 @@ static void attention_cost(const tb_op_call *c, tb_cost *out)
     bool is_backward = c->op != &tb_op_scaled_dot_product_attention;
     tb_tensor *const *t = c->in + is_backward;
     const attention_attrs *a = c->attrs;
-    double pairs =
-        (double)(t[Q]->dims[0] * t[Q]->dims[1] * t[Q]->dims[2]) * (double)t[K]->dims[2] * (a->causal ? 0.5 : 1);
+    double pairs = (double)(t[Q]->dims[0] * t[Q]->dims[1] * t[Q]->dims[2]) * (double)t[K]->dims[2] *
+                   (a->causal ? 0.5 : 1);
     double once = (double)t[Q]->numel + (double)t[K]->numel + 2 * (double)t[V]->numel;
     *out = (tb_cost){.flops = (is_backward ? 5 : 2) * pairs * (double)(t[Q]->dims[3] + t[V]->dims[3]),
                      .bytes = (is_backward ? 2 : 1) * once * (double)tb_dtype_size((tb_dtype)t[Q]->dtype),
@@ -212,7 +219,8 @@ static tb_status backward_shape(tb_op_call *c)
     int64_t dims[4] = {t[Q]->dims[0], t[Q]->dims[1], t[Q]->dims[2], t[V]->dims[3]};
     if (!tbi_has_dims(g, 4, dims) || !tbi_has_dims(out, 4, dims) || !tbi_has_dims(lse, 3, dims))
         return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s, output %s and lse %s do not belong to an output %s",
-                       c->op->name, tb_shape_text(g), tb_shape_text(out), tb_shape_text(lse), tb_dims_text(4, dims));
+                       c->op->name, tb_shape_text(g), tb_shape_text(out), tb_shape_text(lse),
+                       tb_dims_text(4, dims));
     if (g->dtype != t[Q]->dtype || out->dtype != g->dtype || lse->dtype != tbi_stat_dtype((tb_dtype)g->dtype))
         return TB_FAIL(TB_ERR_DTYPE, "%s: gradient %s, output %s and lse %s do not belong to %s", c->op->name,
                        tb_dtype_name((tb_dtype)g->dtype), tb_dtype_name((tb_dtype)out->dtype),
@@ -231,9 +239,11 @@ static void add_row(double *sum, double factor, const tb_tensor *x, int64_t b, i
 static void backward_head(const tb_op_call *c, int64_t b, int64_t h, int64_t valid, double *sums)
 {
     const attention_attrs *a = c->attrs;
-    const tb_tensor *g = c->in[0], *q = c->in[1], *k = c->in[2], *v = c->in[3], *out = c->in[4], *lse = c->in[5];
+    const tb_tensor *g = c->in[0], *q = c->in[1], *k = c->in[2], *v = c->in[3], *out = c->in[4],
+                    *lse = c->in[5];
     int64_t queries = q->dims[2], keys = k->dims[2], width[] = {q->dims[3], q->dims[3], v->dims[3]};
-    double *d[] = {sums, sums + queries * width[Q], sums + (queries + keys) * width[Q]}, scale = scale_of(c->attrs, q);
+    double *d[] = {sums, sums + queries * width[Q], sums + (queries + keys) * width[Q]},
+           scale = scale_of(c->attrs, q);
     memset(sums, 0, (size_t)((queries + keys) * width[Q] + keys * width[V]) * sizeof *sums);
     for (int64_t i = 0; i < queries; i++) {
         double row = dot(g, out, b, h, i, i);
@@ -268,8 +278,10 @@ static tb_status backward_fast(tb_op_call *c)
 {
     tb_attention_args a;
     const tb_tensor *g = c->in[0];
-    if (g->dtype != TB_F32 || g->numel == 0 || c->in[1]->numel == 0 || c->in[2]->numel == 0) return TB_ERR_UNSUPPORTED;
-    if (!kernel_args(c, c->in + 1, c->in[4], c->in[5], &a) || !strides_of(g, a.g_stride)) return TB_ERR_UNSUPPORTED;
+    if (g->dtype != TB_F32 || g->numel == 0 || c->in[1]->numel == 0 || c->in[2]->numel == 0)
+        return TB_ERR_UNSUPPORTED;
+    if (!kernel_args(c, c->in + 1, c->in[4], c->in[5], &a) || !strides_of(g, a.g_stride))
+        return TB_ERR_UNSUPPORTED;
     a.g = tb_op_data(g);
     a.dq = tb_op_data(c->out[Q]);
     a.dk = tb_op_data(c->out[K]);
@@ -288,8 +300,10 @@ static tb_tensor *as_column(tb_tensor *lse) /* [B, H, T] -> [B, H, T, 1] */
     return tb_reshape(lse, 4, (int64_t[]){lse->dims[0], lse->dims[1], lse->dims[2], 1});
 }
 
-/* P = exp(scale q k^T - lse) where the mask lets through, else 0. Attention over the identity shows the mask. */
-static tb_tensor *probabilities(const tb_grad_call *c, tb_tensor *q, tb_tensor *k, tb_tensor *lse, tb_tensor *kv_len)
+/* P = exp(scale q k^T - lse) where the mask lets through, else 0. Attention over the identity shows the
+ * mask. */
+static tb_tensor *probabilities(const tb_grad_call *c, tb_tensor *q, tb_tensor *k, tb_tensor *lse,
+                                tb_tensor *kv_len)
 {
     int64_t keys = k->dims[2];
     tb_tensor *at = tb_arange(TB_I64, 0, (double)keys, 1);
@@ -327,7 +341,8 @@ static void attention_grad(tb_grad_call *c)
 static void backward_grad(tb_grad_call *c)
 {
     tb_tensor *g = c->in[0], *q = c->in[1], *k = c->in[2], *v = c->in[3], *out = c->in[4], *lse = c->in[5];
-    tb_tensor *x = c->grad[Q] ? c->grad[Q] : tb_zeros_like(q), *y = c->grad[K] ? c->grad[K] : tb_zeros_like(k);
+    tb_tensor *x = c->grad[Q] ? c->grad[Q] : tb_zeros_like(q),
+              *y = c->grad[K] ? c->grad[K] : tb_zeros_like(k);
     tb_tensor *z = c->grad[V] ? c->grad[V] : tb_zeros_like(v),
               *p = probabilities(c, q, k, lse, c->n_in > 6 ? c->in[6] : NULL);
     double scale = scale_of(c->attrs, q);
@@ -373,29 +388,31 @@ static void forward_samples(tb_samples *to)
 static void backward_samples(tb_samples *to)
 {
     for (int i = 0; i < CASES; i++) {
-        int64_t b = cases[i].b, h = cases[i].h, t = cases[i].t, s = cases[i].s, d = cases[i].d, e = cases[i].e;
-        tb_sample_in out = {TB_SHAPE(b, h, t, e)}, lse = {TB_SHAPE(b, h, t), .lo = 2, .hi = 4, .is_stat = true};
-        tb_sample(to, &cases[i].attrs, 7, (tb_sample_in[]){out, {TB_SHAPE(b, h, t, d)}, {TB_SHAPE(b, h, s, d)},
-                  {TB_SHAPE(b, h, s, e)}, out, lse, cases[i].kv_len});
+        int64_t b = cases[i].b, h = cases[i].h, t = cases[i].t, s = cases[i].s, d = cases[i].d,
+                e = cases[i].e;
+        tb_sample_in out = {TB_SHAPE(b, h, t, e)},
+                     lse = {TB_SHAPE(b, h, t), .lo = 2, .hi = 4, .is_stat = true};
+        tb_sample(to, &cases[i].attrs, 7, (tb_sample_in[]){out, {TB_SHAPE(b, h, t, d)},
+                  {TB_SHAPE(b, h, s, d)}, {TB_SHAPE(b, h, s, e)}, out, lse, cases[i].kv_len});
     }
 }
 
-#define ATTENTION                                                                                                     \
-    .dtypes = TB_FLOATS, .dtypes_reason = "probabilities are floats; cast first",                                     \
+#define ATTENTION                                                                                            \
+    .dtypes = TB_FLOATS, .dtypes_reason = "probabilities are floats; cast first",                            \
     TB_ATTRS(attention_attrs, attention_attr_table), .fusion = TB_FUSE_ANCHOR, .cost = attention_cost
 
 TB_OP(scaled_dot_product_attention, .doc = "softmax(q k^T) v per head, causal or over kv_len keys", ATTENTION,
       .n_in_min = 3, .n_in = 4, .n_out = 2, .n_hidden = 1, .shape = attention_shape, .ref = attention_ref,
-      .fast = attention_fast, .primitives = {"attention"},
-      .grad = attention_grad, .saves = TB_SAVE_ALL_IN | TB_SAVE_OUT(0) | TB_SAVE_OUT(1), .samples = forward_samples,
+      .fast = attention_fast, .primitives = {"attention"}, .grad = attention_grad,
+      .saves = TB_SAVE_ALL_IN | TB_SAVE_OUT(0) | TB_SAVE_OUT(1), .samples = forward_samples,
       .tol = TB_TOL(4));
-TB_OP(scaled_dot_product_attention_grad, .doc = "gradients of attention's q, k and v", ATTENTION, .n_in_min = 6,
-      .n_in = 7, .n_out = 3, .shape = backward_shape, .ref = backward_ref,
-      .fast = backward_fast, .primitives = {"attention_grad"},
-      .grad = backward_grad, .saves = TB_SAVE_ALL_IN, .samples = backward_samples,
-      .tol = TB_TOL(8));
+TB_OP(scaled_dot_product_attention_grad, .doc = "gradients of attention's q, k and v", ATTENTION,
+      .n_in_min = 6, .n_in = 7, .n_out = 3, .shape = backward_shape, .ref = backward_ref,
+      .fast = backward_fast, .primitives = {"attention_grad"}, .grad = backward_grad, .saves = TB_SAVE_ALL_IN,
+      .samples = backward_samples, .tol = TB_TOL(8));
 
-tb_tensor *tb_scaled_dot_product_attention(tb_tensor *q, tb_tensor *k, tb_tensor *v, const tb_attention_opts *opts)
+tb_tensor *tb_scaled_dot_product_attention(tb_tensor *q, tb_tensor *k, tb_tensor *v,
+                                           const tb_attention_opts *opts)
 {
     const tb_attention_opts o = opts ? *opts : (tb_attention_opts){0};
     attention_attrs a = {.causal = o.causal, .scale = o.scale};

@@ -1,18 +1,18 @@
-/* conv2d, NCHW with OIHW weights: y[n,o,i,j] = b[o] + sum_{c,p,q} x[n,c,i s - pad + p d, j s - pad + q d] w[o,c,p,q],
- * zero outside x; with groups, output channel o sees the input channels of its group. The gradients of input and
- * weight are ops, and each is the others' gradient: all three are linear in both operands. The weight's is a sum over
- * the batch (pairwise tree over the context's blocks of samples). */
+/* conv2d, NCHW with OIHW weights: y[n,o,i,j] = b[o] + sum_{c,p,q} x[n,c,i s - pad + p d, j s - pad + q d]
+ * w[o,c,p,q], zero outside x; with groups, output channel o sees the input channels of its group. The
+ * gradients of input and weight are ops, and each is the others' gradient: all three are linear in both
+ * operands. The weight's is a sum over the batch (pairwise tree over the context's blocks of samples). */
 #include "rows.h"
 #include "tb_ops.h"
 
 #ifndef TB_OPS_H
 //>>> tb_ops.h
 typedef struct tb_conv2d_opts {
-    int64_t stride[2], pad[2], dilation[2]; /* height, width; stride and dilation 0 mean 1; pad on both sides */
-    int64_t groups;                         /* 0 means 1 */
+    int64_t stride[2], pad[2], dilation[2]; /* height, width; pad on both sides */
+    int64_t groups;                         /* stride, dilation and groups: 0 means 1 */
 } tb_conv2d_opts;
-/* x: [N, C, H, W], w: [O, C / groups, P, Q], b: [O] or NULL -> [N, O, H', W']; floats of one dtype; opts NULL: all
- * defaults. H' = (H + 2 pad - dilation (P - 1) - 1) / stride + 1, rounded down. */
+/* x: [N, C, H, W], w: [O, C / groups, P, Q], b: [O] or NULL -> [N, O, H', W']; floats of one dtype; opts
+ * NULL: all defaults. H' = (H + 2 pad - dilation (P - 1) - 1) / stride + 1, rounded down. */
 tb_tensor *tb_conv2d(tb_tensor *x, tb_tensor *w, tb_tensor *b, const tb_conv2d_opts *opts);
 //<<<
 #endif
@@ -22,10 +22,10 @@ typedef struct conv2d_attrs {
     int64_t groups;
     tb_ints size; /* backward ops: height and width of what they compute */
 } conv2d_attrs;
-#define CONV2D_ATTRS                                                                                                  \
-    TB_ATTR_LIST(conv2d_attrs, stride, "step of the window: height, width"),                                          \
-    TB_ATTR_LIST(conv2d_attrs, pad, "zeros on both sides: height, width"),                                            \
-    TB_ATTR_LIST(conv2d_attrs, dilation, "distance of the window's elements: height, width"),                         \
+#define CONV2D_ATTRS                                                                                         \
+    TB_ATTR_LIST(conv2d_attrs, stride, "step of the window: height, width"),                                 \
+    TB_ATTR_LIST(conv2d_attrs, pad, "zeros on both sides: height, width"),                                   \
+    TB_ATTR_LIST(conv2d_attrs, dilation, "distance of the window's elements: height, width"),                \
     TB_ATTR_INT(conv2d_attrs, groups, 1, "channels are split into this many independent groups")
 static const tb_attr conv2d_attr_table[] = {CONV2D_ATTRS};
 static const tb_attr conv2d_grad_attr_table[] = {
@@ -40,15 +40,17 @@ typedef struct geometry {
 } geometry;
 
 /* Of an input x, a weight w and the attributes. */
-static tb_status geometry_of(const char *op, const conv2d_attrs *a, const int64_t *x, const int64_t *w, geometry *to)
+static tb_status geometry_of(const char *op, const conv2d_attrs *a, const int64_t *x, const int64_t *w,
+                             geometry *to)
 {
     geometry g = {.n = x[0], .c = x[1], .o = w[0], .groups = a->groups, .cg = w[1]};
     if (a->stride.n != 2 || a->pad.n != 2 || a->dilation.n != 2)
         return TB_FAIL(TB_ERR_INVALID, "%s: stride, pad and dilation have two entries: height, width", op);
     if (g.groups < 1 || g.c % g.groups || g.o % g.groups || g.c / g.groups != g.cg)
-        return TB_FAIL(TB_ERR_SHAPE, "%s: input %s and weight %s do not fit with %lld groups: the weight is "
-                       "[out channels, channels / groups, height, width]", op, tb_dims_text(4, x), tb_dims_text(4, w),
-                       (long long)g.groups);
+        return TB_FAIL(TB_ERR_SHAPE,
+                       "%s: input %s and weight %s do not fit with %lld groups: the weight is "
+                       "[out channels, channels / groups, height, width]",
+                       op, tb_dims_text(4, x), tb_dims_text(4, w), (long long)g.groups);
     g.og = g.o / g.groups;
     for (int i = 0; i < 2; i++) {
         g.in[i] = x[2 + i];
@@ -57,10 +59,12 @@ static tb_status geometry_of(const char *op, const conv2d_attrs *a, const int64_
         g.pad[i] = a->pad.at[i];
         g.dilation[i] = a->dilation.at[i];
         if (g.stride[i] < 1 || g.dilation[i] < 1 || g.pad[i] < 0)
-            return TB_FAIL(TB_ERR_INVALID, "%s: stride and dilation must be at least 1 and pad at least 0", op);
+            return TB_FAIL(TB_ERR_INVALID, "%s: stride and dilation must be at least 1 and pad at least 0",
+                           op);
         int64_t room = g.in[i] + 2 * g.pad[i] - g.dilation[i] * (g.kernel[i] - 1) - 1;
         if (g.kernel[i] < 1 || room < 0)
-            return TB_FAIL(TB_ERR_SHAPE, "%s: a window of %s (dilation %s) does not fit into input %s with pad %s", op,
+            return TB_FAIL(TB_ERR_SHAPE,
+                           "%s: a window of %s (dilation %s) does not fit into input %s with pad %s", op,
                            tb_dims_text(2, w + 2), tb_dims_text(2, a->dilation.at), tb_dims_text(4, x),
                            tb_dims_text(2, a->pad.at));
         g.out[i] = room / g.stride[i] + 1;
@@ -97,7 +101,8 @@ static int64_t input_place(const geometry *g, int axis, int64_t o, int64_t k)
 static int64_t output_place(const geometry *g, int axis, int64_t i, int64_t k)
 {
     int64_t at = i + g->pad[axis] - k * g->dilation[axis];
-    return at >= 0 && at % g->stride[axis] == 0 && at / g->stride[axis] < g->out[axis] ? at / g->stride[axis] : -1;
+    if (at < 0 || at % g->stride[axis]) return -1;
+    return at / g->stride[axis] < g->out[axis] ? at / g->stride[axis] : -1;
 }
 
 /* ---- kernels: all three ops take dense operands and split themselves over the pool ---- */
@@ -106,7 +111,8 @@ static tb_status run_kernel(tb_op_call *c, const geometry *g, const tb_conv_args
     tb_conv_args a = *operands;
     a.n = g->n, a.c = g->c, a.h = g->in[0], a.w = g->in[1], a.groups = g->groups;
     a.o = g->o, a.kh = g->kernel[0], a.kw = g->kernel[1], a.oh = g->out[0], a.ow = g->out[1];
-    for (int i = 0; i < 2; i++) a.stride[i] = g->stride[i], a.pad[i] = g->pad[i], a.dilation[i] = g->dilation[i];
+    for (int i = 0; i < 2; i++)
+        a.stride[i] = g->stride[i], a.pad[i] = g->pad[i], a.dilation[i] = g->dilation[i];
     a.out = tb_op_data(c->out[0]);
     a.tree = c->op == &tb_op_conv2d_weight_grad ? c->ctx->batch_blocks : 1;
     a.pool = c->ctx->pool;
@@ -136,8 +142,8 @@ static tb_status conv2d_shape(tb_op_call *c)
 }
 
 /* sum over the window of one output element */
-static double window_sum(const geometry *g, const tb_tensor *x, const tb_tensor *w, int64_t n, int64_t o, int64_t i,
-                         int64_t j)
+static double window_sum(const geometry *g, const tb_tensor *x, const tb_tensor *w, int64_t n, int64_t o,
+                         int64_t i, int64_t j)
 {
     double sum = 0;
     int64_t first = o / g->og * g->cg;
@@ -145,7 +151,8 @@ static double window_sum(const geometry *g, const tb_tensor *x, const tb_tensor 
         for (int64_t p = 0; p < g->kernel[0]; p++)
             for (int64_t q = 0; q < g->kernel[1]; q++) {
                 int64_t y = input_place(g, 0, i, p), z = input_place(g, 1, j, q);
-                if (y >= 0 && z >= 0) sum += tbi_get(x, at4(x, n, first + ch, y, z)) * tbi_get(w, at4(w, o, ch, p, q));
+                if (y >= 0 && z >= 0)
+                    sum += tbi_get(x, at4(x, n, first + ch, y, z)) * tbi_get(w, at4(w, o, ch, p, q));
             }
     return sum;
 }
@@ -170,8 +177,8 @@ static tb_status conv2d_fast(tb_op_call *c)
     const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL;
     geometry g;
     TB_TRY(geometry_of("conv2d", c->attrs, x->dims, w->dims, &g));
-    return run_kernel(c, &g,
-                      &(tb_conv_args){.x = tb_op_data(x), .weight = tb_op_data(w), .bias = b ? tb_op_data(b) : NULL});
+    const void *bias = b ? tb_op_data(b) : NULL;
+    return run_kernel(c, &g, &(tb_conv_args){.x = tb_op_data(x), .weight = tb_op_data(w), .bias = bias});
 }
 
 static tb_tensor *call_grad(const tb_op *op, const conv2d_attrs *a, const int64_t *size, tb_tensor *g,
@@ -205,16 +212,17 @@ static void conv2d_grad(tb_grad_call *c)
 static tb_status check_gradient(const tb_op_call *c, const geometry *g)
 {
     if (tbi_has_dims(c->in[0], 4, (int64_t[]){g->n, g->o, g->out[0], g->out[1]})) return TB_OK;
-    return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s does not belong to an output [%lld, %lld, %lld, %lld]", c->op->name,
-                   tb_shape_text(c->in[0]), (long long)g->n, (long long)g->o, (long long)g->out[0],
-                   (long long)g->out[1]);
+    return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s does not belong to an output [%lld, %lld, %lld, %lld]",
+                   c->op->name, tb_shape_text(c->in[0]), (long long)g->n, (long long)g->o,
+                   (long long)g->out[0], (long long)g->out[1]);
 }
 
 static tb_status input_geometry(const tb_op_call *c, int64_t *dims, geometry *g)
 {
     const conv2d_attrs *a = c->attrs;
     const tb_tensor *w = c->in[1];
-    if (a->size.n != 2) return TB_FAIL(TB_ERR_INVALID, "%s: size has two entries: height, width", c->op->name);
+    if (a->size.n != 2)
+        return TB_FAIL(TB_ERR_INVALID, "%s: size has two entries: height, width", c->op->name);
     memcpy(dims, (int64_t[]){c->in[0]->dims[0], w->dims[1] * a->groups, a->size.at[0], a->size.at[1]},
            4 * sizeof *dims);
     TB_TRY(geometry_of(c->op->name, a, dims, w->dims, g));
@@ -272,7 +280,8 @@ static void input_grad_grad(tb_grad_call *c)
     tb_tensor *h = c->grad[0]; /* of x's shape */
     if (tb_grad_wants(c, 0)) tb_grad_set(c, 0, convolve(c->attrs, h, c->in[1]));
     if (tb_grad_wants(c, 1))
-        tb_grad_set(c, 1, call_grad(&tb_op_conv2d_weight_grad, c->attrs, c->in_spec[1].dims + 2, c->in[0], h));
+        tb_grad_set(c, 1,
+                    call_grad(&tb_op_conv2d_weight_grad, c->attrs, c->in_spec[1].dims + 2, c->in[0], h));
 }
 
 /* ---- conv2d_weight_grad: g [N, O, H', W'], x -> [O, C / groups, size] ---- */
@@ -280,7 +289,8 @@ static tb_status weight_geometry(const tb_op_call *c, int64_t *dims, geometry *g
 {
     const conv2d_attrs *a = c->attrs;
     const tb_tensor *x = c->in[1];
-    if (a->size.n != 2) return TB_FAIL(TB_ERR_INVALID, "%s: size has two entries: height, width", c->op->name);
+    if (a->size.n != 2)
+        return TB_FAIL(TB_ERR_INVALID, "%s: size has two entries: height, width", c->op->name);
     int64_t cg = a->groups > 0 ? x->dims[1] / a->groups : 0;
     memcpy(dims, (int64_t[]){c->in[0]->dims[1], cg, a->size.at[0], a->size.at[1]}, 4 * sizeof *dims);
     TB_TRY(geometry_of(c->op->name, a, x->dims, dims, g));
@@ -297,15 +307,16 @@ static tb_status weight_grad_shape(tb_op_call *c)
     return TB_OK;
 }
 
-static double weight_grad_at(const geometry *g, const tb_tensor *dy, const tb_tensor *x, int64_t o, int64_t ch,
-                             int64_t p, int64_t q)
+static double weight_grad_at(const geometry *g, const tb_tensor *dy, const tb_tensor *x, int64_t o,
+                             int64_t ch, int64_t p, int64_t q)
 {
     double sum = 0;
     for (int64_t n = 0; n < g->n; n++)
         for (int64_t i = 0; i < g->out[0]; i++)
             for (int64_t j = 0; j < g->out[1]; j++) {
                 int64_t y = input_place(g, 0, i, p), z = input_place(g, 1, j, q);
-                if (y >= 0 && z >= 0) sum += tbi_get(dy, at4(dy, n, o, i, j)) * tbi_get(x, at4(x, n, ch, y, z));
+                if (y >= 0 && z >= 0)
+                    sum += tbi_get(dy, at4(dy, n, o, i, j)) * tbi_get(x, at4(x, n, ch, y, z));
             }
     return sum;
 }
@@ -319,7 +330,8 @@ static tb_status weight_grad_ref(tb_op_call *c)
         for (int64_t ch = 0; ch < g.cg; ch++)
             for (int64_t p = 0; p < g.kernel[0]; p++)
                 for (int64_t q = 0; q < g.kernel[1]; q++)
-                    tbi_put(c->out[0], to++, weight_grad_at(&g, c->in[0], c->in[1], o, o / g.og * g.cg + ch, p, q));
+                    tbi_put(c->out[0], to++,
+                            weight_grad_at(&g, c->in[0], c->in[1], o, o / g.og * g.cg + ch, p, q));
     return TB_OK;
 }
 
@@ -347,7 +359,8 @@ static void conv2d_cost(const tb_op_call *c, tb_cost *out)
     double all = (double)(y->dims[0] * y->dims[1] * y->dims[2] * y->dims[3]),
            size = (double)tb_dtype_size((tb_dtype)x->dtype);
     int64_t k = w->dims[1] * w->dims[2] * w->dims[3];
-    *out = (tb_cost){.flops = 2 * all * (double)k, .k = k, .bytes = size * ((double)x->numel + (double)w->numel + all)};
+    *out = (tb_cost){.flops = 2 * all * (double)k, .k = k,
+                     .bytes = size * ((double)x->numel + (double)w->numel + all)};
 }
 
 static void grad_cost(const tb_op_call *c, tb_cost *out)
@@ -359,8 +372,8 @@ static void grad_cost(const tb_op_call *c, tb_cost *out)
     double all = (double)(y->dims[0] * y->dims[1] * y->dims[2] * y->dims[3]);
     *out = (tb_cost){.flops = 2 * (double)g->numel * (double)(w[1] * w[2] * w[3]),
                      .k = is_weight ? g->dims[0] * g->dims[2] * g->dims[3] : w[0] * w[2] * w[3],
-                     .bytes =
-                         (double)tb_dtype_size((tb_dtype)g->dtype) * ((double)g->numel + (double)other->numel + all)};
+                     .bytes = (double)tb_dtype_size((tb_dtype)g->dtype) *
+                              ((double)g->numel + (double)other->numel + all)};
 }
 
 /* ---- samples ---- */
@@ -405,21 +418,22 @@ static void grad_samples(tb_samples *to, bool is_weight)
 static void input_grad_samples(tb_samples *to) { grad_samples(to, false); }
 static void weight_grad_samples(tb_samples *to) { grad_samples(to, true); }
 
-#define CONV2D                                                                                                        \
-    .n_in_min = 2, .n_out = 1, .dtypes = TB_FLOATS, .dtypes_reason = "a layer's weights are floats",                  \
+#define CONV2D                                                                                               \
+    .n_in_min = 2, .n_out = 1, .dtypes = TB_FLOATS, .dtypes_reason = "a layer's weights are floats",         \
     .fusion = TB_FUSE_ANCHOR, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .tol = TB_TOL(4)
 
-TB_OP(conv2d, .doc = "2-d convolution (NCHW, OIHW)", CONV2D, .n_in = 3, TB_ATTRS(conv2d_attrs, conv2d_attr_table),
-      .shape = conv2d_shape, .ref = conv2d_ref, .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad,
-      .cost = conv2d_cost, .samples = conv2d_samples);
+TB_OP(conv2d, .doc = "2-d convolution (NCHW, OIHW)", CONV2D, .n_in = 3,
+      TB_ATTRS(conv2d_attrs, conv2d_attr_table), .shape = conv2d_shape, .ref = conv2d_ref,
+      .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad, .cost = conv2d_cost,
+      .samples = conv2d_samples);
 TB_OP(conv2d_input_grad, .doc = "gradient of conv2d's input", CONV2D, .n_in = 2,
       TB_ATTRS(conv2d_attrs, conv2d_grad_attr_table), .shape = input_grad_shape, .ref = input_grad_ref,
-      .fast = input_grad_fast, .primitives = {"conv2d_input_grad"}, .grad = input_grad_grad, .cost = grad_cost,
-      .samples = input_grad_samples);
+      .fast = input_grad_fast, .primitives = {"conv2d_input_grad"}, .grad = input_grad_grad,
+      .cost = grad_cost, .samples = input_grad_samples);
 TB_OP(conv2d_weight_grad, .doc = "gradient of conv2d's weight", CONV2D, .n_in = 2,
       TB_ATTRS(conv2d_attrs, conv2d_grad_attr_table), .shape = weight_grad_shape, .ref = weight_grad_ref,
-      .fast = weight_grad_fast, .primitives = {"conv2d_weight_grad"}, .grad = weight_grad_grad, .cost = grad_cost,
-      .samples = weight_grad_samples);
+      .fast = weight_grad_fast, .primitives = {"conv2d_weight_grad"}, .grad = weight_grad_grad,
+      .cost = grad_cost, .samples = weight_grad_samples);
 
 tb_tensor *tb_conv2d(tb_tensor *x, tb_tensor *w, tb_tensor *b, const tb_conv2d_opts *opts)
 {

@@ -1,7 +1,8 @@
-/* cross_entropy: l_r = log(sum_c exp(x_rc)) - x_r,label(r) for rows of logits, reduced over the rows that count. The
- * sum over rows is a sum over the batch: each of the context's blocks is summed in row order and divided, then the
- * pairwise tree; so ranks that hold parts of the batch and divide by the global count get the bits of one rank.
- * Hidden output: lse, the log of each row's sum, from which the backward op makes softmax without another reduction. */
+/* cross_entropy: l_r = log(sum_c exp(x_rc)) - x_r,label(r) for rows of logits, reduced over the rows that
+ * count. The sum over rows is a sum over the batch: each of the context's blocks is summed in row order and
+ * divided, then the pairwise tree; so ranks that hold parts of the batch and divide by the global count get
+ * the bits of one rank. Hidden output: lse, the log of each row's sum, from which the backward op makes
+ * softmax without another reduction. */
 #include "rows.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -11,13 +12,13 @@
 typedef enum tb_loss_reduction { TB_LOSS_MEAN, TB_LOSS_SUM, TB_LOSS_NONE } tb_loss_reduction;
 typedef struct tb_ce_opts {
     tb_loss_reduction reduction;
-    bool has_ignore_index; /* false: rows labelled -100 count for nothing, as in torch; true: those labelled */
-    int64_t ignore_index;  /* this */
-    tb_tensor *count;      /* 0-d: the mean divides by it; NULL: by the number of rows that count. Data parallelism
-                              gives the global batch's count, and the ranks' losses add up to the mean */
+    bool has_ignore_index; /* false: ignore_index is -100, as in torch */
+    int64_t ignore_index;  /* rows with this label count for nothing */
+    tb_tensor *count;      /* 0-d: the mean divides by it; NULL: by the number of rows that count. In data
+                              parallelism the global batch's count: the ranks' losses add up to the mean */
 } tb_ce_opts;
-/* logits: [.., C] floats; labels: [..] i64 or i32, classes 0..C-1; opts NULL: all defaults. Returns a 0-d loss, or
- * [..] (0 for ignored rows) without reduction. The mean over no rows is NaN, as in torch. */
+/* logits: [.., C] floats; labels: [..] i64 or i32, classes 0..C-1; opts NULL: all defaults. Returns a 0-d
+ * loss, or [..] (0 for ignored rows) without reduction. The mean over no rows is NaN, as in torch. */
 tb_tensor *tb_cross_entropy(tb_tensor *logits, tb_tensor *labels, const tb_ce_opts *opts);
 //<<<
 #endif
@@ -52,12 +53,14 @@ static tb_status check_rows(const char *op, const ce_rows *r)
 {
     const tb_tensor *x = r->logits, *y = r->labels;
     if (x->rank < 1 || !tbi_has_dims(y, x->rank - 1, x->dims))
-        return TB_FAIL(TB_ERR_SHAPE, "%s: labels %s do not fit logits %s: one label for each row of classes", op,
-                       tb_shape_text(y), tb_shape_text(x));
+        return TB_FAIL(TB_ERR_SHAPE, "%s: labels %s do not fit logits %s: one label for each row of classes",
+                       op, tb_shape_text(y), tb_shape_text(x));
     if (r->label_dtype != TB_I64 && r->label_dtype != TB_I32)
-        return TB_FAIL(TB_ERR_DTYPE, "%s: labels must be i64 or i32, not %s", op, tb_dtype_name(r->label_dtype));
+        return TB_FAIL(TB_ERR_DTYPE, "%s: labels must be i64 or i32, not %s", op,
+                       tb_dtype_name(r->label_dtype));
     if (r->count && r->count->rank != 0)
-        return TB_FAIL(TB_ERR_SHAPE, "%s: count must be one number (0-d), not %s", op, tb_shape_text(r->count));
+        return TB_FAIL(TB_ERR_SHAPE, "%s: count must be one number (0-d), not %s", op,
+                       tb_shape_text(r->count));
     if ((unsigned)r->reduction > TB_LOSS_NONE)
         return TB_FAIL(TB_ERR_INVALID, "%s: no reduction has the number %d", op, (int)r->reduction);
     return TB_OK;
@@ -78,8 +81,8 @@ static tb_status check_labels(const tb_op_call *c, const ce_rows *r, int64_t *co
         int64_t label = label_at(r, row);
         if (label == r->ignore_index) continue;
         if (label < 0 || label >= r->classes)
-            return TB_FAIL(TB_ERR_INVALID, "%s: label %lld of row %lld is not one of %lld classes", c->op->name,
-                           (long long)label, (long long)row, (long long)r->classes);
+            return TB_FAIL(TB_ERR_INVALID, "%s: label %lld of row %lld is not one of %lld classes",
+                           c->op->name, (long long)label, (long long)row, (long long)r->classes);
         ++*count;
     }
     return TB_OK;
@@ -121,7 +124,8 @@ static tb_status ce_ref(tb_op_call *c)
     for (int64_t row = 0; row < r.rows; row++) {
         int64_t label = label_at(&r, row), at = tbi_row_at(r.logits, row);
         double lse = row_lse(r.logits, at);
-        double loss = label == r.ignore_index ? 0 : lse - tbi_get(r.logits, at + label * tbi_last_stride(r.logits));
+        double loss =
+            label == r.ignore_index ? 0 : lse - tbi_get(r.logits, at + label * tbi_last_stride(r.logits));
         tbi_put(c->out[1], row, lse);
         if (r.reduction == TB_LOSS_NONE) tbi_put(c->out[0], row, loss);
         total += loss;
@@ -140,7 +144,7 @@ static const int64_t *dense_labels(tb_op_call *c, const ce_rows *r)
 }
 
 /* Each block in row order, in f64 and divided; then the tree in f32, as ranks go on with it. */
-static float reduced(const float *loss, int64_t rows, int blocks, double over)
+static double reduced(const float *loss, int64_t rows, int blocks, double over)
 {
     float sums[8];
     int64_t block = tbi_block_rows(rows, blocks);
@@ -150,7 +154,7 @@ static float reduced(const float *loss, int64_t rows, int blocks, double over)
         sums[b] = (float)(sum / over);
     }
     tbi_tree_f32(sums, blocks, 1);
-    return sums[0];
+    return (double)sums[0];
 }
 
 static tb_status ce_fast(tb_op_call *c)
@@ -158,7 +162,8 @@ static tb_status ce_fast(tb_op_call *c)
     ce_rows r = rows_of(c, 0, 2);
     int64_t counted;
     bool is_row_loss = r.reduction == TB_LOSS_NONE;
-    tb_row_args a = {.rows = r.rows, .n = r.classes, .in = tb_op_data(r.logits), .ignore_index = r.ignore_index};
+    tb_row_args a = {
+        .rows = r.rows, .n = r.classes, .in = tb_op_data(r.logits), .ignore_index = r.ignore_index};
     const tb_kernel *k =
         r.classes && tbi_rows_are_dense(r.logits, &a.in_stride) ? tb_call_kernel(c, 0, r.dtype, &a) : NULL;
     if (!k) return TB_ERR_UNSUPPORTED;
@@ -169,7 +174,7 @@ static tb_status ce_fast(tb_op_call *c)
     if (!a.extra[0] || !a.extra_in[0]) return TB_ERR_OOM;
     tbi_run_rows(c, k, &a, (tbi_row_extras){{sizeof(float), sizeof(float)}, {sizeof(int64_t)}});
     if (!is_row_loss)
-        *(float *)tb_op_data(c->out[0]) = reduced(a.extra[0], r.rows, c->ctx->batch_blocks, divisor(&r, counted));
+        tbi_put(c->out[0], 0, reduced(a.extra[0], r.rows, c->ctx->batch_blocks, divisor(&r, counted)));
     return TB_OK;
 }
 
@@ -187,7 +192,8 @@ static void ce_grad(tb_grad_call *c)
     tb_tensor *x = c->in[0], *lse = c->out[1], *count = c->n_in > 2 ? c->in[2] : NULL;
     if (!tb_grad_wants(c, 0)) return;
     if (c->grad[0])
-        tb_grad_set(c, 0, tb_call(&tb_op_cross_entropy_grad, c->attrs, TB_IN(c->grad[0], x, c->in[1], lse, count)));
+        tb_grad_set(c, 0,
+                    tb_call(&tb_op_cross_entropy_grad, c->attrs, TB_IN(c->grad[0], x, c->in[1], lse, count)));
     if (c->grad[1]) {
         tb_tensor *p = tb_exp(tb_sub(x, as_column(lse, &c->in_spec[0])));
         tb_grad_set(c, 0, tb_mul(as_column(c->grad[1], &c->in_spec[0]), p));
@@ -198,7 +204,8 @@ static void ce_cost(const tb_op_call *c, tb_cost *out)
 {
     const tb_tensor *x = c->in[c->op == &tb_op_cross_entropy ? 0 : 1];
     double n = (double)x->numel;
-    *out = (tb_cost){.flops = 4 * n, .k = tbi_last_dim(x), .bytes = n * (double)tb_dtype_size((tb_dtype)x->dtype)};
+    *out = (tb_cost){.flops = 4 * n, .k = tbi_last_dim(x),
+                     .bytes = n * (double)tb_dtype_size((tb_dtype)x->dtype)};
     if (c->op == &tb_op_cross_entropy_grad) out->bytes *= 2;
 }
 
@@ -211,7 +218,8 @@ static tb_status ce_grad_shape(tb_op_call *c)
     const tb_tensor *g = c->in[0], *lse = c->in[3];
     if (g->dtype != r.logits->dtype || lse->dtype != tbi_stat_dtype(r.dtype))
         return TB_FAIL(TB_ERR_DTYPE, "cross_entropy_grad: gradient %s and lse %s do not fit logits of %s",
-                       tb_dtype_name((tb_dtype)g->dtype), tb_dtype_name((tb_dtype)lse->dtype), tb_dtype_name(r.dtype));
+                       tb_dtype_name((tb_dtype)g->dtype), tb_dtype_name((tb_dtype)lse->dtype),
+                       tb_dtype_name(r.dtype));
     if (!tbi_has_dims(g, rank, r.labels->dims) || !tbi_has_dims(lse, r.labels->rank, r.labels->dims))
         return TB_FAIL(TB_ERR_SHAPE, "cross_entropy_grad: gradient %s and lse %s do not fit logits %s",
                        tb_shape_text(g), tb_shape_text(lse), tb_shape_text(r.logits));
@@ -246,7 +254,8 @@ static tb_status ce_grad_fast(tb_op_call *c)
     float scale;
     tb_row_args a = {.rows = r.rows, .n = r.classes, .in = tb_op_data(r.logits), .out = tb_op_data(c->out[0]),
                      .out_stride = r.classes, .ignore_index = r.ignore_index};
-    bool is_dense = r.classes && lse->is_contiguous && g->is_contiguous && tbi_rows_are_dense(r.logits, &a.in_stride);
+    bool is_dense =
+        r.classes && lse->is_contiguous && g->is_contiguous && tbi_rows_are_dense(r.logits, &a.in_stride);
     const tb_kernel *k = is_dense ? tb_call_kernel(c, 0, r.dtype, &a) : NULL;
     if (!k) return TB_ERR_UNSUPPORTED;
     TB_TRY(check_labels(c, &r, &counted));
@@ -264,11 +273,12 @@ static tb_status ce_grad_fast(tb_op_call *c)
     return TB_OK;
 }
 
-/* The op is linear in g. With p = exp(x - lse) and s = g / divisor for rows that count, dx = h s p and dlse = -sum dx;
- * s comes from the op itself: at lse = inf, p vanishes and -s one-hot is left. */
+/* The op is linear in g. With p = exp(x - lse) and s = g / divisor for rows that count, dx = h s p and dlse =
+ * -sum dx; s comes from the op itself: at lse = inf, p vanishes and -s one-hot is left. */
 static void ce_grad_grad(tb_grad_call *c)
 {
-    tb_tensor *h = c->grad[0], *g = c->in[0], *x = c->in[1], *lse = c->in[3], *count = c->n_in > 4 ? c->in[4] : NULL;
+    tb_tensor *h = c->grad[0], *g = c->in[0], *x = c->in[1], *lse = c->in[3],
+              *count = c->n_in > 4 ? c->in[4] : NULL;
     if (tb_grad_wants(c, 0)) {
         tb_tensor *per_g = tb_call(c->op, c->attrs, TB_IN(tb_ones_like(g), x, c->in[2], lse, count));
         tb_tensor *hq = tb_mul(h, per_g);
@@ -321,11 +331,12 @@ static void ce_grad_samples(tb_samples *to)
     }
 }
 
-TB_OP(cross_entropy, .doc = "log-softmax and negative log-likelihood of labels", .n_in_min = 2, .n_in = 3, .n_out = 2,
-      .n_hidden = 1, .dtypes = TB_FLOATS, .dtypes_reason = "logits are floats", TB_ATTRS(ce_attrs, ce_attr_table),
-      .shape = ce_shape, .ref = ce_ref, .fast = ce_fast, .primitives = {"cross_entropy"}, .grad = ce_grad,
-      .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1) | TB_SAVE_IN(2) | TB_SAVE_OUT(1), .fusion = TB_FUSE_ROW, .cost = ce_cost,
-      .samples = ce_samples, .tol = TB_TOL(4));
+TB_OP(cross_entropy, .doc = "log-softmax and negative log-likelihood of labels", .n_in_min = 2, .n_in = 3,
+      .n_out = 2, .n_hidden = 1, .dtypes = TB_FLOATS, .dtypes_reason = "logits are floats",
+      TB_ATTRS(ce_attrs, ce_attr_table), .shape = ce_shape, .ref = ce_ref, .fast = ce_fast,
+      .primitives = {"cross_entropy"}, .grad = ce_grad,
+      .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1) | TB_SAVE_IN(2) | TB_SAVE_OUT(1), .fusion = TB_FUSE_ROW,
+      .cost = ce_cost, .samples = ce_samples, .tol = TB_TOL(4));
 TB_OP(cross_entropy_grad, .doc = "gradient of cross_entropy", .n_in_min = 4, .n_in = 5, .n_out = 1,
       .dtypes = TB_FLOATS, .dtypes_reason = "logits are floats", TB_ATTRS(ce_attrs, ce_attr_table),
       .shape = ce_grad_shape, .ref = ce_grad_ref, .fast = ce_grad_fast,

@@ -1,6 +1,6 @@
-/* dropout: y_i = x_i / (1 - p) where the key's i-th draw is not below p, else 0 (Srivastava et al., 2014, in the
- * inverted form). The mask is a function of the key alone, so the gradient is the same op with the same key: nothing
- * but the key is kept for backward, and any sharding of the batch drops the same elements. */
+/* dropout: y_i = x_i / (1 - p) where the key's i-th draw is not below p, else 0 (Srivastava et al., 2014, in
+ * the inverted form). The mask is a function of the key alone, so the gradient is the same op with the same
+ * key: nothing but the key is kept for backward, and any sharding of the batch drops the same elements. */
 #include "key.h"
 #include "tb_ops.h"
 
@@ -12,7 +12,8 @@ tb_tensor *tb_dropout(tb_tensor *x, double p, tb_tensor *key);
 typedef struct dropout_attrs {
     double p;
 } dropout_attrs;
-static const tb_attr dropout_attr_table[] = {TB_ATTR_REAL(dropout_attrs, p, 0.5, "share of elements that become 0")};
+static const tb_attr dropout_attr_table[] = {
+    TB_ATTR_REAL(dropout_attrs, p, 0.5, "share of elements that become 0")};
 
 /* Draws are 32 bits; those below this drop the element (p = 1 drops all). */
 static uint64_t threshold(const dropout_attrs *a) { return (uint64_t)(a->p * 0x1p32); }
@@ -21,7 +22,8 @@ static double kept_scale(const dropout_attrs *a) { return a->p < 1 ? 1 / (1 - a-
 static tb_status dropout_shape(tb_op_call *c)
 {
     const dropout_attrs *a = c->attrs;
-    if (!(a->p >= 0 && a->p <= 1)) return TB_FAIL(TB_ERR_INVALID, "dropout: p must be between 0 and 1, not %g", a->p);
+    if (!(a->p >= 0 && a->p <= 1))
+        return TB_FAIL(TB_ERR_INVALID, "dropout: p must be between 0 and 1, not %g", a->p);
     TB_TRY(tbi_key_check(c, c->in[1]));
     tb_out_like(c, 0, c->in[0]);
     return TB_OK;
@@ -83,23 +85,26 @@ static tb_status dropout_fast(tb_op_call *c)
     c->kernel = "philox_blocks_f32";
     j.from = tbi_key_first(j.key, x);
     if (j.n)
-        tb_pool_run(c->ctx->pool, (int64_t)(((j.from + (uint64_t)j.n + 3) >> 2) - (j.from >> 2)), drop_blocks, &j);
+        tb_pool_run(c->ctx->pool, (int64_t)(((j.from + (uint64_t)j.n + 3) >> 2) - (j.from >> 2)), drop_blocks,
+                    &j);
     return TB_OK;
 }
 
 static void dropout_grad(tb_grad_call *c)
 {
-    if (tb_grad_wants(c, 0)) tb_grad_set(c, 0, tb_call(&tb_op_dropout, c->attrs, TB_IN(c->grad[0], c->in[1])));
+    if (tb_grad_wants(c, 0))
+        tb_grad_set(c, 0, tb_call(&tb_op_dropout, c->attrs, TB_IN(c->grad[0], c->in[1])));
 }
 
 static void dropout_samples(tb_samples *to)
 {
-    static const tb_sample_in key = {TB_SHAPE(3), .hi = 9, .has_dtype = true, .dtype = TB_I64, .no_grad = true};
+    static const tb_sample_in key = {TB_SHAPE(3), .hi = 9, .has_dtype = true, .dtype = TB_I64,
+                                     .no_grad = true};
     static const struct {
         dropout_attrs attrs;
         tb_sample_in x;
     } cases[] = {
-        {{0.5}, {TB_SHAPE(3, 5)}}, {{0.1}, {TB_SHAPE(2, 3, 1)}}, {{0}, {TB_SHAPE(4)}},    {{1}, {TB_SHAPE(4)}},
+        {{0.5}, {TB_SHAPE(3, 5)}}, {{0.1}, {TB_SHAPE(2, 3, 1)}}, {{0}, {TB_SHAPE(4)}}, {{1}, {TB_SHAPE(4)}},
         {{0.5}, {.rank = 0}},      {{0.5}, {TB_SHAPE(0, 3)}},    {{0.3}, {TB_SHAPE(7, 131)}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
@@ -108,8 +113,9 @@ static void dropout_samples(tb_samples *to)
 
 TB_OP(dropout, .doc = "zeroes a random share of the elements", .n_in_min = 2, .n_in = 2, .n_out = 1,
       .dtypes = TB_FLOATS, .dtypes_reason = "kept elements are scaled by a fraction",
-      TB_ATTRS(dropout_attrs, dropout_attr_table), .shape = dropout_shape, .ref = dropout_ref, .fast = dropout_fast,
-      .grad = dropout_grad, .saves = TB_SAVE_IN(1), .samples = dropout_samples, .tol = TB_TOL(2), .is_random = true);
+      TB_ATTRS(dropout_attrs, dropout_attr_table), .shape = dropout_shape, .ref = dropout_ref,
+      .fast = dropout_fast, .grad = dropout_grad, .saves = TB_SAVE_IN(1), .samples = dropout_samples,
+      .tol = TB_TOL(2), .is_random = true);
 
 tb_tensor *tb_dropout(tb_tensor *x, double p, tb_tensor *key)
 {

@@ -1,7 +1,7 @@
-/* embedding: row weight[i] for every index i. Its gradient sums, for every row of the weight, the gradients of the
- * tokens that used it: a sum over the batch. The tokens are sorted by row (counting sort, stable), so that rows are
- * independent work and each is summed in token order within the context's blocks of tokens, then as their tree;
- * blocks without such a token add nothing. */
+/* embedding: row weight[i] for every index i. Its gradient sums, for every row of the weight, the gradients
+ * of the tokens that used it: a sum over the batch. The tokens are sorted by row (counting sort, stable), so
+ * that rows are independent work and each is summed in token order within the context's blocks of tokens,
+ * then as their tree; blocks without such a token add nothing. */
 #include "rows.h"
 #include "tb_ops.h"
 
@@ -42,9 +42,11 @@ static tb_status embedding_shape(tb_op_call *c)
     const tb_tensor *w = c->in[0], *t = c->in[1];
     int64_t dims[TB_MAX_RANK];
     TB_TRY(check_indices(c));
-    if (w->rank != 2) return TB_FAIL(TB_ERR_SHAPE, "embedding: weight must be [V, C], not %s", tb_shape_text(w));
+    if (w->rank != 2)
+        return TB_FAIL(TB_ERR_SHAPE, "embedding: weight must be [V, C], not %s", tb_shape_text(w));
     if (t->rank == TB_MAX_RANK)
-        return TB_FAIL(TB_ERR_SHAPE, "embedding: indices %s leave no dimension for the features", tb_shape_text(t));
+        return TB_FAIL(TB_ERR_SHAPE, "embedding: indices %s leave no dimension for the features",
+                       tb_shape_text(t));
     memcpy(dims, t->dims, sizeof dims);
     dims[t->rank] = w->dims[1];
     tb_out_set(c, 0, (tb_dtype)w->dtype, t->rank + 1, dims);
@@ -98,7 +100,8 @@ static tb_status grad_shape(tb_op_call *c)
     const tb_tensor *g = c->in[0], *t = c->in[1];
     TB_TRY(check_indices(c));
     if (g->rank < 1 || !tbi_has_dims(t, g->rank - 1, g->dims) || a->rows < 0)
-        return TB_FAIL(TB_ERR_SHAPE, "embedding_grad: indices %s do not fit gradient %s: one index for each row",
+        return TB_FAIL(TB_ERR_SHAPE,
+                       "embedding_grad: indices %s do not fit gradient %s: one index for each row",
                        tb_shape_text(t), tb_shape_text(g));
     tb_out_set(c, 0, (tb_dtype)g->dtype, 2, (int64_t[]){a->rows, tbi_last_dim(g)});
     return TB_OK;
@@ -114,7 +117,8 @@ static tb_status grad_ref(tb_op_call *c)
     memset(sum, 0, (size_t)total * sizeof *sum);
     for (int64_t i = 0; i < c->in[1]->numel; i++) {
         TB_TRY(index_at(c, i, a->rows, &row));
-        for (int64_t j = 0; j < n; j++) sum[row * n + j] += tbi_get(g, tbi_row_at(g, i) + j * tbi_last_stride(g));
+        for (int64_t j = 0; j < n; j++)
+            sum[row * n + j] += tbi_get(g, tbi_row_at(g, i) + j * tbi_last_stride(g));
     }
     for (int64_t i = 0; i < total; i++) tbi_put(c->out[0], i, sum[i]);
     return TB_OK;
@@ -231,13 +235,14 @@ static void grad_samples(tb_samples *to)
         {{3}, {{TB_SHAPE(0, 4)}, {TB_SHAPE(0), INDICES, .hi = 2}}},
         {{11}, {{TB_SHAPE(37, 19)}, {TB_SHAPE(37), INDICES, .hi = 8}}},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, &cases[i].attrs, 2, cases[i].in);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        tb_sample(to, &cases[i].attrs, 2, cases[i].in);
 }
 
-TB_OP(embedding, .doc = "rows of a weight by index", .n_in_min = 2, .n_in = 2, .n_out = 1, .dtypes = TB_FLOATS,
-      .dtypes_reason = "weights are floats; gather takes any dtype", .shape = embedding_shape, .ref = embedding_ref,
-      .fast = embedding_fast, .grad = embedding_grad, .saves = TB_SAVE_IN(1), .cost = embedding_cost,
-      .samples = embedding_samples, .tol = TB_TOL_EXACT);
+TB_OP(embedding, .doc = "rows of a weight by index", .n_in_min = 2, .n_in = 2, .n_out = 1,
+      .dtypes = TB_FLOATS, .dtypes_reason = "weights are floats; gather takes any dtype",
+      .shape = embedding_shape, .ref = embedding_ref, .fast = embedding_fast, .grad = embedding_grad,
+      .saves = TB_SAVE_IN(1), .cost = embedding_cost, .samples = embedding_samples, .tol = TB_TOL_EXACT);
 TB_OP(embedding_grad, .doc = "gradient of embedding's weight", .n_in_min = 2, .n_in = 2, .n_out = 1,
       .dtypes = TB_FLOATS, .dtypes_reason = "gradients are floats",
       TB_ATTRS(embedding_grad_attrs, embedding_grad_attr_table), .shape = grad_shape, .ref = grad_ref,

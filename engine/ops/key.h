@@ -1,6 +1,6 @@
 /* Keys of random ops: a tensor i64[3] = {seed, stream, first sample}. Element i of a result draws number
- * first_sample * (elements of a sample) + i of the stream, a sample being one index of axis 0: the draws of a sample
- * do not depend on how the batch was sharded. */
+ * first_sample * (elements of a sample) + i of the stream, a sample being one index of axis 0: the draws of a
+ * sample do not depend on how the batch was sharded. */
 #pragma once
 #include "tb_op.h"
 #include "tb_rng.h"

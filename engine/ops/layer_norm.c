@@ -1,7 +1,8 @@
-/* layer_norm over the last dimension: y = (x - mean) rstd gamma + beta with rstd = 1 / sqrt(var + eps), the biased
- * variance (Ba, Kiros, Hinton: "Layer Normalization", 2016). Hidden outputs mean and rstd, one per row.
- * Backward, with h = (x - mean) rstd and u = g gamma:  dx = rstd (u - avg u - h avg(u h)),  dgamma = sum g h,
- * dbeta = sum g; the last two are sums over the batch and an op of their own, so that they can wait. */
+/* layer_norm over the last dimension: y = (x - mean) rstd gamma + beta with rstd = 1 / sqrt(var + eps), the
+ * biased variance (Ba, Kiros, Hinton: "Layer Normalization", 2016). Hidden outputs mean and rstd, one per
+ * row. Backward, with h = (x - mean) rstd and u = g gamma:
+ *     dx = rstd (u - avg u - h avg(u h)),   dgamma = sum g h,   dbeta = sum g;
+ * the last two are sums over the batch and an op of their own, so that they can wait. */
 #include "rows.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -47,14 +48,16 @@ static tb_status layer_norm_shape(tb_op_call *c)
 static tb_status layer_norm_ref(tb_op_call *c)
 {
     const layer_norm_attrs *a = c->attrs;
-    const tb_tensor *x = c->in[0], *gamma = c->n_in > 1 ? c->in[1] : NULL, *beta = c->n_in > 2 ? c->in[2] : NULL;
+    const tb_tensor *x = c->in[0], *gamma = c->n_in > 1 ? c->in[1] : NULL,
+                    *beta = c->n_in > 2 ? c->in[2] : NULL;
     int64_t n = tbi_last_dim(x), step = tbi_last_stride(x);
     for (int64_t row = 0; row < tbi_rows(x); row++) {
         int64_t at = tbi_row_at(x, row);
         double mean = 0, var = 0;
         for (int64_t i = 0; i < n; i++) mean += tbi_get(x, at + i * step);
         mean /= (double)n;
-        for (int64_t i = 0; i < n; i++) var += (tbi_get(x, at + i * step) - mean) * (tbi_get(x, at + i * step) - mean);
+        for (int64_t i = 0; i < n; i++)
+            var += (tbi_get(x, at + i * step) - mean) * (tbi_get(x, at + i * step) - mean);
         double rstd = 1 / sqrt(var / (double)n + a->eps);
         for (int64_t i = 0; i < n; i++) {
             double y = (tbi_get(x, at + i * step) - mean) * rstd;
@@ -75,11 +78,14 @@ static const void *data_or_null(const tb_tensor *t) { return t ? tb_op_data(t) :
 static tb_status layer_norm_fast(tb_op_call *c)
 {
     const layer_norm_attrs *attrs = c->attrs;
-    const tb_tensor *x = c->in[0], *gamma = c->n_in > 1 ? c->in[1] : NULL, *beta = c->n_in > 2 ? c->in[2] : NULL;
-    tb_row_args a = {.rows = tbi_rows(x), .n = tbi_last_dim(x), .in = tb_op_data(x), .out = tb_op_data(c->out[0]),
-                     .out_stride = tbi_last_dim(x), .gamma = data_or_null(gamma), .beta = data_or_null(beta),
-                     .extra = {tb_op_data(c->out[1]), tb_op_data(c->out[2])}, .eps = attrs->eps};
-    if (!tbi_rows_are_dense(x, &a.in_stride) || !is_dense(gamma) || !is_dense(beta)) return TB_ERR_UNSUPPORTED;
+    const tb_tensor *x = c->in[0], *gamma = c->n_in > 1 ? c->in[1] : NULL,
+                    *beta = c->n_in > 2 ? c->in[2] : NULL;
+    tb_row_args a = {.rows = tbi_rows(x), .n = tbi_last_dim(x), .in = tb_op_data(x),
+                     .out = tb_op_data(c->out[0]), .out_stride = tbi_last_dim(x), .eps = attrs->eps,
+                     .gamma = data_or_null(gamma), .beta = data_or_null(beta),
+                     .extra = {tb_op_data(c->out[1]), tb_op_data(c->out[2])}};
+    if (!tbi_rows_are_dense(x, &a.in_stride) || !is_dense(gamma) || !is_dense(beta))
+        return TB_ERR_UNSUPPORTED;
     const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)x->dtype, &a);
     if (!k) return TB_ERR_UNSUPPORTED;
     tbi_run_rows(c, k, &a, (tbi_row_extras){.extra = {sizeof(float), sizeof(float)}});
@@ -96,7 +102,10 @@ static tb_tensor *as_column(tb_tensor *t)
 }
 
 static tb_tensor *row_sum(tb_tensor *t) { return tb_sum_axis(t, -1, true); }
-static tb_tensor *as_stat(tb_tensor *column, const tb_out_spec *s) { return tb_reshape(column, s->rank, s->dims); }
+static tb_tensor *as_stat(tb_tensor *column, const tb_out_spec *s)
+{
+    return tb_reshape(column, s->rank, s->dims);
+}
 static tb_tensor *row_mean(tb_tensor *t) { return tb_mean(t, 1, &(int64_t){-1}, true); }
 
 /* The statistics are functions of x too: that is how second derivatives find their way through them. */
@@ -119,7 +128,9 @@ static void layer_norm_grad(tb_grad_call *c)
     tb_tensor *g = c->grad[0], *x = c->in[0], *gamma = c->n_in > 1 ? c->in[1] : NULL;
     if (tb_grad_wants(c, 0)) {
         tb_tensor *more = c->grad[1] || c->grad[2] ? grad_through_statistics(c) : NULL;
-        if (g) tb_grad_set(c, 0, tb_call(&tb_op_layer_norm_grad, NULL, TB_IN(g, x, c->out[1], c->out[2], gamma)));
+        if (g)
+            tb_grad_set(c, 0,
+                        tb_call(&tb_op_layer_norm_grad, NULL, TB_IN(g, x, c->out[1], c->out[2], gamma)));
         if (more) tb_grad_set(c, 0, more);
     }
     if (!g || !wants_params) return;
@@ -142,8 +153,8 @@ static tb_status check_backward(const tb_op_call *c)
 {
     const tb_tensor *g = c->in[0], *x = c->in[1];
     if (g->dtype != x->dtype)
-        return TB_FAIL(TB_ERR_DTYPE, "%s: gradient is %s, input %s", c->op->name, tb_dtype_name((tb_dtype)g->dtype),
-                       tb_dtype_name((tb_dtype)x->dtype));
+        return TB_FAIL(TB_ERR_DTYPE, "%s: gradient is %s, input %s", c->op->name,
+                       tb_dtype_name((tb_dtype)g->dtype), tb_dtype_name((tb_dtype)x->dtype));
     if (x->rank < 1 || !tbi_has_dims(g, x->rank, x->dims))
         return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s and input %s differ", c->op->name, tb_shape_text(g),
                        tb_shape_text(x));
@@ -151,11 +162,12 @@ static tb_status check_backward(const tb_op_call *c)
         const tb_tensor *s = c->in[i];
         if (s->dtype != tbi_stat_dtype((tb_dtype)x->dtype))
             return TB_FAIL(TB_ERR_DTYPE, "%s: mean and rstd of %s are %s, not %s", c->op->name,
-                           tb_dtype_name((tb_dtype)x->dtype), tb_dtype_name(tbi_stat_dtype((tb_dtype)x->dtype)),
+                           tb_dtype_name((tb_dtype)x->dtype),
+                           tb_dtype_name(tbi_stat_dtype((tb_dtype)x->dtype)),
                            tb_dtype_name((tb_dtype)s->dtype));
         if (!tbi_has_dims(s, x->rank - 1, x->dims))
-            return TB_FAIL(TB_ERR_SHAPE, "%s: mean and rstd have one element for each row of %s, not %s", c->op->name,
-                           tb_shape_text(x), tb_shape_text(s));
+            return TB_FAIL(TB_ERR_SHAPE, "%s: mean and rstd have one element for each row of %s, not %s",
+                           c->op->name, tb_shape_text(x), tb_shape_text(s));
     }
     return TB_OK;
 }
@@ -180,8 +192,8 @@ static tb_status dx_ref(tb_op_call *c)
         for (int pass = 0; pass < 2; pass++)
             for (int64_t i = 0; i < n; i++) {
                 double h = (tbi_get(x, at_x + i * tbi_last_stride(x)) - mean) * rstd;
-                double u =
-                    tbi_get(g, at_g + i * tbi_last_stride(g)) * (gamma ? tbi_get(gamma, i * gamma->strides[0]) : 1);
+                double u = tbi_get(g, at_g + i * tbi_last_stride(g)) *
+                           (gamma ? tbi_get(gamma, i * gamma->strides[0]) : 1);
                 if (pass == 0) {
                     avg_u += u / (double)n;
                     avg_uh += u * h / (double)n;
@@ -198,7 +210,8 @@ static bool backward_args(const tb_op_call *c, tb_row_args *a)
 {
     const tb_tensor *g = c->in[0], *x = c->in[1], *gamma = c->n_in > 4 ? c->in[4] : NULL;
     *a = (tb_row_args){.rows = tbi_rows(x), .n = tbi_last_dim(x), .in = tb_op_data(g), .in2 = tb_op_data(x),
-                       .gamma = data_or_null(gamma), .extra_in = {tb_op_data(c->in[2]), tb_op_data(c->in[3])}};
+                       .gamma = data_or_null(gamma),
+                       .extra_in = {tb_op_data(c->in[2]), tb_op_data(c->in[3])}};
     return tbi_rows_are_dense(g, &a->in_stride) && tbi_rows_are_dense(x, &a->in2_stride) && is_dense(gamma) &&
            c->in[2]->is_contiguous && c->in[3]->is_contiguous;
 }
@@ -214,13 +227,14 @@ static tb_status dx_fast(tb_op_call *c)
     return TB_OK;
 }
 
-/* dx is linear in u, with a symmetric matrix: dg = gamma q, dgamma = sum g q, q = the op applied to the incoming
- * gradient w without gamma. Through h: e = -rstd (w avg(u h) + u avg(w h)), dx = e rstd, dmean = -sum(e) rstd,
- * drstd = sum e (x - mean) + sum(w dx) / rstd. */
+/* dx is linear in u, with a symmetric matrix: dg = gamma q, dgamma = sum g q, q = the op applied to the
+ * incoming gradient w without gamma. Through h: e = -rstd (w avg(u h) + u avg(w h)), dx = e rstd,
+ * dmean = -sum(e) rstd, drstd = sum e (x - mean) + sum(w dx) / rstd. */
 static void dx_grad(tb_grad_call *c)
 {
     tb_tensor *w = c->grad[0], *g = c->in[0], *x = c->in[1], *gamma = c->n_in > 4 ? c->in[4] : NULL;
-    tb_tensor *rstd = as_column(c->in[3]), *centred = tb_sub(x, as_column(c->in[2])), *h = tb_mul(centred, rstd);
+    tb_tensor *rstd = as_column(c->in[3]), *centred = tb_sub(x, as_column(c->in[2])),
+              *h = tb_mul(centred, rstd);
     tb_tensor *u = gamma ? tb_mul(g, gamma) : g;
     tb_tensor *q = tb_call(&tb_op_layer_norm_grad, NULL, TB_IN(w, x, c->in[2], c->in[3], NULL));
     if (tb_grad_wants(c, 0)) tb_grad_set(c, 0, gamma ? tb_mul(gamma, q) : q);
@@ -251,8 +265,8 @@ static tb_status param_grad_ref(tb_op_call *c)
         double gamma = 0, beta = 0;
         for (int64_t row = 0; row < tbi_rows(x); row++) {
             double gi = tbi_get(g, tbi_row_at(g, row) + i * tbi_last_stride(g));
-            double centred =
-                tbi_get(x, tbi_row_at(x, row) + i * tbi_last_stride(x)) - tbi_get(mean, tbi_element_at(mean, row));
+            double centred = tbi_get(x, tbi_row_at(x, row) + i * tbi_last_stride(x)) -
+                             tbi_get(mean, tbi_element_at(mean, row));
             gamma += gi * centred * tbi_get(rstd, tbi_element_at(rstd, row));
             beta += gi;
         }
@@ -333,8 +347,10 @@ static void param_grad_cost(const tb_op_call *c, tb_cost *out)
 static void forward_samples(tb_samples *to)
 {
     static const tb_sample_in cases[][3] = {
-        {{TB_SHAPE(3, 5)}, {TB_SHAPE(5)}, {TB_SHAPE(5)}},        {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(4)}, {.absent = true}},
-        {{TB_SHAPE(6)}, {.absent = true}, {TB_SHAPE(6)}},     {{TB_SHAPE(0, 3)}, {TB_SHAPE(3)}, {TB_SHAPE(3)}},
+        {{TB_SHAPE(3, 5)}, {TB_SHAPE(5)}, {TB_SHAPE(5)}},
+        {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(4)}, {.absent = true}},
+        {{TB_SHAPE(6)}, {.absent = true}, {TB_SHAPE(6)}},
+        {{TB_SHAPE(0, 3)}, {TB_SHAPE(3)}, {TB_SHAPE(3)}},
         {{TB_SHAPE(9, 131)}, {TB_SHAPE(131)}, {TB_SHAPE(131)}},
         {{TB_SHAPE(2, 1, 2, 7)}, {.absent = true}, {.absent = true}},
     };
@@ -344,7 +360,8 @@ static void forward_samples(tb_samples *to)
 
 static const tb_sample_in backward_cases[][5] = {
     {{TB_SHAPE(3, 5)}, {TB_SHAPE(3, 5)}, {TB_SHAPE(3), MEAN}, {TB_SHAPE(3), RSTD}, {TB_SHAPE(5)}},
-    {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3), MEAN}, {TB_SHAPE(2, 3), RSTD}, {.absent = true}},
+    {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3), MEAN}, {TB_SHAPE(2, 3), RSTD},
+     {.absent = true}},
     {{TB_SHAPE(6)}, {TB_SHAPE(6)}, {.rank = 0, MEAN}, {.rank = 0, RSTD}, {TB_SHAPE(6)}},
     {{TB_SHAPE(0, 3)}, {TB_SHAPE(0, 3)}, {TB_SHAPE(0), MEAN}, {TB_SHAPE(0), RSTD}, {TB_SHAPE(3)}},
     {{TB_SHAPE(37, 19)}, {TB_SHAPE(37, 19)}, {TB_SHAPE(37), MEAN}, {TB_SHAPE(37), RSTD}, {TB_SHAPE(19)}},
@@ -362,20 +379,21 @@ static void param_grad_samples(tb_samples *to)
         tb_sample(to, NULL, 4, backward_cases[i]);
 }
 
-#define NORM .dtypes = TB_FLOATS, .dtypes_reason = "normalised values are floats; cast first", .fusion = TB_FUSE_ROW
+#define NORM                                                                                                 \
+    .dtypes = TB_FLOATS, .dtypes_reason = "normalised values are floats; cast first", .fusion = TB_FUSE_ROW
 #define SAVES(n) ((UINT32_C(1) << (n)) - 1)
 
 TB_OP(layer_norm, .doc = "normalisation over the last dimension", NORM, .n_in_min = 1, .n_in = 3, .n_out = 3,
       .n_hidden = 2, TB_ATTRS(layer_norm_attrs, layer_norm_attr_table), .shape = layer_norm_shape,
       .ref = layer_norm_ref, .fast = layer_norm_fast, .primitives = {"layer_norm"}, .grad = layer_norm_grad,
-      .saves = SAVES(2) | TB_SAVE_OUT(1) | TB_SAVE_OUT(2), .cost = layer_norm_cost, .samples = forward_samples,
-      .tol = TB_TOL(8));
+      .saves = SAVES(2) | TB_SAVE_OUT(1) | TB_SAVE_OUT(2), .cost = layer_norm_cost,
+      .samples = forward_samples, .tol = TB_TOL(8));
 TB_OP(layer_norm_grad, .doc = "gradient of layer_norm's input", NORM, .n_in_min = 4, .n_in = 5, .n_out = 1,
       .shape = dx_shape, .ref = dx_ref, .fast = dx_fast, .primitives = {"layer_norm_grad"}, .grad = dx_grad,
       .saves = SAVES(5), .cost = layer_norm_cost, .samples = dx_samples, .tol = TB_TOL(8));
-TB_OP(layer_norm_param_grad, .doc = "gradients of layer_norm's gamma and beta", NORM, .n_in_min = 4, .n_in = 4,
-      .n_out = 2, .shape = param_grad_shape, .ref = param_grad_ref,
-      .fast = param_grad_fast, .primitives = {"layer_norm_param_grad"}, .grad = param_grad_grad, .saves = SAVES(4),
+TB_OP(layer_norm_param_grad, .doc = "gradients of layer_norm's gamma and beta", NORM, .n_in_min = 4,
+      .n_in = 4, .n_out = 2, .shape = param_grad_shape, .ref = param_grad_ref, .fast = param_grad_fast,
+      .primitives = {"layer_norm_param_grad"}, .grad = param_grad_grad, .saves = SAVES(4),
       .cost = param_grad_cost, .samples = param_grad_samples, .tol = TB_TOL(8));
 
 tb_tensor *tb_layer_norm(tb_tensor *x, tb_tensor *gamma, tb_tensor *beta, double eps)

@@ -1,7 +1,7 @@
-/* linear: y = x W^T + b over the last dimension of x, W as PyTorch keeps it: one gemm with the bias in its epilogue.
- * linear_act is the same with an activation, which the compiler makes of two ops. linear_weight_grad contracts over
- * the rows: a sum over the batch (pairwise tree over the context's blocks), apart from dx so that it can wait, and
- * able to add into a given gradient. */
+/* linear: y = x W^T + b over the last dimension of x, W as PyTorch keeps it: one gemm with the bias in its
+ * epilogue. linear_act is the same with an activation, which the compiler makes of two ops.
+ * linear_weight_grad contracts over the rows: a sum over the batch (pairwise tree over the context's blocks),
+ * apart from dx so that it can wait, and able to add into a given gradient. */
 #include "rows.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -9,8 +9,8 @@
 //>>> tb_ops.h
 /* y[.., out] = x[.., in] W^T + b. w: [out, in], b: [out] or NULL; floats of one dtype. */
 tb_tensor *tb_linear(tb_tensor *x, tb_tensor *w, tb_tensor *b);
-/* dW[out, in] = sum over rows of g[.., out] x[.., in]. into: NULL, or a tensor [out, in] that is added to in place
- * and returned. */
+/* dW[out, in] = sum over rows of g[.., out] x[.., in]. into: NULL, or a tensor [out, in] that is added to in
+ * place and returned. */
 tb_tensor *tb_linear_weight_grad(tb_tensor *g, tb_tensor *x, tb_tensor *into);
 //<<<
 
@@ -33,7 +33,8 @@ static tb_status same_dtype(const tb_op_call *c)
     for (int i = 1; i < c->n_in; i++)
         if (c->in[i] && c->in[i]->dtype != c->in[0]->dtype)
             return TB_FAIL(TB_ERR_DTYPE, "%s: inputs are %s and %s; cast one of them", c->op->name,
-                           tb_dtype_name((tb_dtype)c->in[0]->dtype), tb_dtype_name((tb_dtype)c->in[i]->dtype));
+                           tb_dtype_name((tb_dtype)c->in[0]->dtype),
+                           tb_dtype_name((tb_dtype)c->in[i]->dtype));
     return TB_OK;
 }
 
@@ -42,14 +43,16 @@ static tb_status linear_shape(tb_op_call *c)
     const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL;
     int64_t dims[TB_MAX_RANK];
     TB_TRY(same_dtype(c));
-    if (w->rank != 2) return TB_FAIL(TB_ERR_SHAPE, "linear: weight must be [out, in], not %s", tb_shape_text(w));
+    if (w->rank != 2)
+        return TB_FAIL(TB_ERR_SHAPE, "linear: weight must be [out, in], not %s", tb_shape_text(w));
     if (x->rank < 1 || x->dims[x->rank - 1] != w->dims[1])
-        return TB_FAIL(TB_ERR_SHAPE, "linear: input %s does not end in the %lld features that weight %s takes%s",
+        return TB_FAIL(TB_ERR_SHAPE,
+                       "linear: input %s does not end in the %lld features that weight %s takes%s",
                        tb_shape_text(x), (long long)w->dims[1], tb_shape_text(w),
                        x->rank && x->dims[x->rank - 1] == w->dims[0] ? "; the weight is [out, in]" : "");
     if (b && (b->rank != 1 || b->dims[0] != w->dims[0]))
-        return TB_FAIL(TB_ERR_SHAPE, "linear: bias must be [%lld] for weight %s, not %s", (long long)w->dims[0],
-                       tb_shape_text(w), tb_shape_text(b));
+        return TB_FAIL(TB_ERR_SHAPE, "linear: bias must be [%lld] for weight %s, not %s",
+                       (long long)w->dims[0], tb_shape_text(w), tb_shape_text(b));
     if (act_of(c) < TB_ACT_NONE || act_of(c) > TB_ACT_SILU)
         return TB_FAIL(TB_ERR_INVALID, "linear_act: no activation has the number %d", (int)act_of(c));
     memcpy(dims, x->dims, sizeof dims);
@@ -107,7 +110,8 @@ static tb_status linear_fast(tb_op_call *c)
     tb_gemm_args g = {
         .m = tbi_rows(x), .n = w->dims[0], .k = w->dims[1], .a = tb_op_data(x), .a_col = tbi_last_stride(x),
         .b = tb_op_data(w), .b_row = w->strides[1], .b_col = w->strides[0], .c = tb_op_data(c->out[0]),
-        .c_row = w->dims[0], .tree = 1, .bias = b ? tb_op_data(b) : NULL, .act = act_of(c), .pool = c->ctx->pool,
+        .c_row = w->dims[0], .tree = 1, .bias = b ? tb_op_data(b) : NULL, .act = act_of(c),
+        .pool = c->ctx->pool,
     };
     if (!tbi_rows_are_even(x, &g.a_row) || (b && !b->is_contiguous)) return TB_ERR_UNSUPPORTED;
     return run_gemm(c, &g);
@@ -129,7 +133,8 @@ static void linear_grad(tb_grad_call *c)
 static void linear_cost(const tb_op_call *c, tb_cost *out)
 {
     const tb_tensor *x = c->in[0], *w = c->in[1];
-    double size = (double)tb_dtype_size((tb_dtype)x->dtype), rows = (double)tbi_rows(x), n = (double)w->dims[0];
+    double size = (double)tb_dtype_size((tb_dtype)x->dtype), rows = (double)tbi_rows(x),
+           n = (double)w->dims[0];
     *out = (tb_cost){.flops = 2 * rows * (double)w->numel, .k = w->dims[1],
                      .bytes = size * ((double)x->numel + (double)w->numel + rows * n)};
 }
@@ -139,15 +144,17 @@ static tb_status weight_grad_shape(tb_op_call *c)
 {
     const tb_tensor *g = c->in[0], *x = c->in[1], *into = c->n_in > 2 ? c->in[2] : NULL;
     TB_TRY(same_dtype(c));
-    if (g->rank < 1 || g->rank != x->rank || memcmp(g->dims, x->dims, (size_t)(x->rank - 1) * sizeof(int64_t)) != 0)
-        return TB_FAIL(TB_ERR_SHAPE, "linear_weight_grad: gradient %s and input %s differ before the last dimension",
+    if (g->rank < 1 || g->rank != x->rank ||
+        memcmp(g->dims, x->dims, (size_t)(x->rank - 1) * sizeof(int64_t)) != 0)
+        return TB_FAIL(TB_ERR_SHAPE,
+                       "linear_weight_grad: gradient %s and input %s differ before the last dimension",
                        tb_shape_text(g), tb_shape_text(x));
     int64_t dims[2] = {tbi_last_dim(g), tbi_last_dim(x)};
     tb_out_set(c, 0, (tb_dtype)g->dtype, 2, dims);
     if (!into) return TB_OK;
     if (into->rank != 2 || into->dims[0] != dims[0] || into->dims[1] != dims[1] || !into->is_contiguous)
-        return TB_FAIL(TB_ERR_SHAPE, "linear_weight_grad: adds into a contiguous %s, not %s", tb_dims_text(2, dims),
-                       tb_shape_text(into));
+        return TB_FAIL(TB_ERR_SHAPE, "linear_weight_grad: adds into a contiguous %s, not %s",
+                       tb_dims_text(2, dims), tb_shape_text(into));
     c->spec[0].is_donated = true;
     c->spec[0].view_of = 2;
     return TB_OK;
@@ -176,9 +183,10 @@ static tb_status weight_grad_fast(tb_op_call *c)
 {
     const tb_tensor *g = c->in[0], *x = c->in[1];
     tb_gemm_args m = {
-        .m = tbi_last_dim(g), .n = tbi_last_dim(x), .k = tbi_rows(x), .a = tb_op_data(g), .a_row = tbi_last_stride(g),
-        .b = tb_op_data(x), .b_col = tbi_last_stride(x), .c = tb_op_data(c->out[0]), .c_row = tbi_last_dim(x),
-        .tree = c->ctx->batch_blocks, .accumulate = c->n_in > 2 && c->in[2], .pool = c->ctx->pool,
+        .m = tbi_last_dim(g), .n = tbi_last_dim(x), .k = tbi_rows(x), .a = tb_op_data(g),
+        .a_row = tbi_last_stride(g), .b = tb_op_data(x), .b_col = tbi_last_stride(x),
+        .c = tb_op_data(c->out[0]), .c_row = tbi_last_dim(x), .tree = c->ctx->batch_blocks,
+        .accumulate = c->n_in > 2 && c->in[2], .pool = c->ctx->pool,
     };
     if (!tbi_rows_are_even(g, &m.a_col) || !tbi_rows_are_even(x, &m.b_row)) return TB_ERR_UNSUPPORTED;
     return run_gemm(c, &m);
@@ -204,14 +212,17 @@ static void weight_grad_cost(const tb_op_call *c, tb_cost *out)
 static const tb_sample_in linear_cases[][3] = {
     {{TB_SHAPE(3, 5)}, {TB_SHAPE(4, 5)}, {TB_SHAPE(4)}},
     {{TB_SHAPE(2, 3, 7)}, {TB_SHAPE(5, 7)}, {.absent = true}},
-    {{TB_SHAPE(6)}, {TB_SHAPE(1, 6)}, {TB_SHAPE(1)}},          {{TB_SHAPE(0, 3)}, {TB_SHAPE(2, 3)}, {TB_SHAPE(2)}},
-    {{TB_SHAPE(2, 0)}, {TB_SHAPE(3, 0)}, {TB_SHAPE(3)}},       {{TB_SHAPE(17, 33)}, {TB_SHAPE(19, 33)}, {TB_SHAPE(19)}},
+    {{TB_SHAPE(6)}, {TB_SHAPE(1, 6)}, {TB_SHAPE(1)}},
+    {{TB_SHAPE(0, 3)}, {TB_SHAPE(2, 3)}, {TB_SHAPE(2)}},
+    {{TB_SHAPE(2, 0)}, {TB_SHAPE(3, 0)}, {TB_SHAPE(3)}},
+    {{TB_SHAPE(17, 33)}, {TB_SHAPE(19, 33)}, {TB_SHAPE(19)}},
     {{TB_SHAPE(2, 1, 2, 1)}, {TB_SHAPE(3, 1)}, {TB_SHAPE(3)}},
 };
 
 static void linear_samples(tb_samples *to)
 {
-    for (size_t i = 0; i < sizeof linear_cases / sizeof linear_cases[0]; i++) tb_sample(to, NULL, 3, linear_cases[i]);
+    for (size_t i = 0; i < sizeof linear_cases / sizeof linear_cases[0]; i++)
+        tb_sample(to, NULL, 3, linear_cases[i]);
 }
 
 static void linear_act_samples(tb_samples *to)
@@ -234,16 +245,18 @@ static void weight_grad_samples(tb_samples *to)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, NULL, 3, cases[i]);
 }
 
-#define LINEAR                                                                                                        \
-    .n_in_min = 2, .n_in = 3, .n_out = 1, .dtypes = TB_FLOATS,                                                        \
-    .dtypes_reason = "a layer's weights are floats; use matmul for integers", .primitives = {"gemm"},                 \
+#define LINEAR                                                                                               \
+    .n_in_min = 2, .n_in = 3, .n_out = 1, .dtypes = TB_FLOATS,                                               \
+    .dtypes_reason = "a layer's weights are floats; use matmul for integers", .primitives = {"gemm"},        \
     .fusion = TB_FUSE_ANCHOR, .tol = TB_TOL(4)
 
 TB_OP(linear, .doc = "x W^T + b", LINEAR, .shape = linear_shape, .ref = linear_ref, .fast = linear_fast,
-      .grad = linear_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .cost = linear_cost, .samples = linear_samples);
+      .grad = linear_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .cost = linear_cost,
+      .samples = linear_samples);
 TB_OP(linear_act, .doc = "act(x W^T + b), made by the compiler", LINEAR,
-      TB_ATTRS(linear_act_attrs, linear_act_attr_table), .shape = linear_shape, .ref = linear_ref, .fast = linear_fast,
-      .no_grad = "made by fusion, after gradients are traced", .cost = linear_cost, .samples = linear_act_samples);
+      TB_ATTRS(linear_act_attrs, linear_act_attr_table), .shape = linear_shape, .ref = linear_ref,
+      .fast = linear_fast, .no_grad = "made by fusion, after gradients are traced", .cost = linear_cost,
+      .samples = linear_act_samples);
 TB_OP(linear_weight_grad, .doc = "sum over rows of g x (gradient of linear's weight)", LINEAR,
       .shape = weight_grad_shape, .ref = weight_grad_ref, .fast = weight_grad_fast, .grad = weight_grad_grad,
       .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .cost = weight_grad_cost, .samples = weight_grad_samples);
@@ -252,7 +265,8 @@ TB_OP(linear_weight_grad, .doc = "sum over rows of g x (gradient of linear's wei
 static tb_tensor *as_matrix(tb_tensor *x)
 {
     int64_t stride;
-    bool fits = tb_is_poison(x) || (tbi_rows_are_even(x, &stride) && (tbi_last_stride(x) == 1 || stride == 1));
+    bool fits =
+        tb_is_poison(x) || (tbi_rows_are_even(x, &stride) && (tbi_last_stride(x) == 1 || stride == 1));
     return fits ? x : tb_copy(x);
 }
 

@@ -1,7 +1,7 @@
-/* max_pool2d and avg_pool2d over NCHW images. Max keeps, as a hidden output, where in its plane each maximum lies (the
- * first of equals; the first NaN wins over all), so that backward only puts gradients back; padding never wins.
- * Average counts padding as zeros unless told otherwise. Each backward op is linear, and its gradient is the pooling
- * that it undoes. */
+/* max_pool2d and avg_pool2d over NCHW images. Max keeps, as a hidden output, where in its plane each maximum
+ * lies (the first of equals; the first NaN wins over all), so that backward only puts gradients back; padding
+ * never wins. Average counts padding as zeros unless told otherwise. Each backward op is linear, and its
+ * gradient is the pooling that it undoes. */
 #include "rows.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -24,9 +24,9 @@ typedef struct pool2d_attrs {
     bool exclude_pad; /* average */
     tb_ints size;     /* backward ops: height and width of the input */
 } pool2d_attrs;
-#define WINDOW_ATTRS                                                                                                  \
-    TB_ATTR_LIST(pool2d_attrs, kernel, "window: height, width"),                                                      \
-    TB_ATTR_LIST(pool2d_attrs, stride, "step of the window: height, width"),                                          \
+#define WINDOW_ATTRS                                                                                         \
+    TB_ATTR_LIST(pool2d_attrs, kernel, "window: height, width"),                                             \
+    TB_ATTR_LIST(pool2d_attrs, stride, "step of the window: height, width"),                                 \
     TB_ATTR_LIST(pool2d_attrs, pad, "padding on both sides: height, width")
 #define PAD_ATTR TB_ATTR_BOOL(pool2d_attrs, exclude_pad, 0, "divide by the elements inside the image")
 #define SIZE_ATTR TB_ATTR_LIST(pool2d_attrs, size, "height and width of the input")
@@ -43,7 +43,8 @@ typedef struct geometry {
 
 static tb_status geometry_of(const char *op, const pool2d_attrs *a, int rank, const int64_t *x, geometry *to)
 {
-    if (rank != 4) return TB_FAIL(TB_ERR_SHAPE, "%s: needs an input [N, C, H, W], not %s", op, tb_dims_text(rank, x));
+    if (rank != 4)
+        return TB_FAIL(TB_ERR_SHAPE, "%s: needs an input [N, C, H, W], not %s", op, tb_dims_text(rank, x));
     if (a->kernel.n != 2 || a->stride.n != 2 || a->pad.n != 2)
         return TB_FAIL(TB_ERR_INVALID, "%s: kernel, stride and pad have two entries: height, width", op);
     *to = (geometry){.planes = x[0] * x[1], .in = {x[2], x[3]}, .a = a};
@@ -139,13 +140,14 @@ static tb_status grad_geometry(const tb_op_call *c, int64_t *dims, geometry *g)
     const pool2d_attrs *a = c->attrs;
     const tb_tensor *dy = c->in[0];
     if (dy->rank != 4 || a->size.n != 2)
-        return TB_FAIL(TB_ERR_SHAPE, "%s: needs a gradient [N, C, H', W'] and the input's height and width, not %s",
+        return TB_FAIL(TB_ERR_SHAPE,
+                       "%s: needs a gradient [N, C, H', W'] and the input's height and width, not %s",
                        c->op->name, tb_shape_text(dy));
     memcpy(dims, (int64_t[]){dy->dims[0], dy->dims[1], a->size.at[0], a->size.at[1]}, 4 * sizeof *dims);
     TB_TRY(geometry_of(c->op->name, a, 4, dims, g));
     if (dy->dims[2] == g->out[0] && dy->dims[3] == g->out[1]) return TB_OK;
-    return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s does not belong to planes of %s", c->op->name, tb_shape_text(dy),
-                   tb_dims_text(2, g->out));
+    return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s does not belong to planes of %s", c->op->name,
+                   tb_shape_text(dy), tb_dims_text(2, g->out));
 }
 
 static tb_status grad_shape(tb_op_call *c)
@@ -154,8 +156,9 @@ static tb_status grad_shape(tb_op_call *c)
     geometry g;
     TB_TRY(grad_geometry(c, dims, &g));
     if (c->n_in > 1 && (c->in[1]->dtype != TB_I32 || !tbi_has_dims(c->in[1], 4, c->in[0]->dims)))
-        return TB_FAIL(TB_ERR_SHAPE, "%s: indices must be i32 %s, not %s %s", c->op->name, tb_shape_text(c->in[0]),
-                       tb_dtype_name((tb_dtype)c->in[1]->dtype), tb_shape_text(c->in[1]));
+        return TB_FAIL(TB_ERR_SHAPE, "%s: indices must be i32 %s, not %s %s", c->op->name,
+                       tb_shape_text(c->in[0]), tb_dtype_name((tb_dtype)c->in[1]->dtype),
+                       tb_shape_text(c->in[1]));
     tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, 4, dims);
     return TB_OK;
 }
@@ -228,7 +231,8 @@ static tb_status max_grad_ref(tb_op_call *c)
         for (int64_t i = plane * places; i < (plane + 1) * places; i++) {
             int64_t at = (int64_t)tbi_get(index, tbi_element_at(index, i));
             if (at < 0 || at >= area)
-                return TB_FAIL(TB_ERR_INVALID, "max_pool2d_grad: index %lld is not in a plane of %lld elements",
+                return TB_FAIL(TB_ERR_INVALID,
+                               "max_pool2d_grad: index %lld is not in a plane of %lld elements",
                                (long long)at, (long long)area);
             sum[at] += tbi_get(dy, tbi_element_at(dy, i));
         }
@@ -260,7 +264,8 @@ static void max_grad_grad(tb_grad_call *c)
     if (!tb_grad_wants(c, 0)) return;
     int64_t planes = g->dims[0] * g->dims[1], area = x->dims[2] * x->dims[3];
     tb_tensor *first = tb_mul_number(tb_arange(TB_I64, 0, (double)planes, 1), (double)area);
-    tb_tensor *at = tb_add(tb_cast(c->in[1], TB_I64), tb_reshape(first, 4, (int64_t[]){g->dims[0], g->dims[1], 1, 1}));
+    tb_tensor *at =
+        tb_add(tb_cast(c->in[1], TB_I64), tb_reshape(first, 4, (int64_t[]){g->dims[0], g->dims[1], 1, 1}));
     tb_tensor *picked = tb_embedding(tb_reshape(h, 2, (int64_t[]){planes * area, 1}), at);
     tb_grad_set(c, 0, tb_reshape(picked, 4, g->dims));
 }
@@ -347,7 +352,8 @@ static void pool_samples(tb_samples *to, bool is_max)
         pool2d_attrs a = cases[i].attrs;
         const int64_t *d = cases[i].x;
         if (is_max) a.exclude_pad = false;
-        tb_sample(to, &a, 1, &(tb_sample_in){TB_SHAPE(d[0], d[1], d[2], d[3]), .fill = is_max ? TB_FILL_DISTINCT : 0});
+        tb_sample(to, &a, 1,
+                  &(tb_sample_in){TB_SHAPE(d[0], d[1], d[2], d[3]), .fill = is_max ? TB_FILL_DISTINCT : 0});
     }
 }
 
@@ -372,22 +378,22 @@ static void avg_samples(tb_samples *to) { pool_samples(to, false); }
 static void max_grad_samples(tb_samples *to) { grad_samples(to, true); }
 static void avg_grad_samples(tb_samples *to) { grad_samples(to, false); }
 
-#define POOL(table, n)                                                                                                \
-    .n_in_min = n, .n_in = n, .dtypes = TB_FLOATS, .dtypes_reason = "images of features are floats",                  \
+#define POOL(table, n)                                                                                       \
+    .n_in_min = n, .n_in = n, .dtypes = TB_FLOATS, .dtypes_reason = "images of features are floats",         \
     TB_ATTRS(pool2d_attrs, table), .cost = pool_cost
 
 TB_OP(max_pool2d, .doc = "maximum over windows", POOL(max_attr_table, 1), .n_out = 2, .n_hidden = 1,
       .shape = pool_shape, .ref = max_ref, .fast = pool_fast, .primitives = {"max_pool2d"}, .grad = max_grad,
       .saves = TB_SAVE_OUT(1), .samples = max_samples, .tol = TB_TOL_EXACT);
-TB_OP(max_pool2d_grad, .doc = "gradient of max_pool2d", POOL(max_grad_attr_table, 2), .n_out = 1, .shape = grad_shape,
-      .ref = max_grad_ref, .fast = grad_fast, .primitives = {"max_pool2d_grad"}, .grad = max_grad_grad,
-      .saves = TB_SAVE_IN(1), .samples = max_grad_samples, .tol = TB_TOL(2));
+TB_OP(max_pool2d_grad, .doc = "gradient of max_pool2d", POOL(max_grad_attr_table, 2), .n_out = 1,
+      .shape = grad_shape, .ref = max_grad_ref, .fast = grad_fast, .primitives = {"max_pool2d_grad"},
+      .grad = max_grad_grad, .saves = TB_SAVE_IN(1), .samples = max_grad_samples, .tol = TB_TOL(2));
 TB_OP(avg_pool2d, .doc = "mean over windows", POOL(avg_attr_table, 1), .n_out = 1, .shape = pool_shape,
-      .ref = avg_ref, .fast = pool_fast, .primitives = {"avg_pool2d"}, .grad = avg_grad, .samples = avg_samples,
-      .tol = TB_TOL(2));
-TB_OP(avg_pool2d_grad, .doc = "gradient of avg_pool2d", POOL(avg_grad_attr_table, 1), .n_out = 1, .shape = grad_shape,
-      .ref = avg_grad_ref, .fast = grad_fast, .primitives = {"avg_pool2d_grad"}, .grad = avg_grad_grad,
-      .samples = avg_grad_samples, .tol = TB_TOL(2));
+      .ref = avg_ref, .fast = pool_fast, .primitives = {"avg_pool2d"}, .grad = avg_grad,
+      .samples = avg_samples, .tol = TB_TOL(2));
+TB_OP(avg_pool2d_grad, .doc = "gradient of avg_pool2d", POOL(avg_grad_attr_table, 1), .n_out = 1,
+      .shape = grad_shape, .ref = avg_grad_ref, .fast = grad_fast, .primitives = {"avg_pool2d_grad"},
+      .grad = avg_grad_grad, .samples = avg_grad_samples, .tol = TB_TOL(2));
 
 static tb_tensor *pool(const tb_op *op, tb_tensor *x, const tb_pool2d_opts *o)
 {
@@ -400,5 +406,11 @@ static tb_tensor *pool(const tb_op *op, tb_tensor *x, const tb_pool2d_opts *o)
     return tb_call(op, &a, TB_IN(tb_contiguous(x)));
 }
 
-tb_tensor *tb_max_pool2d(tb_tensor *x, const tb_pool2d_opts *opts) { return pool(&tb_op_max_pool2d, x, opts); }
-tb_tensor *tb_avg_pool2d(tb_tensor *x, const tb_pool2d_opts *opts) { return pool(&tb_op_avg_pool2d, x, opts); }
+tb_tensor *tb_max_pool2d(tb_tensor *x, const tb_pool2d_opts *opts)
+{
+    return pool(&tb_op_max_pool2d, x, opts);
+}
+tb_tensor *tb_avg_pool2d(tb_tensor *x, const tb_pool2d_opts *opts)
+{
+    return pool(&tb_op_avg_pool2d, x, opts);
+}

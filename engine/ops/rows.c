@@ -24,7 +24,7 @@ int64_t tbi_element_at(const tb_tensor *t, int64_t index) { return offset_of(t, 
 
 bool tbi_rows_are_even(const tb_tensor *t, int64_t *stride)
 {
-    int64_t step = 0, rows = 1; /* distance of neighbours and number of rows so far, from the innermost dimension */
+    int64_t step = 0, rows = 1; /* distance of neighbours, number of rows so far, from the innermost out */
     for (int i = t->rank - 2; i >= 0; i--) {
         if (t->dims[i] == 1) continue;
         if (rows > 1 && t->strides[i] != step * rows) return false;
@@ -94,7 +94,8 @@ static void run_rows(void *arg, int64_t begin, int64_t end, int thread)
     j->kernel->run(&a);
 }
 
-void tbi_run_rows(const tb_op_call *c, const tb_kernel *kernel, const tb_row_args *args, tbi_row_extras extras)
+void tbi_run_rows(const tb_op_call *c, const tb_kernel *kernel, const tb_row_args *args,
+                  tbi_row_extras extras)
 {
     row_job j = {kernel, args, extras, tb_dtype_size(kernel->dtype)};
     if (args->rows * args->n <= ROWS_INLINE) run_rows(&j, 0, args->rows, 0);

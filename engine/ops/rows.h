@@ -1,5 +1,5 @@
-/* A tensor seen as rows: all dimensions but the last are one. What linear, softmax, the losses and the norms share,
- * with the blocks of rows that sums over the batch are made of. */
+/* A tensor seen as rows: all dimensions but the last are one. What linear, softmax, the losses and the norms
+ * share, with the blocks of rows that sums over the batch are made of. */
 #pragma once
 #include "tb_op.h"
 
@@ -25,7 +25,7 @@ static inline int64_t tbi_last_dim(const tb_tensor *t) { return t->rank ? t->dim
 static inline int64_t tbi_last_stride(const tb_tensor *t) { return t->rank ? t->strides[t->rank - 1] : 1; }
 int64_t tbi_rows(const tb_tensor *t);                    /* product of all dimensions but the last */
 int64_t tbi_row_at(const tb_tensor *t, int64_t row);     /* element offset of a row's first element */
-int64_t tbi_element_at(const tb_tensor *t, int64_t index); /* element offset of the index-th in row-major order */
+int64_t tbi_element_at(const tb_tensor *t, int64_t index); /* of the index-th element in row-major order */
 /* True if all rows lie at one distance (then in *stride, elements), so that they make one matrix. */
 bool tbi_rows_are_even(const tb_tensor *t, int64_t *stride);
 /* Even rows with adjacent elements: what row kernels take. */
@@ -37,16 +37,18 @@ static inline bool tbi_rows_are_dense(const tb_tensor *t, int64_t *stride)
 /* The tensor with one axis moved to the end, so that its rows run along that axis. */
 tb_tensor tbi_axis_last(const tb_tensor *t, int axis);
 
-/* Sums over the batch: `rows` is cut into `blocks` blocks of ceil(rows / blocks), the last ones shorter or empty. */
+/* Sums over the batch: `rows` is cut into `blocks` blocks of ceil(rows / blocks), the last ones shorter or
+ * empty. */
 static inline int64_t tbi_block_rows(int64_t rows, int blocks) { return (rows + blocks - 1) / blocks; }
-/* The pairwise tree over `blocks` (a power of two) finished block sums of n elements each, in place: the root is
- * where the first was. */
+/* The pairwise tree over `blocks` (a power of two) finished block sums of n elements each, in place: the root
+ * is where the first was. */
 void tbi_tree_f32(float *sums, int blocks, int64_t n);
 
 /* ---- row kernels ---- */
-/* Runs the kernel over all rows of `args` on the pool; a kernel's result does not depend on where rows are cut. The
- * extras are arrays with one element of these bytes per row (0: not per row, or absent). */
+/* Runs the kernel over all rows of `args` on the pool; a kernel's result does not depend on where rows are
+ * cut. The extras are arrays with one element of these bytes per row (0: not per row, or absent). */
 typedef struct tbi_row_extras {
     size_t extra[3], extra_in[3];
 } tbi_row_extras;
-void tbi_run_rows(const tb_op_call *c, const tb_kernel *kernel, const tb_row_args *args, tbi_row_extras extras);
+void tbi_run_rows(const tb_op_call *c, const tb_kernel *kernel, const tb_row_args *args,
+                  tbi_row_extras extras);

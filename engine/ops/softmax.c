@@ -1,5 +1,6 @@
-/* softmax: y_i = exp(x_i - max x) / sum_j exp(x_j - max x) along one axis; log_softmax: its logarithm, without the
- * detour over it. Their backward ops take the output: softmax dx = y (g - sum g y), log_softmax dx = g - e^y sum g. */
+/* softmax: y_i = exp(x_i - max x) / sum_j exp(x_j - max x) along one axis; log_softmax: its logarithm,
+ * without the detour over it. Their backward ops take the output: softmax dx = y (g - sum g y), log_softmax
+ * dx = g - e^y sum g. */
 #include "rows.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -52,8 +53,10 @@ static tb_status forward_ref(tb_op_call *c, bool is_log)
 static tb_status forward_fast(tb_op_call *c) /* the axis is the last, its elements adjacent */
 {
     tb_tensor x = tbi_axis_last(c->in[0], axis_of(c)), y = tbi_axis_last(c->out[0], axis_of(c));
-    tb_row_args a = {.rows = tbi_rows(&x), .n = tbi_last_dim(&x), .in = tb_op_data(&x), .out = tb_op_data(&y)};
-    if (!tbi_rows_are_dense(&x, &a.in_stride) || !tbi_rows_are_dense(&y, &a.out_stride)) return TB_ERR_UNSUPPORTED;
+    tb_row_args a = {
+        .rows = tbi_rows(&x), .n = tbi_last_dim(&x), .in = tb_op_data(&x), .out = tb_op_data(&y)};
+    if (!tbi_rows_are_dense(&x, &a.in_stride) || !tbi_rows_are_dense(&y, &a.out_stride))
+        return TB_ERR_UNSUPPORTED;
     const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)x.dtype, &a);
     if (!k) return TB_ERR_UNSUPPORTED;
     if (x.numel) tbi_run_rows(c, k, &a, (tbi_row_extras){0});
@@ -86,8 +89,8 @@ static tb_status backward_shape(tb_op_call *c)
 {
     const tb_tensor *g = c->in[0], *y = c->in[1];
     if (g->dtype != y->dtype)
-        return TB_FAIL(TB_ERR_DTYPE, "%s: gradient is %s, output %s", c->op->name, tb_dtype_name((tb_dtype)g->dtype),
-                       tb_dtype_name((tb_dtype)y->dtype));
+        return TB_FAIL(TB_ERR_DTYPE, "%s: gradient is %s, output %s", c->op->name,
+                       tb_dtype_name((tb_dtype)g->dtype), tb_dtype_name((tb_dtype)y->dtype));
     if (!tbi_has_dims(g, y->rank, y->dims))
         return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s and output %s differ", c->op->name, tb_shape_text(g),
                        tb_shape_text(y));
@@ -107,7 +110,8 @@ static tb_status backward_ref(tb_op_call *c, bool is_log)
             sum += is_log ? gi : gi * tbi_get(&y, at_y + i * tbi_last_stride(&y));
         }
         for (int64_t i = 0; i < tbi_last_dim(&g); i++) {
-            double gi = tbi_get(&g, at_g + i * tbi_last_stride(&g)), yi = tbi_get(&y, at_y + i * tbi_last_stride(&y));
+            double gi = tbi_get(&g, at_g + i * tbi_last_stride(&g)),
+                   yi = tbi_get(&y, at_y + i * tbi_last_stride(&y));
             tbi_put(&dx, at + i * tbi_last_stride(&dx), is_log ? gi - exp(yi) * sum : yi * (gi - sum));
         }
     }
@@ -162,8 +166,9 @@ static void samples_of(tb_samples *to, int n_in)
         softmax_attrs attrs;
         tb_sample_in x;
     } cases[] = {
-        {{-1}, {TB_SHAPE(3, 5)}}, {{0}, {TB_SHAPE(3, 5)}},    {{1}, {TB_SHAPE(2, 3, 4)}},  {{-1}, {TB_SHAPE(6)}},
-        {{-1}, {TB_SHAPE(4, 1)}}, {{-1}, {TB_SHAPE(0, 3)}},   {{1}, {TB_SHAPE(3, 0)}},     {{-1}, {TB_SHAPE(9, 131)}},
+        {{-1}, {TB_SHAPE(3, 5)}}, {{0}, {TB_SHAPE(3, 5)}},  {{1}, {TB_SHAPE(2, 3, 4)}}, {{-1}, {TB_SHAPE(6)}},
+        {{-1}, {TB_SHAPE(4, 1)}}, {{-1}, {TB_SHAPE(0, 3)}}, {{1}, {TB_SHAPE(3, 0)}},
+        {{-1}, {TB_SHAPE(9, 131)}},
         {{-1}, {TB_SHAPE(2, 1, 3, 7)}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
@@ -173,24 +178,24 @@ static void samples_of(tb_samples *to, int n_in)
 static void forward_samples(tb_samples *to) { samples_of(to, 1); }
 static void backward_samples(tb_samples *to) { samples_of(to, 2); }
 
-#define SOFTMAX                                                                                                       \
-    .n_out = 1, .dtypes = TB_FLOATS, .dtypes_reason = "exp of an integer is not one; cast first",                     \
+#define SOFTMAX                                                                                              \
+    .n_out = 1, .dtypes = TB_FLOATS, .dtypes_reason = "exp of an integer is not one; cast first",            \
     TB_ATTRS(softmax_attrs, softmax_attr_table), .fusion = TB_FUSE_ROW, .cost = softmax_cost, .tol = TB_TOL(4)
-#define FORWARD                                                                                                       \
-    SOFTMAX, .n_in_min = 1, .n_in = 1, .shape = softmax_shape, .fast = forward_fast, .saves = TB_SAVE_OUT(0),         \
-    .samples = forward_samples
-#define BACKWARD                                                                                                      \
-    SOFTMAX, .n_in_min = 2, .n_in = 2, .shape = backward_shape, .fast = backward_fast,                                \
+#define FORWARD                                                                                              \
+    SOFTMAX, .n_in_min = 1, .n_in = 1, .shape = softmax_shape, .fast = forward_fast,                         \
+    .saves = TB_SAVE_OUT(0), .samples = forward_samples
+#define BACKWARD                                                                                             \
+    SOFTMAX, .n_in_min = 2, .n_in = 2, .shape = backward_shape, .fast = backward_fast,                       \
     .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .samples = backward_samples
 
-TB_OP(softmax, .doc = "exp(x) / sum exp(x) along an axis", FORWARD, .ref = softmax_ref, .primitives = {"row_softmax"},
-      .grad = softmax_grad);
-TB_OP(log_softmax, .doc = "log of softmax", FORWARD, .ref = log_softmax_ref, .primitives = {"row_log_softmax"},
-      .grad = log_softmax_grad);
+TB_OP(softmax, .doc = "exp(x) / sum exp(x) along an axis", FORWARD, .ref = softmax_ref,
+      .primitives = {"row_softmax"}, .grad = softmax_grad);
+TB_OP(log_softmax, .doc = "log of softmax", FORWARD, .ref = log_softmax_ref,
+      .primitives = {"row_log_softmax"}, .grad = log_softmax_grad);
 TB_OP(softmax_grad, .doc = "gradient of softmax from its output", BACKWARD, .ref = softmax_grad_ref,
       .primitives = {"softmax_grad"}, .grad = softmax_grad_grad);
-TB_OP(log_softmax_grad, .doc = "gradient of log_softmax from its output", BACKWARD, .ref = log_softmax_grad_ref,
-      .primitives = {"log_softmax_grad"}, .grad = log_softmax_grad_grad);
+TB_OP(log_softmax_grad, .doc = "gradient of log_softmax from its output", BACKWARD,
+      .ref = log_softmax_grad_ref, .primitives = {"log_softmax_grad"}, .grad = log_softmax_grad_grad);
 
 tb_tensor *tb_softmax(tb_tensor *x, int64_t axis) { return tb_call(&tb_op_softmax, &axis, TB_IN(x)); }
 tb_tensor *tb_log_softmax(tb_tensor *x, int64_t axis) { return tb_call(&tb_op_log_softmax, &axis, TB_IN(x)); }

@@ -24,7 +24,8 @@ static inline const double *values_of(tb_tensor *t)
     return to;
 }
 
-static inline void check_close(tb_tensor *t, int64_t n, const double *want, double tol, const char *file, int line)
+static inline void check_close(tb_tensor *t, int64_t n, const double *want, double tol, const char *file,
+                               int line)
 {
     const double *got = values_of(t);
     bool fits = tb_tensor_numel(t) == n;
@@ -37,7 +38,7 @@ static inline void check_close(tb_tensor *t, int64_t n, const double *want, doub
     if (!fits) _fail(file, line);
 }
 /* Elements equal the listed values, or those of another tensor, within tol * (1 + |value|). */
-#define assert_close(t, tol, ...)                                                                                     \
+#define assert_close(t, tol, ...)                                                                            \
     check_close((t), (int64_t)(sizeof((double[]){__VA_ARGS__}) / sizeof(double)), (double[]){__VA_ARGS__}, (tol),      \
                 __FILE__, __LINE__)
 #define assert_same(a, b, tol) check_close((a), tb_tensor_numel(b), values_of(b), (tol), __FILE__, __LINE__)
@@ -77,16 +78,16 @@ static inline tb_tensor *squared_gradients(void *arg, int n, tb_tensor *const *i
     bool mode = tb_grad_mode(ctx, true);
     for (int i = 0; i < n; i++)
         if (!tb_requires_grad(in[i])) assert_ok(tb_require_grad(in[i])); /* the one that the check moved */
-    assert_ok(tb_gradients(((const second_order *)arg)->f(NULL, n, in), &(tb_backward_opts){.create_graph = true}, n,
-                           in, grads));
+    assert_ok(tb_gradients(((const second_order *)arg)->f(NULL, n, in),
+                           &(tb_backward_opts){.create_graph = true}, n, in, grads));
     for (int i = 0; i < n; i++)
         if (grads[i]) total = tb_add(total, tb_sum(tb_mul(grads[i], grads[i]), 0, NULL, false));
     tb_grad_mode(ctx, mode);
     return total;
 }
 /* First and second derivatives of f (called with a NULL argument) agree with differences. */
-#define assert_gradients(f_, n, in)                                                                                  \
-    do {                                                                                                             \
-        assert_ok(tb_gradcheck((f_), NULL, (n), (in), 1e-6, 1e-6));                                                  \
-        assert_ok(tb_gradcheck(squared_gradients, &(second_order){(f_)}, (n), (in), 1e-6, 1e-5));                    \
+#define assert_gradients(f_, n, in)                                                                          \
+    do {                                                                                                     \
+        assert_ok(tb_gradcheck((f_), NULL, (n), (in), 1e-6, 1e-6));                                          \
+        assert_ok(tb_gradcheck(squared_gradients, &(second_order){(f_)}, (n), (in), 1e-6, 1e-5));            \
     } while (0)

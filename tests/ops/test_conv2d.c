@@ -6,15 +6,17 @@ static void values_are_those_of_the_definition(void **state)
     (void)state;
     tb_tensor *x = F32(DIMS(1, 1, 3, 3), 1, 2, 3, 4, 5, 6, 7, 8, 9), *w = F32(DIMS(1, 1, 2, 2), 1, 0, 0, -1);
     assert_close(tb_conv2d(x, w, NULL, NULL), 0, -4, -4, -4, -4);
-    assert_close(tb_conv2d(x, w, F32(DIMS(1), 10), &(tb_conv2d_opts){.pad = {1, 1}, .stride = {2, 2}}), 0, 9, 7, 3, 6);
+    assert_close(tb_conv2d(x, w, F32(DIMS(1), 10), &(tb_conv2d_opts){.pad = {1, 1}, .stride = {2, 2}}), 0, 9,
+                 7, 3, 6);
     assert_close(tb_conv2d(x, w, NULL, &(tb_conv2d_opts){.dilation = {2, 2}}), 0, -8);
 }
 
-/* The definition as a matrix product over patches, built with other ops: for every window element a strided slice of
- * the padded input. */
+/* The definition as a matrix product over patches, built with other ops: for every window element a strided
+ * slice of the padded input. */
 static tb_tensor *by_patches(tb_tensor *x, tb_tensor *w, const tb_conv2d_opts *o, int64_t h, int64_t width)
 {
-    int64_t n = tb_tensor_dim(x, 0), c = tb_tensor_dim(x, 1), hi = tb_tensor_dim(x, 2), wi = tb_tensor_dim(x, 3);
+    int64_t n = tb_tensor_dim(x, 0), c = tb_tensor_dim(x, 1), hi = tb_tensor_dim(x, 2),
+            wi = tb_tensor_dim(x, 3);
     tb_tensor *big = tb_zeros(TB_F64, DIMS(n, c, hi + 2 * o->pad[0], wi + 2 * o->pad[1])), *sum = NULL;
     double *p = tb_tensor_host(big);
     const double *v = values_of(x);
@@ -25,8 +27,8 @@ static tb_tensor *by_patches(tb_tensor *x, tb_tensor *w, const tb_conv2d_opts *o
     for (int64_t i = 0; i < tb_tensor_dim(w, 2); i++)
         for (int64_t j = 0; j < tb_tensor_dim(w, 3); j++) {
             int64_t y = i * o->dilation[0], z = j * o->dilation[1];
-            tb_tensor *patch = tb_slice(tb_slice(big, 2, y, y + (h - 1) * o->stride[0] + 1, o->stride[0]), 3, z,
-                                        z + (width - 1) * o->stride[1] + 1, o->stride[1]);
+            tb_tensor *patch = tb_slice(tb_slice(big, 2, y, y + (h - 1) * o->stride[0] + 1, o->stride[0]), 3,
+                                        z, z + (width - 1) * o->stride[1] + 1, o->stride[1]);
             tb_tensor *tap = tb_slice(tb_slice(w, 2, i, i + 1, 1), 3, j, j + 1, 1);
             tb_tensor *rows = tb_reshape(patch, DIMS(n, c, h * width));
             tb_tensor *part = tb_matmul(tb_reshape(tap, DIMS(tb_tensor_dim(w, 0), c)), rows);
@@ -67,7 +69,8 @@ static void gradients_are_the_adjoints(void **state)
 {
     (void)state;
     tb_conv2d_opts opts = {.stride = {2, 1}, .pad = {1, 2}, .dilation = {1, 2}, .groups = 2};
-    tb_tensor *x = leaf_of(randoms(TB_F64, 1, DIMS(3, 4, 6, 7))), *w = leaf_of(randoms(TB_F64, 2, DIMS(2, 2, 3, 3)));
+    tb_tensor *x = leaf_of(randoms(TB_F64, 1, DIMS(3, 4, 6, 7))),
+              *w = leaf_of(randoms(TB_F64, 2, DIMS(2, 2, 3, 3)));
     tb_tensor *y = weighted_sum(tb_conv2d(x, w, NULL, &opts));
     assert_ok(tb_backward(y));
     assert_same(tb_sum(tb_mul(tb_grad(x), x), 0, NULL, false), y, 1e-12);
@@ -107,10 +110,11 @@ static void shapes_that_do_not_fit_are_named(void **state)
     tb_tensor *x = randoms(TB_F32, 1, DIMS(1, 3, 4, 4)), *w = randoms(TB_F32, 1, DIMS(2, 3, 5, 5));
     assert_fails((tb_conv2d(x, w, NULL, NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
                  "a window of [5, 5] (dilation [1, 1]) does not fit into input [1, 3, 4, 4] with pad [0, 0]");
-    assert_fails((tb_conv2d(x, w, NULL, &(tb_conv2d_opts){.groups = 3}), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
-                 "do not fit with 3 groups");
-    assert_fails((tb_conv2d(x, w, F32(DIMS(3), 1, 2, 3), &(tb_conv2d_opts){.pad = {1, 1}}), tb_ctx_take_error(*state)),
-                 TB_ERR_SHAPE, "bias must be f32 [2]");
+    assert_fails((tb_conv2d(x, w, NULL, &(tb_conv2d_opts){.groups = 3}), tb_ctx_take_error(*state)),
+                 TB_ERR_SHAPE, "do not fit with 3 groups");
+    assert_fails(
+        (tb_conv2d(x, w, F32(DIMS(3), 1, 2, 3), &(tb_conv2d_opts){.pad = {1, 1}}), tb_ctx_take_error(*state)),
+        TB_ERR_SHAPE, "bias must be f32 [2]");
     assert_fails((tb_conv2d(x, w, NULL, &(tb_conv2d_opts){.pad = {-1, 1}}), tb_ctx_take_error(*state)),
                  TB_ERR_INVALID, "pad");
 }

@@ -87,19 +87,22 @@ static void wrong_labels_are_named(void **state)
                  "label 3 of row 1 is not one of 3 classes");
     assert_fails((tb_cross_entropy(x, I64(DIMS(3), 0, 1, 2), NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
                  "labels [3] do not fit logits [2, 3]");
-    assert_fails((tb_cross_entropy(x, tb_slice(x, 1, 0, 1, 1), NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
-                 "labels");
-    assert_fails((tb_cross_entropy(x, randoms(TB_F32, 1, DIMS(2)), NULL), tb_ctx_take_error(*state)), TB_ERR_DTYPE,
-                 "labels must be i64 or i32");
+    assert_fails((tb_cross_entropy(x, tb_slice(x, 1, 0, 1, 1), NULL), tb_ctx_take_error(*state)),
+                 TB_ERR_SHAPE, "labels");
+    assert_fails((tb_cross_entropy(x, randoms(TB_F32, 1, DIMS(2)), NULL), tb_ctx_take_error(*state)),
+                 TB_ERR_DTYPE, "labels must be i64 or i32");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(the_loss_is_the_negative_log_probability_of_the_label), ctx_test(ignored_rows_count_for_nothing),
-        ctx_test(the_gradient_is_probability_minus_one_hot), ctx_test(large_logits_do_not_overflow),
+        ctx_test(the_loss_is_the_negative_log_probability_of_the_label),
+        ctx_test(ignored_rows_count_for_nothing),
+        ctx_test(the_gradient_is_probability_minus_one_hot),
+        ctx_test(large_logits_do_not_overflow),
         ctx_test(losses_of_shards_divided_by_the_global_count_add_up),
-        ctx_test(first_and_second_gradients_are_those_of_differences), ctx_test(wrong_labels_are_named),
+        ctx_test(first_and_second_gradients_are_those_of_differences),
+        ctx_test(wrong_labels_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -49,7 +49,8 @@ static void keys_differ_from_use_to_use(void **state)
 {
     (void)state;
     tb_tensor *x = tb_full(TB_F32, DIMS(100), 1);
-    const double *a = values_of(tb_dropout(x, 0.5, tb_next_key())), *b = values_of(tb_dropout(x, 0.5, tb_next_key()));
+    const double *a = values_of(tb_dropout(x, 0.5, tb_next_key())),
+                 *b = values_of(tb_dropout(x, 0.5, tb_next_key()));
     int differ = 0;
     for (int i = 0; i < 100; i++) differ += a[i] != b[i];
     assert_true(differ > 20);

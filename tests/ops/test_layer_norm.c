@@ -19,12 +19,12 @@ static void values_are_those_of_the_definition(void **state)
     (void)state;
     tb_tensor *x = F32(DIMS(2, 4), 1, 2, 3, 4, 5, 5, 5, 5);
     tb_tensor *gamma = F32(DIMS(4), 1, 2, 1, 1), *beta = F32(DIMS(4), 0, 0, 0, 10);
-    assert_close(tb_layer_norm(x, NULL, NULL, 1e-5), 1e-6, -1.34163542, -0.447211807, 0.447211807, 1.34163542, 0, 0,
-                 0, 0);
-    assert_close(tb_layer_norm(x, gamma, beta, 1e-5), 1e-6, -1.34163542, -0.894423614, 0.447211807, 11.3416354, 0, 0,
-                 0, 10);
-    assert_close(tb_layer_norm(x, NULL, beta, 1e-5), 1e-6, -1.34163542, -0.447211807, 0.447211807, 11.3416354, 0, 0,
-                 0, 10);
+    assert_close(tb_layer_norm(x, NULL, NULL, 1e-5), 1e-6, -1.34163542, -0.447211807, 0.447211807, 1.34163542,
+                 0, 0, 0, 0);
+    assert_close(tb_layer_norm(x, gamma, beta, 1e-5), 1e-6, -1.34163542, -0.894423614, 0.447211807,
+                 11.3416354, 0, 0, 0, 10);
+    assert_close(tb_layer_norm(x, NULL, beta, 1e-5), 1e-6, -1.34163542, -0.447211807, 0.447211807, 11.3416354,
+                 0, 0, 0, 10);
 }
 
 static void shift_and_scale_of_a_row_change_nothing(void **state)
@@ -40,8 +40,8 @@ static void parameters_get_their_gradients(void **state)
     (void)state;
     tb_tensor *x = F32(DIMS(2, 2), 1, 3, 6, 2), *gamma = leaf_of(F32(DIMS(2), 1, 1)),
               *beta = leaf_of(F32(DIMS(2), 0, 0));
-    assert_ok(
-        tb_backward_with(tb_layer_norm(x, gamma, beta, 0), &(tb_backward_opts){.grad = F32(DIMS(2, 2), 1, 2, 3, 4)}));
+    assert_ok(tb_backward_with(tb_layer_norm(x, gamma, beta, 0),
+                               &(tb_backward_opts){.grad = F32(DIMS(2, 2), 1, 2, 3, 4)}));
     assert_close(tb_grad(gamma), 1e-6, 2, -2); /* rows normalise to (-1, 1) and (1, -1) */
     assert_close(tb_grad(beta), 1e-6, 4, 6);
 }
@@ -73,7 +73,8 @@ static void the_gradient_is_orthogonal_to_shift_and_stretch(void **state)
     const double *g = values_of(tb_grad(x)), *v = values_of(x);
     for (int row = 0; row < 3; row++) {
         double shift = 0, stretch = 0, size = 0;
-        for (int i = row * 20; i < row * 20 + 20; i++) shift += g[i], stretch += g[i] * v[i], size += fabs(g[i]);
+        for (int i = row * 20; i < row * 20 + 20; i++)
+            shift += g[i], stretch += g[i] * v[i], size += fabs(g[i]);
         assert_true(size > 0.1 && fabs(shift) < 1e-12 && fabs(stretch) < 1e-12);
     }
 }
@@ -95,22 +96,25 @@ static void first_and_second_gradients_are_those_of_differences(void **state)
 static void shapes_that_do_not_fit_are_named(void **state)
 {
     tb_tensor *x = randoms(TB_F32, 1, DIMS(2, 3));
-    assert_fails((tb_layer_norm(x, randoms(TB_F32, 1, DIMS(2)), NULL, 0), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
-                 "gamma must be [3] for input [2, 3], not [2]");
-    assert_fails((tb_layer_norm(x, NULL, randoms(TB_F64, 1, DIMS(3)), 0), tb_ctx_take_error(*state)), TB_ERR_DTYPE,
-                 "beta is f64");
-    assert_fails((tb_layer_norm(tb_scalar(TB_F32, 1), NULL, NULL, 0), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
-                 "feature");
+    assert_fails((tb_layer_norm(x, randoms(TB_F32, 1, DIMS(2)), NULL, 0), tb_ctx_take_error(*state)),
+                 TB_ERR_SHAPE, "gamma must be [3] for input [2, 3], not [2]");
+    assert_fails((tb_layer_norm(x, NULL, randoms(TB_F64, 1, DIMS(3)), 0), tb_ctx_take_error(*state)),
+                 TB_ERR_DTYPE, "beta is f64");
+    assert_fails((tb_layer_norm(tb_scalar(TB_F32, 1), NULL, NULL, 0), tb_ctx_take_error(*state)),
+                 TB_ERR_SHAPE, "feature");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(rows_get_mean_zero_and_variance_one), ctx_test(values_are_those_of_the_definition),
-        ctx_test(shift_and_scale_of_a_row_change_nothing), ctx_test(parameters_get_their_gradients),
+        ctx_test(rows_get_mean_zero_and_variance_one),
+        ctx_test(values_are_those_of_the_definition),
+        ctx_test(shift_and_scale_of_a_row_change_nothing),
+        ctx_test(parameters_get_their_gradients),
         ctx_test(parameter_gradients_are_the_tree_of_their_shards),
         ctx_test(the_gradient_is_orthogonal_to_shift_and_stretch),
-        ctx_test(first_and_second_gradients_are_those_of_differences), ctx_test(shapes_that_do_not_fit_are_named),
+        ctx_test(first_and_second_gradients_are_those_of_differences),
+        ctx_test(shapes_that_do_not_fit_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -34,7 +34,8 @@ static void gradients_are_products_with_the_other_operand(void **state)
 static void a_weight_gradient_adds_into_a_given_tensor(void **state)
 {
     (void)state;
-    tb_tensor *g = F32(DIMS(2, 1), 10, 100), *x = F32(DIMS(2, 2), 1, 2, 3, 4), *into = F32(DIMS(1, 2), 1000, 2000);
+    tb_tensor *g = F32(DIMS(2, 1), 10, 100), *x = F32(DIMS(2, 2), 1, 2, 3, 4),
+              *into = F32(DIMS(1, 2), 1000, 2000);
     tb_tensor *sum = tb_linear_weight_grad(g, x, into);
     assert_close(sum, 0, 1310, 2420);
     assert_close(into, 0, 1310, 2420);
@@ -74,7 +75,8 @@ static void shapes_that_do_not_fit_are_named(void **state)
     assert_fails((tb_linear(x, w, NULL), tb_ctx_take_error(*state)), TB_ERR_SHAPE, "the weight is [out, in]");
     assert_fails((tb_linear(x, tb_transpose(w, 0, 1), w), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
                  "bias must be [5]");
-    assert_fails((tb_linear(x, tb_cast(w, TB_F64), NULL), tb_ctx_take_error(*state)), TB_ERR_DTYPE, "f32 and f64");
+    assert_fails((tb_linear(x, tb_cast(w, TB_F64), NULL), tb_ctx_take_error(*state)), TB_ERR_DTYPE,
+                 "f32 and f64");
 }
 
 int main(void)

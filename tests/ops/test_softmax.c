@@ -59,7 +59,8 @@ static void first_and_second_gradients_are_those_of_differences(void **state)
 static void an_axis_out_of_range_is_named(void **state)
 {
     tb_tensor *x = randoms(TB_F32, 1, DIMS(2, 3));
-    assert_fails((tb_softmax(x, 2), tb_ctx_take_error(*state)), TB_ERR_SHAPE, "softmax: axis 2 of a tensor with 2");
+    assert_fails((tb_softmax(x, 2), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
+                 "softmax: axis 2 of a tensor with 2");
     assert_fails((tb_log_softmax(I64(DIMS(1), 1), 0), tb_ctx_take_error(*state)), TB_ERR_DTYPE, "cast first");
     assert_int_equal(tb_tensor_numel(tb_softmax(tb_zeros(TB_F32, DIMS(3, 0)), -1)), 0);
 }
