@@ -203,7 +203,7 @@ typedef struct tb_quantize_args {
  * `ranks` operands. An output may be one of the inputs. ---- */
 typedef struct tb_rank_sum_args {
     int64_t n;
-    int ranks, n_out;
+    int ranks, n_out; /* kernels: 2, 4 or 8 ranks, one output or all */
     const void *const *in;
     void *const *out;
 } tb_rank_sum_args;

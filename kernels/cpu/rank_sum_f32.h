@@ -3,38 +3,51 @@
 #pragma once
 #include "tb_kernel.h"
 
-VEC vf rank_tree(const float *const *in, int ranks, int64_t i, int64_t left)
+VEC vf rank_tree(vf *sum, int ranks)
 {
-    vf sum[8];
-    for (int r = 0; r < ranks; r++) sum[r] = vf_load_part(in[r] + i, left);
     for (int half = ranks / 2; half > 0; half /= 2)
         for (int r = 0; r < half; r++) sum[r] = vf_add(sum[2 * r], sum[2 * r + 1]);
     return sum[0];
 }
 
-/* `ranks` is a constant at each call, so that the tree stays in registers. */
-VEC void rank_sum(const tb_rank_sum_args *a, int ranks)
+/* `ranks` and `n_out` are constants at each call: pointers and tree stay in registers. */
+VEC void rank_sum(const tb_rank_sum_args *a, int ranks, int n_out)
 {
     const float *in[8];
+    float *out[8];
+    vf sum[8];
+    int64_t n = a->n, i = 0;
     for (int r = 0; r < ranks; r++) in[r] = a->in[r];
-    for (int64_t i = 0; i < a->n; i += VL) {
-        vf sum = rank_tree(in, ranks, i, a->n - i);
-        for (int r = 0; r < a->n_out; r++) vf_store_part((float *)a->out[r] + i, sum, a->n - i);
+    for (int r = 0; r < n_out; r++) out[r] = a->out[r];
+    for (; i + VL <= n; i += VL) {
+        for (int r = 0; r < ranks; r++) sum[r] = vf_load(in[r] + i);
+        vf all = rank_tree(sum, ranks);
+        for (int r = 0; r < n_out; r++) vf_store(out[r] + i, all);
     }
+    if (i == n) return;
+    for (int r = 0; r < ranks; r++) sum[r] = vf_load_n(in[r] + i, (int)(n - i));
+    vf all = rank_tree(sum, ranks);
+    for (int r = 0; r < n_out; r++) vf_store_n(out[r] + i, all, (int)(n - i));
 }
 
 static void run_rank_sum(const void *args)
 {
     const tb_rank_sum_args *a = args;
-    if (a->ranks == 2) rank_sum(a, 2);
-    else if (a->ranks == 4) rank_sum(a, 4);
-    else rank_sum(a, 8);
+    if (a->n_out == 1) {
+        if (a->ranks == 2) rank_sum(a, 2, 1);
+        else if (a->ranks == 4) rank_sum(a, 4, 1);
+        else rank_sum(a, 8, 1);
+    } else {
+        if (a->ranks == 2) rank_sum(a, 2, 2);
+        else if (a->ranks == 4) rank_sum(a, 4, 4);
+        else rank_sum(a, 8, 8);
+    }
 }
 
 static bool rank_sum_supports(const void *args)
 {
     const tb_rank_sum_args *a = args;
-    return a->ranks == 2 || a->ranks == 4 || a->ranks == 8;
+    return (a->ranks == 2 || a->ranks == 4 || a->ranks == 8) && (a->n_out == 1 || a->n_out == a->ranks);
 }
 
 #define RANK_SUM                                                                                                      \

@@ -35,8 +35,9 @@ static void other_group_sizes_are_refused(void **state)
     int n = kernel_test_find("rank_sum", TB_F32, kernels, 8);
     for (int k = 0; k < n; k++)
         for (int ranks = 1; ranks < 20; ranks++)
-            assert_int_equal(kernels[k]->supports(&(tb_rank_sum_args){ .ranks = ranks }),
-                             ranks == 2 || ranks == 4 || ranks == 8);
+            for (int n_out = 0; n_out < 20; n_out++)
+                assert_int_equal(kernels[k]->supports(&(tb_rank_sum_args){ .ranks = ranks, .n_out = n_out }),
+                                 (ranks == 2 || ranks == 4 || ranks == 8) && (n_out == 1 || n_out == ranks));
 }
 
 int main(void)
