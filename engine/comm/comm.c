@@ -59,6 +59,13 @@ static tb_status host_only(const tb_stream *stream)
     return TB_FAIL(TB_ERR_UNSUPPORTED, "communication on host memory has no device streams; pass NULL");
 }
 
+/* Without what has been put around it. */
+static tb_comm *plain(tb_comm *c)
+{
+    while (c->inner) c = c->inner;
+    return c;
+}
+
 /* ---- groups ---- */
 tb_status tb_comm_make_id(const char *backend, int size, tb_comm_id *out)
 {
@@ -76,6 +83,7 @@ static tb_comm *new_comm(int backend, int rank, int size, const tb_comm_options 
     if (!c) return NULL;
     *c = (tb_comm){ .backend = backends[backend].backend, .name = backends[backend].name, .rank = rank, .size = size };
     c->heap = o && o->heap ? o->heap : tb_heap_process();
+    c->native = o && o->native;
     c->deadline_ns = o && o->deadline_ns > 0 ? o->deadline_ns : 30 * (int64_t)1000000000;
     strcpy(c->doing, "open");
     return c;
@@ -116,13 +124,6 @@ tb_status tb_comm_open(const char *backend, int rank, int size, const tb_comm_id
     tb_comm_close(*out);
     *out = NULL;
     return st;
-}
-
-/* Without what has been put around it. */
-static tb_comm *plain(tb_comm *c)
-{
-    while (c->inner) c = c->inner;
-    return c;
 }
 
 typedef struct membership {
@@ -227,6 +228,19 @@ void tb_comm_free(tb_comm *c, void *block)
 {
     if (c->backend->free) c->backend->free(c, block);
     else tb_heap_free(c->heap, block);
+}
+
+tb_status tb_comm_addresses(tb_comm *c, const void *mine, void **theirs)
+{
+    const tb_comm *base = plain(c);
+    if (!base->backend->place)
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "ranks of backend %s share no memory; shm and thread do", c->name);
+    ptrdiff_t place = base->backend->place(base, mine), *all = tb_calloc((size_t)c->size, sizeof *all);
+    if (!all) return tb_error_code();
+    tb_status st = tb_comm_allgather(c, &place, all, sizeof place, NULL, NULL);
+    for (int r = 0; r < c->size; r++) theirs[r] = base->backend->at(base, all[r]);
+    tb_free(all);
+    return st;
 }
 
 void tb_comm_abort(tb_comm *c, int exit_code, const char *why)

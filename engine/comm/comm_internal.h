@@ -5,6 +5,7 @@
 #pragma once
 #include "tb_comm.h"
 #include "tb_cpu.h"
+#include <stddef.h>
 
 /* Two independent sequences of messages between each two ranks: the user's and those of collectives. */
 typedef enum tbi_lane { TBI_LANE_USER, TBI_LANE_COLLECTIVE, TBI_LANES } tbi_lane;
@@ -44,6 +45,8 @@ typedef struct tbi_comm_backend {
     tb_status (*collective)(tb_comm *c, const tbi_collective *what, tb_request *out); /* NULL: by messages */
     void *(*alloc)(tb_comm *c, size_t bytes);                        /* NULL: the heap */
     void (*free)(tb_comm *c, void *block);
+    ptrdiff_t (*place)(const tb_comm *c, const void *mine);          /* NULL: no shared memory. What to tell others, */
+    void *(*at)(const tb_comm *c, ptrdiff_t place);                  /* and what another's answer means here */
     tb_comm_caps caps;
 } tbi_comm_backend;
 
@@ -56,6 +59,7 @@ struct tb_comm {
     int rank, size;
     tb_heap *heap;
     int64_t deadline_ns;
+    bool native;         /* as the options say */
     char label[96];
     char doing[96];      /* the call in progress: "allreduce #17 of 1048576 f32" */
     tb_status failed;    /* first failure that made it unusable */

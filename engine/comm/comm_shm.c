@@ -217,9 +217,16 @@ static int missing(const tb_comm *c, const void *op)
     return o->is_message ? ((const shm_message *)op)->peer : tbi_shm_missing_in_collective(c);
 }
 
+static ptrdiff_t place(const tb_comm *c, const void *mine)
+{
+    return (const char *)mine - ((const shm_comm *)c->state)->base;
+}
+
+static void *at(const tb_comm *c, ptrdiff_t where) { return ((const shm_comm *)c->state)->base + where; }
+
 TB_COMM(shm) = {
     .make_id = make_id, .open = shm_open_group, .close = shm_close, .send = tbi_shm_send, .recv = tbi_shm_recv,
     .poll = shm_poll, .missing = missing, .abort = shm_abort, .collective = tbi_shm_collective,
-    .alloc = tbi_shm_region_alloc, .free = tbi_shm_region_free,
+    .alloc = tbi_shm_region_alloc, .free = tbi_shm_region_free, .place = place, .at = at,
     .caps = { .processes = true, .in_place = true, .cooperative = true },
 };

@@ -39,6 +39,7 @@ typedef struct tb_comm_id {
 typedef struct tb_comm_options {
     int64_t deadline_ns; /* default of every wait; 0 means 30 s */
     tb_heap *heap;       /* memory is accounted here (tag comm); NULL: the process heap */
+    bool native;         /* mpi: allreduce by MPI_Allreduce, whose order of summing is its own: for comparison */
     int ranks;           /* tb_comm_open_world: only the first so many processes call it and form the group; 0: all */
 } tb_comm_options;
 
@@ -87,6 +88,10 @@ void tb_comm_label(tb_comm *c, const char *fmt, ...) TB_PRINTF(2, 3);
 /* Memory that this group reduces fastest (64-byte aligned, zeroed, tag comm); any memory works. NULL: no memory. */
 void *tb_comm_alloc(tb_comm *c, size_t bytes);
 void tb_comm_free(tb_comm *c, void *block); /* NULL is accepted */
+
+/* Where this rank sees each rank's `mine`, a block of tb_comm_alloc: theirs[size]. Reading and writing it is ordered by
+ * collectives (a barrier makes all earlier writes visible). Collective. UNSUPPORTED: ranks share no memory. */
+TB_MUST_USE tb_status tb_comm_addresses(tb_comm *c, const void *mine, void **theirs);
 
 /* ---- collectives ---- */
 /* data[count] on every rank becomes the reduction over ranks. Dtypes: f32 f64 bf16 f16 i32 i64. */

@@ -190,6 +190,22 @@ static inline void messages_arrive_in_order(tb_comm *c)
     free(requests);
 }
 
+/* Where ranks share memory, each sees what the others wrote before a barrier. */
+static inline void shared_blocks_are_seen_by_all(tb_comm *c)
+{
+    int rank = tb_comm_rank(c), size = tb_comm_size(c);
+    int *mine = tb_comm_alloc(c, 100 * sizeof *mine);
+    void *theirs[64];
+    tb_status st = tb_comm_addresses(c, mine, theirs);
+    MUST(st == (strcmp(tb_comm_backend(c), "mpi") == 0 ? TB_ERR_UNSUPPORTED : TB_OK));
+    for (int i = 0; st == TB_OK && i < 100; i++) mine[i] = 1000 * rank + i;
+    MUST_OK(tb_comm_barrier(c));
+    for (int r = 0; st == TB_OK && r < size; r++)
+        for (int i = 0; i < 100; i++) MUST(((int *)theirs[r])[i] == 1000 * r + i);
+    MUST_OK(tb_comm_barrier(c));
+    tb_comm_free(c, mine);
+}
+
 static inline void split_groups_work_apart(tb_comm *c)
 {
     tb_comm *half, *none;
@@ -239,6 +255,7 @@ static inline void run_battery(tb_comm *c)
     blocks_are_scattered_and_gathered(c);
     every_root_reaches_all(c);
     messages_arrive_in_order(c);
+    shared_blocks_are_seen_by_all(c);
     split_groups_work_apart(c);
     one_failure_is_known_to_all(c);
     wrong_arguments_are_refused_and_harm_nothing(c);

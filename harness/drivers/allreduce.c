@@ -1,0 +1,122 @@
+/* allreduce: one sum over ranks, timed, of data that each rank has just written (as gradients are). The bound beside
+ * it is `engine: memory`: the same bytes moved between the same two ranks' memory by plain copies, without a sum and
+ * without a word about who is ready. `engine: mpi_native` is MPI_Allreduce, `mpi` ours over MPI's messages. */
+#include "tb_alloc.h"
+#include "tb_comm.h"
+#include "tb_cpu.h"
+#include "tb_driver.h"
+#include <stdio.h>
+#include <string.h>
+
+static const tb_key keys[] = {
+    {"engine", TB_KEY_CHOICE, "", 0, 0, "auto|shm|mpi|mpi_native|memory", "auto", "what moves the bytes"},
+    {"kib", TB_KEY_INT, "KiB", 1, 1 << 22, NULL, "4096", "of f32 on each rank"},
+    {"fresh", TB_KEY_BOOL, "", 0, 0, NULL, "true", "each rank writes its data anew before each sum"},
+};
+
+static const tb_metric metrics[] = {
+    {.name = "allreduce_us", .unit = "us", .dir = "lower", .kind = "ratio", .reduce = "max", .scope = "",
+     .statistic = "median", .margin = 0.05},
+    {.name = "gb_per_s", .unit = "GB/s", .dir = "higher", .kind = "ratio", .reduce = "min", .scope = "",
+     .statistic = "median", .margin = 0.05},
+    {.name = "wire_bytes", .unit = "B", .dir = "lower", .kind = "exact", .reduce = "sum", .scope = "measured",
+     .statistic = "median", .deterministic = 1},
+};
+
+enum { RANKS_MAX = 256 };
+
+typedef struct allreduce_state {
+    tb_comm *comm;
+    float *data;
+    void *theirs[RANKS_MAX]; /* of engine memory */
+    int64_t n, step;
+    bool fresh, memory, counted; /* counted: its bytes are known to us */
+} allreduce_state;
+
+static tb_status setup(const tb_run *run, void **out)
+{
+    const char *engine = tb_param_str(run, "engine");
+    allreduce_state *s = tb_calloc(1, sizeof *s);
+    *out = s;
+    if (!s) return TB_ERR_OOM;
+    if (run->ranks > RANKS_MAX) return TB_FAIL(TB_ERR_CONFIG, "allreduce: at most %d ranks", RANKS_MAX);
+    s->memory = strcmp(engine, "memory") == 0;
+    s->counted = !s->memory && strcmp(engine, "mpi_native") != 0;
+    s->fresh = tb_param_bool(run, "fresh");
+    s->n = tb_param_int(run, "kib") * 1024 / (int64_t)sizeof *s->data;
+    tb_comm_options options = {.ranks = run->ranks, .native = strcmp(engine, "mpi_native") == 0};
+    const char *backend = strcmp(engine, "auto") == 0 || run->ranks == 1 ? NULL
+                          : options.native                               ? "mpi"
+                          : s->memory                                    ? "shm"
+                                                                         : engine;
+    TB_TRY(tb_comm_open_world(backend, &options, &s->comm));
+    s->data = tb_comm_alloc(s->comm, (size_t)s->n * sizeof *s->data);
+    if (!s->data) return tb_error_code();
+    tb_emit_fact(run, "comm/backend", tb_comm_backend(s->comm));
+    return s->memory ? tb_comm_addresses(s->comm, s->data, s->theirs) : TB_OK;
+}
+
+static float value_of(int64_t i, int rank) { return (float)(i % 1000 * (rank + 1)); }
+
+static void fill(allreduce_state *s, int rank)
+{
+    for (int64_t i = 0; i < s->n; i++) s->data[i] = value_of(i, rank);
+}
+
+/* Whole numbers small enough that every order gives the same sum. */
+static tb_status check(const tb_run *run, void *state)
+{
+    allreduce_state *s = state;
+    int64_t wrong = 0;
+    fill(s, run->rank);
+    TB_TRY(tb_comm_allreduce(s->comm, s->data, s->n, TB_F32, TB_REDUCE_SUM, NULL, NULL));
+    for (int64_t i = 0; i < s->n; i++) wrong += s->data[i] != value_of(i, run->ranks * (run->ranks + 1) / 2 - 1);
+    tb_emit_check(run, "parity.wrong_sums", "parity", (double)wrong, 0, "sums over ranks are not what they must be");
+    return TB_OK;
+}
+
+/* What a sum moves, moved: this rank's share of every other rank's data to here, and as much from here to there. */
+static tb_status move_share(const tb_run *run, const allreduce_state *s)
+{
+    int64_t first = s->n * run->rank / run->ranks, n = s->n * (run->rank + 1) / run->ranks - first;
+    TB_TRY(tb_comm_barrier(s->comm));
+    for (int r = 0; r < run->ranks; r++)
+        if (r != run->rank) memcpy(s->data + first, (float *)s->theirs[r] + first, (size_t)n * sizeof *s->data);
+    for (int r = 0; r < run->ranks; r++)
+        if (r != run->rank) memcpy((float *)s->theirs[r] + first, s->data + first, (size_t)n * sizeof *s->data);
+    return tb_comm_barrier(s->comm);
+}
+
+static tb_status run_once(const tb_run *run, void *state)
+{
+    allreduce_state *s = state;
+    tb_comm_stats before, after;
+    if (s->fresh) fill(s, run->rank);
+    TB_TRY(tb_comm_barrier(s->comm));
+    tb_comm_get_stats(s->comm, &before);
+    int64_t t0 = tb_now_ns();
+    if (s->memory) TB_TRY(move_share(run, s));
+    else TB_TRY(tb_comm_allreduce(s->comm, s->data, s->n, TB_F32, TB_REDUCE_SUM, NULL, NULL));
+    double ns = (double)(tb_now_ns() - t0);
+    tb_comm_get_stats(s->comm, &after);
+    tb_emit_sample(run, "allreduce_us", s->step, ns * 1e-3);
+    tb_emit_sample(run, "gb_per_s", s->step, (double)s->n * sizeof *s->data / ns);
+    if (s->counted) tb_emit_sample(run, "wire_bytes", s->step, (double)(after.wire_bytes - before.wire_bytes));
+    s->step++;
+    return TB_OK;
+}
+
+static void teardown(void *state)
+{
+    allreduce_state *s = state;
+    if (s && s->comm) {
+        tb_comm_free(s->comm, s->data);
+        tb_comm_close(s->comm);
+    }
+    tb_free(s);
+}
+
+TB_DRIVER(allreduce, .version = 1, .doc = "one sum over ranks of data they have just written", .keys = keys,
+          .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,
+          .n_metrics = sizeof metrics / sizeof metrics[0], .setup = setup, .check = check, .run_once = run_once,
+          .teardown = teardown);
