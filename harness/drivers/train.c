@@ -55,8 +55,9 @@ static const tb_metric metrics[] = {
     {.name = "test_accuracy", .unit = "", .dir = "higher", CURVE},
     {.name = "mallocs", .unit = "calls/step", .dir = "lower", .kind = "exact", .reduce = "max", .scope = "",
      .statistic = "max", .margin = 0},
+    /* p95: a page that the system moves for reasons of its own (compaction, write-back) costs a fault now and then. */
     {.name = "page_faults", .unit = "faults/step", .dir = "lower", .kind = "exact", .reduce = "max", .scope = "",
-     .statistic = "max", .margin = 0},
+     .statistic = "p95", .margin = 0},
 };
 
 typedef struct train_state {
