@@ -1,0 +1,226 @@
+/* gemm: C[M,N] = A[M,K] W[K,N] by the engine's best kernel, with the constant operand packed beforehand as a
+ * layer keeps its weights (and as the peer that packs, oneDNN, does). f32, or u8 x s8 -> s32 -> f32.
+ *
+ * The reference is a plain sum in f64. An element's rounding error is bounded by K u sum |a| |w|, whatever
+ * the order of the sum (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, (3.5)), u = 2^-24;
+ * integers must be equal. */
+#include "tb_alloc.h"
+#include "tb_bench.h"
+#include "tb_kernel.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    FULLY_CHECKED = 1 << 24 /* products */,
+    CHECKED_ELEMENTS = 4096,
+    MOST_KERNELS = 8,
+    MOST_DEPTH_I8 = 66311
+};
+
+typedef struct gemm {
+    int64_t m, k, n;
+    tb_dtype dtype;
+    const tb_kernel *kernel;
+    tb_pool *pool;
+    void *a, *w, *packed, *scratch; /* w: [K, N] f32, or [N, K] s8 */
+    float *c;
+    int32_t *offset; /* i8: zeros, and ones */
+    float *scale;
+    tb_gemm_args f32;
+    tb_gemm_u8s8_args i8;
+} gemm;
+
+/* ---- operands ---- */
+static void pack_s8(gemm *g)
+{
+    int64_t quads = (g->k + 3) / 4;
+    int8_t *to = g->packed;
+    const int8_t *w = g->w;
+    for (int64_t j = 0; j < g->n; j++)
+        for (int64_t p = 0; p < g->k; p++)
+            to[((j / TB_U8S8_COLUMNS * quads + p / TB_U8S8_DEPTH) * TB_U8S8_COLUMNS + j % TB_U8S8_COLUMNS) *
+                   TB_U8S8_DEPTH +
+               p % TB_U8S8_DEPTH] = w[j * g->k + p];
+}
+
+static tb_status make_i8(gemm *g)
+{
+    size_t packed = (size_t)((g->n + 15) / 16 * ((g->k + 3) / 4) * 64);
+    g->offset = tb_calloc((size_t)g->n, sizeof *g->offset);
+    g->scale = tb_calloc((size_t)g->n, sizeof *g->scale);
+    g->packed = tb_calloc(packed, 1);
+    if (!g->offset || !g->scale || !g->packed) return TB_ERR_OOM;
+    for (int64_t i = 0; i < g->m * g->k; i++)
+        ((uint8_t *)g->a)[i] = (uint8_t)lrint(127.5 + 127.5 * tb_bench_value(1, i));
+    for (int64_t i = 0; i < g->k * g->n; i++) ((int8_t *)g->w)[i] = (int8_t)lrint(127 * tb_bench_value(2, i));
+    for (int64_t j = 0; j < g->n; j++) g->scale[j] = 1;
+    pack_s8(g);
+    g->i8 = (tb_gemm_u8s8_args){.m = g->m,
+                                .n = g->n,
+                                .k = g->k,
+                                .a = g->a,
+                                .a_row = g->k,
+                                .packed_w = g->packed,
+                                .offset = g->offset,
+                                .scale = g->scale,
+                                .c = g->c,
+                                .c_row = g->n};
+    return TB_OK;
+}
+
+static tb_status make_f32(gemm *g)
+{
+    for (int64_t i = 0; i < g->m * g->k; i++) ((float *)g->a)[i] = (float)tb_bench_value(1, i);
+    for (int64_t i = 0; i < g->k * g->n; i++) ((float *)g->w)[i] = (float)tb_bench_value(2, i);
+    g->f32 = (tb_gemm_args){.m = g->m,
+                            .n = g->n,
+                            .k = g->k,
+                            .a = g->a,
+                            .a_row = g->k,
+                            .a_col = 1,
+                            .b = g->w,
+                            .b_row = g->n,
+                            .b_col = 1,
+                            .c = g->c,
+                            .c_row = g->n,
+                            .tree = 1,
+                            .pool = g->pool};
+    const tb_kernel *k = g->kernel;
+    if (k->pack_bytes && !(g->packed = tb_calloc(k->pack_bytes(&g->f32), 1))) return TB_ERR_OOM;
+    if (k->pack_bytes) k->pack(&g->f32, g->packed);
+    g->f32.packed_b = g->packed;
+    size_t scratch = k->scratch_bytes ? k->scratch_bytes(&g->f32) : 0;
+    if (scratch && !(g->scratch = tb_calloc(scratch, 1))) return TB_ERR_OOM;
+    g->f32.scratch = g->scratch;
+    return TB_OK;
+}
+
+static tb_status choose_kernel(gemm *g, tb_isa isa)
+{
+    const tb_kernel *found[MOST_KERNELS];
+    const char *primitive = g->dtype == TB_I8 ? "gemm_u8s8" : "gemm";
+    if (tb_kernel_find(primitive, g->dtype, isa, found, MOST_KERNELS) == 0)
+        return TB_FAIL(TB_ERR_INVALID, "gemm: no %s kernel for %s", tb_dtype_name(g->dtype),
+                       tb_isa_name(isa));
+    g->kernel = found[0];
+    return TB_OK;
+}
+
+static tb_status make(gemm *g, tb_bench_run *run)
+{
+    const int64_t *d = run->shape.at;
+    size_t size = run->dtype == TB_I8 ? 1 : sizeof(float);
+    *g = (gemm){.m = d[0], .k = d[1], .n = d[2], .dtype = run->dtype, .pool = tb_ctx_pool(run->ctx)};
+    if (g->dtype == TB_I8 && g->k > MOST_DEPTH_I8)
+        return TB_FAIL(TB_ERR_INVALID, "gemm: K = %lld could overflow 32 bits; at most %d in i8",
+                       (long long)g->k, MOST_DEPTH_I8);
+    TB_TRY(choose_kernel(g, tb_ctx_isa(run->ctx)));
+    g->a = tb_calloc((size_t)(g->m * g->k), size);
+    g->w = tb_calloc((size_t)(g->k * g->n), size);
+    g->c = tb_calloc((size_t)(g->m * g->n), sizeof *g->c);
+    if (!g->a || !g->w || !g->c) return TB_ERR_OOM;
+    return g->dtype == TB_I8 ? make_i8(g) : make_f32(g);
+}
+
+static void drop(gemm *g)
+{
+    void *const blocks[] = {g->a, g->w, g->packed, g->scratch, g->c, g->offset, g->scale};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) tb_free(blocks[i]);
+}
+
+/* ---- our side ---- */
+/* The integer kernel runs on one thread: each takes whole blocks of columns, as the op does. */
+static void run_columns(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const gemm *g = arg;
+    tb_gemm_u8s8_args part = g->i8;
+    int64_t from = begin * TB_U8S8_COLUMNS, to = end * TB_U8S8_COLUMNS < g->n ? end * TB_U8S8_COLUMNS : g->n;
+    (void)thread;
+    part.packed_w += from * ((g->k + 3) / 4) * 4;
+    part.offset += from;
+    part.scale += from;
+    part.c = (float *)part.c + from;
+    part.n = to - from;
+    g->kernel->run(&part);
+}
+
+static tb_status run_ours(void *self, int64_t times, double *ns)
+{
+    gemm *g = self;
+    (void)ns;
+    for (int64_t t = 0; t < times; t++) {
+        if (g->dtype == TB_I8)
+            tb_pool_run(g->m * g->k * g->n > 1 << 17 ? g->pool : NULL, (g->n + 15) / 16, run_columns, g);
+        else
+            g->kernel->run(&g->f32);
+    }
+    return TB_OK;
+}
+
+/* ---- check ---- */
+/* How far element (i, j) of C is off, as part of what rounding allows. */
+static double element_error(const gemm *g, const float *c, int64_t i, int64_t j)
+{
+    double sum = 0, size = 0;
+    for (int64_t p = 0; p < g->k; p++) {
+        double x = g->dtype == TB_I8 ? ((const uint8_t *)g->a)[i * g->k + p]
+                                     : (double)((const float *)g->a)[i * g->k + p];
+        double w = g->dtype == TB_I8 ? ((const int8_t *)g->w)[j * g->k + p]
+                                     : (double)((const float *)g->w)[p * g->n + j];
+        sum += x * w;
+        size += fabs(x * w);
+    }
+    double got = (double)c[i * g->n + j];
+    if (g->dtype == TB_I8) return got == (double)(float)sum ? 0 : INFINITY;
+    double allowed = (double)g->k * 0x1p-24 * size;
+    return got == sum ? 0 : fabs(got - sum) / allowed;
+}
+
+static double worst_error(const gemm *g, const float *c)
+{
+    double worst = 0;
+    int64_t all = g->m * g->n;
+    bool few = all * g->k > FULLY_CHECKED && all > CHECKED_ELEMENTS;
+    for (int64_t e = 0; e < (few ? CHECKED_ELEMENTS : all); e++) {
+        int64_t at = few ? (int64_t)((tb_bench_value(3, e) + 1) / 2 * (double)all) : e;
+        if (few && e == 0) at = all - 1; /* the corner that tails end in */
+        double error = element_error(g, c, at / g->n, at % g->n);
+        if (!(error <= worst)) worst = error;
+    }
+    return worst;
+}
+
+static tb_status check_ours(void *self)
+{
+    const gemm *g = self;
+    return tb_bench_judge("gemm", worst_error(g, g->c));
+}
+
+static tb_status run_gemm(tb_bench_run *run)
+{
+    gemm *g = tb_calloc(1, sizeof *g);
+    if (!g) return TB_ERR_OOM;
+    tb_status st = make(g, run);
+    if (st == TB_OK) {
+        tb_bench_case c = {.op = "gemm",
+                           .kernel = g->kernel->name,
+                           .isa = g->kernel->isa,
+                           .ours = {run_ours, g},
+                           .check = check_ours,
+                           .flops = 2.0 * (double)g->m * (double)g->k * (double)g->n};
+        snprintf(c.shape, sizeof c.shape, "%lldx%lldx%lld", (long long)g->m, (long long)g->k,
+                 (long long)g->n);
+        st = tb_bench_measure(run, &c);
+    }
+    drop(g);
+    tb_free(g);
+    return st;
+}
+
+static const char *const shapes[] = {"64x64x64",       "128x128x128", "256x256x256", "512x512x512",
+                                     "1024x1024x1024", "1x784x256",   "8x784x256",   "32x1024x1024",
+                                     "128x512x2048",   NULL};
+
+TB_BENCH(gemm, .doc = "matrix product with packed weights", .shape_form = "MxKxN", .shapes = shapes,
+         .dtypes = 1u << TB_F32 | 1u << TB_I8, .run = run_gemm);

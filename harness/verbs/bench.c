@@ -1,0 +1,328 @@
+/* tb bench: microbenchmarks of kernels and paths of the engine, each beside what the machine can do and,
+ * where one is asked for, a peer that does the same work in the same run. */
+#include "tb_alloc.h"
+#include "tb_bench.h"
+#include "tb_tensor.h"
+#include "tb_text.h"
+#include "tb_topo.h"
+#include "tb_verb.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_SHAPES = 64, MOST_PEERS = 8, NAME_BYTES = 32 };
+
+static const tb_bench *const kinds[] = {
+#define TB_BENCH_ENTRY(name) &tb_bench_##name,
+#include "tb_bench_list.inc"
+#undef TB_BENCH_ENTRY
+};
+enum { N_KINDS = sizeof kinds / sizeof kinds[0] };
+
+typedef struct request {
+    const tb_bench *kind;
+    tb_dtype dtype;
+    int threads, n_shapes, n_peers;
+    tb_bench_shape shapes[MOST_SHAPES];
+    const char *peers[MOST_PEERS]; /* the kind's own names */
+} request;
+
+/* ---- the command line ---- */
+static void spell(const char *name, char out[NAME_BYTES]) /* train_step as it is typed: train-step */
+{
+    snprintf(out, NAME_BYTES, "%s", name);
+    for (char *c = out; *c; c++)
+        if (*c == '_') *c = '-';
+}
+
+static tb_status find_kind(const char *word, const tb_bench **out)
+{
+    char spelled[N_KINDS][NAME_BYTES];
+    const char *names[N_KINDS];
+    for (int i = 0; i < N_KINDS; i++) {
+        spell(kinds[i]->name, spelled[i]);
+        names[i] = spelled[i];
+        if (strcmp(word, spelled[i]) == 0) return *out = kinds[i], TB_OK;
+    }
+    const char *near = tb_nearest(word, names, N_KINDS);
+    return TB_FAIL(TB_ERR_CONFIG, "bench: no kind '%s'%s%s.  tb bench --help lists all", word,
+                   near ? "; nearest: " : "", near ? near : "");
+}
+
+static tb_status parse_shape(const tb_bench *kind, const char *word, tb_bench_shape *out)
+{
+    int wanted = 1;
+    if (!kind->shape_form) return TB_FAIL(TB_ERR_CONFIG, "bench %s: takes no shape ('%s')", kind->name, word);
+    for (const char *c = kind->shape_form; *c; c++) wanted += *c == 'x';
+    const char *at = word;
+    *out = (tb_bench_shape){0};
+    for (;;) {
+        char *end;
+        long long d = *at >= '0' && *at <= '9' ? strtoll(at, &end, 10) : 0;
+        if (d < 1 || d > 1 << 20 || out->n == wanted) break;
+        out->at[out->n++] = d;
+        if (!*end && out->n == wanted) return TB_OK;
+        if (*end != 'x') break;
+        at = end + 1;
+    }
+    return TB_FAIL(TB_ERR_CONFIG, "bench %s: shape '%s' is not %s with sizes from 1 to 1048576", kind->name,
+                   word, kind->shape_form);
+}
+
+static tb_status add_shape(request *r, const char *word)
+{
+    if (r->n_shapes == MOST_SHAPES) return TB_FAIL(TB_ERR_CONFIG, "bench: at most %d shapes", MOST_SHAPES);
+    return parse_shape(r->kind, word, &r->shapes[r->n_shapes++]);
+}
+
+static tb_status parse_shapes(request *r, const tb_args *args)
+{
+    for (int i = 0; i < args->n_options; i++)
+        if (strcmp(args->verb->options[args->option_at[i]].name, "shape") == 0)
+            TB_TRY(add_shape(r, args->values[i]));
+    for (int i = 1; i < args->n_words; i++) TB_TRY(add_shape(r, args->words[i]));
+    for (int i = 0; r->n_shapes == i && r->kind->shapes && r->kind->shapes[i]; i++)
+        TB_TRY(add_shape(r, r->kind->shapes[i]));
+    if (!r->kind->shape_form) r->n_shapes = 1; /* one call without a shape */
+    return TB_OK;
+}
+
+static tb_status add_peer(request *r, const char *name)
+{
+    int n = 0;
+    for (; r->kind->peers && r->kind->peers[n]; n++) {
+        if (strcmp(r->kind->peers[n], name) != 0) continue;
+        if (r->n_peers == MOST_PEERS) return TB_FAIL(TB_ERR_CONFIG, "bench: at most %d peers", MOST_PEERS);
+        r->peers[r->n_peers++] = r->kind->peers[n];
+        return TB_OK;
+    }
+    tb_text known = {0};
+    for (int i = 0; i < n; i++) tb_text_add(&known, " %s", r->kind->peers[i]);
+    tb_status st = TB_FAIL(TB_ERR_CONFIG, "bench %s: no peer '%s'; known:%s", r->kind->name, name,
+                           n ? tb_text_str(&known) : " none");
+    tb_text_free(&known);
+    return st;
+}
+
+static tb_status parse_peers(request *r, const tb_args *args)
+{
+    const char *list = tb_args_get(args, "peer");
+    while (list) {
+        char name[NAME_BYTES];
+        size_t n = strcspn(list, ",");
+        snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : sizeof name - 1), list);
+        TB_TRY(add_peer(r, name));
+        list = list[n] == ',' ? list + n + 1 : NULL;
+    }
+    return TB_OK;
+}
+
+static tb_status parse_dtype(request *r, const tb_args *args)
+{
+    const char *name = tb_args_get(args, "dtype");
+    tb_text known = {0};
+    tb_status st = TB_ERR_CONFIG;
+    for (int t = TB_DTYPES - 1; t >= 0; t--) {
+        if (!(r->kind->dtypes >> t & 1u)) continue;
+        if (!name || strcmp(name, tb_dtype_name((tb_dtype)t)) == 0) {
+            r->dtype = (tb_dtype)t;
+            st = TB_OK;
+        }
+        tb_text_add(&known, " %s", tb_dtype_name((tb_dtype)t));
+    }
+    if (st != TB_OK)
+        st = TB_FAIL(TB_ERR_CONFIG, "bench %s: nothing to measure in %s; known:%s", r->kind->name, name,
+                     tb_text_str(&known));
+    tb_text_free(&known);
+    return st;
+}
+
+/* Both sides run on the first `threads` cores, peers' threads and processes included: they inherit the set.
+ */
+static tb_status parse_threads(request *r, const tb_args *args)
+{
+    const char *word = tb_args_get(args, "threads");
+    char *end = NULL;
+    long n = word ? strtol(word, &end, 10) : 1;
+    tb_topo *topo = tb_calloc(1, sizeof *topo);
+    if (!topo) return TB_ERR_OOM;
+    tb_status st = tb_topo_load(topo);
+    if (st == TB_OK && ((end && *end) || n < 1 || n > topo->n_cores))
+        st = TB_FAIL(TB_ERR_CONFIG, "bench: --threads %s: this process may use 1 to %d cores", word,
+                     topo->n_cores);
+    if (st == TB_OK) st = tb_topo_bind_thread(topo->cores, (int)n);
+    r->threads = (int)n;
+    tb_free(topo);
+    return st;
+}
+
+static tb_status parse(const tb_args *args, request *r)
+{
+    *r = (request){0};
+    TB_TRY(find_kind(args->words[0], &r->kind));
+    TB_TRY(parse_dtype(r, args));
+    TB_TRY(parse_shapes(r, args));
+    TB_TRY(parse_peers(r, args));
+    return parse_threads(r, args);
+}
+
+/* ---- JSON ---- */
+static void put_row(tb_json *j, const tb_bench_row *r)
+{
+    const struct {
+        const char *key, *text;
+    } texts[] = {
+        {"op", r->op}, {"shape", r->shape}, {"dtype", r->dtype}, {"isa", r->isa}, {"kernel", r->kernel}};
+    const struct {
+        const char *key;
+        double value;
+    } numbers[] = {{"median_ns", r->median_ns}, {"gflops", r->gflops}, {"pct_peak", r->pct_peak}};
+    tb_json_open(j, '{');
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        tb_json_key(j, texts[i].key);
+        tb_json_str(j, texts[i].text);
+    }
+    tb_json_key(j, "threads");
+    tb_json_int(j, r->threads);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        tb_json_key(j, numbers[i].key);
+        tb_json_num(j, numbers[i].value);
+    }
+    tb_json_key(j, "peer");
+    tb_json_str(j, r->peer);
+    tb_json_key(j, "peer_median_ns");
+    tb_json_num(j, r->peer_median_ns);
+    tb_json_key(j, "ratio");
+    tb_json_num(j, r->ratio);
+    for (int i = 0; i < r->n_extra; i++) {
+        tb_json_key(j, r->extra[i].name);
+        tb_json_num(j, r->extra[i].value);
+    }
+    if (r->peer) {
+        tb_json_key(j, "peer_detail");
+        tb_json_str(j, r->peer_detail);
+    }
+    tb_json_close(j, '}');
+}
+
+static int print_json(const tb_bench_row *rows, int n)
+{
+    tb_text text = {0};
+    tb_json j = {.to = &text, .pretty = true};
+    tb_json_open(&j, '[');
+    for (int i = 0; i < n; i++) put_row(&j, &rows[i]);
+    tb_json_close(&j, ']');
+    printf("%s\n", tb_text_str(&text));
+    int code = text.failed ? tb_report(stderr) : 0;
+    tb_text_free(&text);
+    return code;
+}
+
+/* ---- the table ---- */
+static void format_time(double ns, char out[24])
+{
+    if (isnan(ns))
+        snprintf(out, 24, "-");
+    else if (ns < 1e3)
+        snprintf(out, 24, "%.1f ns", ns);
+    else if (ns < 1e6)
+        snprintf(out, 24, "%.2f us", ns * 1e-3);
+    else
+        snprintf(out, 24, "%.2f ms", ns * 1e-6);
+}
+
+static void format_number(double x, char out[24])
+{
+    if (isnan(x))
+        snprintf(out, 24, "-");
+    else
+        snprintf(out, 24, "%.1f", x);
+}
+
+static void print_row(const tb_bench_row *r)
+{
+    char median[24], gflops[24], percent[24], peer[24];
+    format_time(r->median_ns, median);
+    format_number(r->gflops, gflops);
+    format_number(r->pct_peak, percent);
+    printf("%-14s %-18s %-26s %11s", r->op, r->shape, r->kernel, median);
+    if (isnan(r->interval.lo) || isnan(r->median_ns) || r->interval.level == 0)
+        printf("  %-9s", "");
+    else
+        printf("  %+.0f/%+.0f %%", 100 * (r->interval.lo / r->median_ns - 1),
+               100 * (r->interval.hi / r->median_ns - 1));
+    printf("  %9s GFLOP/s  %6s %%", gflops, percent);
+    for (int i = 0; i < r->n_extra; i++)
+        if (!isnan(r->extra[i].value)) printf("  %s %.4g", r->extra[i].name, r->extra[i].value);
+    printf("\n");
+    if (!r->peer) return;
+    format_time(r->peer_median_ns, peer);
+    printf("%14s %-45s %11s  ", "", r->peer, peer);
+    if (!isnan(r->ratio))
+        printf("ratio %.3f [%.3f, %.3f]  ", r->ratio, r->ratio_interval.lo, r->ratio_interval.hi);
+    printf("(%s)\n", r->peer_detail);
+}
+
+static void print_table(const request *r, const tb_bench_row *rows, int n)
+{
+    printf("bench %s: %s, %s, %d thread%s\n", r->kind->name, r->kind->doc, tb_dtype_name(r->dtype),
+           r->threads, r->threads > 1 ? "s" : "");
+    printf("medians; beside them the ends of their %d %% intervals; percent of what this machine could do, "
+           "measured before and after%s\n\n",
+           TB_BENCH_LEVEL_PERCENT, r->n_peers ? "; ratio: peer's time / ours, of pairs" : "");
+    for (int i = 0; i < n; i++) print_row(&rows[i]);
+}
+
+/* ---- running ---- */
+static tb_status run_all(const request *r, tb_bench_run *run)
+{
+    for (int s = 0; s < r->n_shapes; s++)
+        for (int p = 0; p < (r->n_peers ? r->n_peers : 1); p++) {
+            run->shape = r->shapes[s];
+            run->peer = r->n_peers ? r->peers[p] : NULL;
+            tb_scope *scope = tb_scope_open();
+            tb_status st = r->kind->run(run);
+            tb_scope_close(scope);
+            TB_TRY(st);
+        }
+    return run->n_rows > 0 ? TB_OK
+                           : TB_FAIL(TB_ERR_UNSUPPORTED, "bench %s: nothing was measured", r->kind->name);
+}
+
+static int bench(const tb_args *args)
+{
+    request r;
+    tb_bench_run run = {0};
+    if (parse(args, &r) != TB_OK) return tb_report(stderr);
+    tb_status st = tb_ctx_create(&(tb_ctx_config){.threads = r.threads, .seed = 1}, &run.ctx);
+    if (st != TB_OK) return tb_report(stderr);
+    tb_ctx_enter(run.ctx);
+    run.threads = r.threads;
+    run.dtype = r.dtype;
+    st = run_all(&r, &run);
+    int code = st != TB_OK ? tb_report(stderr) : 0;
+    if (code == 0 && tb_args_has(args, "json"))
+        code = print_json(run.rows, run.n_rows);
+    else if (code == 0)
+        print_table(&r, run.rows, run.n_rows);
+    tb_free(run.rows);
+    tb_ctx_destroy(run.ctx);
+    return code;
+}
+
+static const tb_option options[] = {
+    {"dtype", 0, "f32|bf16|i8", "what to compute in (default: the kind's first)"},
+    {"threads", 0, "N", "on the first N cores (default 1)"},
+    {"shape", 0, "MxKxN", "instead of the usual ones; may be given again"},
+    {"peer", 0, "NAME,...", "beside these: onednn, openblas, torch, as the kind allows"},
+    {"json", 0, NULL, "rows as JSON"},
+};
+
+static const char help[] =
+    "KIND is one of limits, gemm, conv, attention, elementwise, norm, optimizer, dispatch, allreduce,\n"
+    "train-step. Results are checked against plain references before anything is timed; a peer's ratio is\n"
+    "left out where the peer itself does not reach what it is known for.";
+
+TB_VERB(bench, .group = TB_VERB_MACHINE, .args = "KIND", .min_args = 1, .max_args = MOST_SHAPES,
+        .doc = "Time kernels and paths of the engine against this machine's limits and against peers",
+        .help = help, .options = options, .n_options = sizeof options / sizeof *options, .run = bench);

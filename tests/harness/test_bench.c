@@ -1,0 +1,199 @@
+/* tb bench: its rows, its errors, and what it refuses to print. Nothing here looks at how long something
+ * took. */
+#include "harness/tb_program.h"
+#include "tb_bench.h"
+#include "tb_tensor.h"
+#include <math.h>
+
+static int setup(void **state)
+{
+    (void)state;
+    enter_scratch();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    leave_scratch();
+    return 0;
+}
+
+/* ---- the program ---- */
+static void a_row_has_exactly_the_promised_keys(void **state)
+{
+    static const char *const keys[] = {"op",        "shape",  "dtype",    "isa",  "kernel",         "threads",
+                                       "median_ns", "gflops", "pct_peak", "peer", "peer_median_ns", "ratio"};
+    (void)state;
+    program_run run = run_program("bench gemm --shape 17x33x19 --threads 1 --json");
+    expect(&run, 0, "\"op\": \"gemm\"");
+    expect(&run, 0, "\"shape\": \"17x33x19\"");
+    expect(&run, 0, "\"peer\": null,\n    \"peer_median_ns\": null,\n    \"ratio\": null\n  }\n]");
+    char *at = strchr(run.output, '{');
+    assert_non_null(at);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) { /* in this order, and nothing between */
+        char wanted[32];
+        snprintf(wanted, sizeof wanted, "\n    \"%s\": ", keys[i]);
+        at = strchr(at, '\n');
+        if (!at || strncmp(at, wanted, strlen(wanted)) != 0)
+            fail_msg("no %s where expected in:\n%s", keys[i], run.output);
+        at++;
+    }
+    char *median = strstr(run.output, "\"median_ns\": "), *percent = strstr(run.output, "\"pct_peak\": ");
+    assert_true(strtod(median + 13, NULL) > 0);
+    assert_true(strtod(percent + 12, NULL) > 0);
+}
+
+static void each_shape_has_a_row_in_each_dtype(void **state)
+{
+    (void)state;
+    program_run run = run_program("bench gemm --dtype i8 --shape 5x7x9 3x130x20 --json");
+    expect(&run, 0, "\"shape\": \"5x7x9\"");
+    expect(&run, 0, "\"shape\": \"3x130x20\"");
+    expect(&run, 0, "\"dtype\": \"i8\"");
+    run = run_program("bench gemm --shape 5x7x9");
+    expect(&run, 0, "5x7x9");
+    expect(&run, 0, "GFLOP/s");
+}
+
+static void the_kernel_follows_the_instruction_set(void **state)
+{
+    (void)state;
+    setenv("TB_ISA", "scalar", 1);
+    program_run run = run_program("bench gemm --shape 8x8x8 --json");
+    unsetenv("TB_ISA");
+    expect(&run, 0, "\"isa\": \"scalar\",\n    \"kernel\": \"gemm_f32_scalar\"");
+}
+
+static void a_bad_command_line_is_one_sentence_and_2(void **state)
+{
+    static const char *const cases[][2] = {
+        {"bench gem", "nearest: gemm"},
+        {"bench gemm --shape 3x4", "is not MxKxN"},
+        {"bench gemm --shape 3x4x5x6", "is not MxKxN"},
+        {"bench gemm --shape 3x0x5", "is not MxKxN"},
+        {"bench gemm --shape 3x-4x5", "is not MxKxN"},
+        {"bench gemm --shape ''", "is not MxKxN"},
+        {"bench gemm --dtype f16", "nothing to measure in f16"},
+        {"bench gemm --peer mkl", "no peer 'mkl'"},
+        {"bench gemm --threads 0", "this process may use 1 to"},
+        {"bench gemm --threads 100000", "this process may use 1 to"},
+        {"bench gemm --threads two", "this process may use 1 to"},
+        {"bench gemm --dtype i8 --shape 1x70000x1", "could overflow 32 bits"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        program_run run = run_program(cases[i][0]);
+        expect(&run, 2, cases[i][1]);
+        char *end = strchr(run.output, '\n');
+        if (!end || end[1]) fail_msg("%s said more than one line:\n%s", cases[i][0], run.output);
+    }
+}
+
+/* ---- the rules of measuring ---- */
+typedef struct planted {
+    int runs;
+    double worst; /* of the result, as part of what is allowed */
+} planted;
+
+static tb_status run_planted(void *self, int64_t times, double *ns)
+{
+    planted *p = self;
+    p->runs += (int)times;
+    *ns = 1e6 * (double)times;
+    return TB_OK;
+}
+
+static tb_status check_planted(void *self) { return tb_bench_judge("planted", ((planted *)self)->worst); }
+
+static tb_status measure(planted *ours, planted *peer, double known_percent, tb_bench_run *run)
+{
+    tb_bench_case c = {.op = "planted",
+                       .kernel = "none",
+                       .isa = TB_ISA_SCALAR,
+                       .ours = {run_planted, ours},
+                       .check = check_planted,
+                       .flops = 1,
+                       .most_times = 1};
+    if (peer) {
+        c.peer = (tb_bench_side){run_planted, peer};
+        c.peer_check = check_planted;
+        c.peer_detail = "1.0";
+        c.peer_known_percent = known_percent;
+        run->peer = "planted";
+    }
+    run->dtype = TB_F32;
+    run->threads = 1;
+    assert_int_equal(tb_ctx_create(&(tb_ctx_config){.threads = 1}, &run->ctx), TB_OK);
+    tb_ctx_enter(run->ctx);
+    tb_status st = tb_bench_measure(run, &c);
+    tb_ctx_enter(NULL);
+    tb_ctx_destroy(run->ctx);
+    return st;
+}
+
+static void a_wrong_answer_gives_no_number(void **state)
+{
+    (void)state;
+    double wrong[] = {1.5, (double)NAN, (double)INFINITY};
+    for (int i = 0; i < 3; i++) {
+        tb_bench_run run = {0};
+        planted ours = {.worst = wrong[i]};
+        assert_int_equal(measure(&ours, NULL, 0, &run), TB_ERR_PARITY);
+        assert_non_null(strstr(tb_error_message(), "nothing was timed"));
+        assert_int_equal(ours.runs, 1);
+        assert_int_equal(run.n_rows, 0);
+    }
+}
+
+static void a_wrong_peer_gives_no_number_either(void **state)
+{
+    (void)state;
+    tb_bench_run run = {0};
+    planted ours = {0}, peer = {.worst = 2};
+    assert_int_equal(measure(&ours, &peer, 0, &run), TB_ERR_PARITY);
+    assert_int_equal(run.n_rows, 0);
+}
+
+static void a_peer_below_what_it_is_known_for_is_void(void **state)
+{
+    (void)state;
+    tb_bench_run run = {0};
+    planted ours = {0}, peer = {0};
+    assert_int_equal(measure(&ours, &peer, 95, &run), TB_OK);
+    assert_int_equal(run.n_rows, 1);
+    assert_string_equal(run.rows[0].peer, "planted");
+    assert_true(isnan(run.rows[0].ratio));
+    assert_non_null(strstr(run.rows[0].peer_detail, "void"));
+    tb_free(run.rows);
+    assert_false(tb_bench_peer_is_void(86, 95));
+    assert_true(tb_bench_peer_is_void(85, 95));
+    assert_true(tb_bench_peer_is_void((double)NAN, 95));
+}
+
+static void equal_sides_have_the_ratio_1(void **state)
+{
+    (void)state;
+    tb_bench_run run = {0};
+    planted ours = {0}, peer = {0};
+    assert_int_equal(measure(&ours, &peer, 0, &run), TB_OK);
+    assert_true(fabs(run.rows[0].ratio - 1) < 1e-12);
+    assert_true(fabs(run.rows[0].median_ns - 1e6) < 1e-3);
+    assert_true(fabs(run.rows[0].peer_median_ns - 1e6) < 1e-3);
+    tb_free(run.rows);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_row_has_exactly_the_promised_keys, setup, teardown),
+        cmocka_unit_test_setup_teardown(each_shape_has_a_row_in_each_dtype, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_kernel_follows_the_instruction_set, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_bad_command_line_is_one_sentence_and_2, setup, teardown),
+        cmocka_unit_test(a_wrong_answer_gives_no_number),
+        cmocka_unit_test(a_wrong_peer_gives_no_number_either),
+        cmocka_unit_test(a_peer_below_what_it_is_known_for_is_void),
+        cmocka_unit_test(equal_sides_have_the_ratio_1),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
