@@ -118,6 +118,22 @@ static tb_status check_form(const tb_graph *g)
     return TB_FAIL(TB_ERR_SHAPE, "graph %s: an artefact has one symbol, the first dimension of all inputs and outputs", g->name);
 }
 
+/* The folder and those above it: DIR/<name>/<version> of a new repository. */
+static tb_status make_folders(const char *dir)
+{
+    char *path = tb_asprintf("%s", dir);
+    tb_status st = path ? TB_OK : TB_ERR_OOM;
+    for (char *end = path; st == TB_OK && *end; *end = dir[end - path]) {
+        end += strspn(end, "/");
+        end += strcspn(end, "/");
+        *end = 0;
+        if (mkdir(path, 0777) != 0 && errno != EEXIST)
+            st = TB_FAIL(TB_ERR_IO, "cannot make the folder %s: %s", path, strerror(errno));
+    }
+    tb_free(path);
+    return st;
+}
+
 tb_status tb_artefact_save(const tb_graph *g, const tb_artefact_info *info, int64_t n_golden, const char *dir)
 {
     char *golden = tb_asprintf("%s/golden.safetensors", dir), *yaml = tb_asprintf("%s/model.yaml", dir);
@@ -125,8 +141,7 @@ tb_status tb_artefact_save(const tb_graph *g, const tb_artefact_info *info, int6
     tb_exec *e = NULL;
     tb_session *s = NULL;
     tb_status st = golden && yaml ? check_form(g) : TB_ERR_OOM;
-    if (st == TB_OK && mkdir(dir, 0777) != 0 && errno != EEXIST)
-        st = TB_FAIL(TB_ERR_IO, "cannot make the folder %s: %s", dir, strerror(errno));
+    if (st == TB_OK) st = make_folders(dir);
     if (st == TB_OK) st = tb_graph_save(g, dir);
     /* What was written is what is run: the answers come from the folder, not from memory. */
     if (st == TB_OK) st = tb_graph_load(dir, &again);
