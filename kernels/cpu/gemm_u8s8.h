@@ -26,34 +26,29 @@ static inline uint32_t u8s8_quad(const uint8_t *row, int64_t k, int64_t depth)
 #ifdef __AVX2__
 #include <immintrin.h>
 
-/* The same for 16 adjacent columns. */
-static inline void u8s8_store16(const tb_gemm_u8s8_args *g, int64_t i, int64_t j, const int32_t *sums)
+/* The same for 8 adjacent columns. */
+static inline void u8s8_store8(const tb_gemm_u8s8_args *g, int64_t i, int64_t j, __m256i sums)
 {
-    __m256i q[2];
-    for (int h = 0; h < 2; h++) {
-        __m256i sum = _mm256_add_epi32(_mm256_load_si256((const __m256i *)(sums + 8 * h)),
-                                       _mm256_loadu_si256((const __m256i *)(g->offset + j + 8 * h)));
-        __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(g->scale + j + 8 * h));
-        if (!g->to_u8) {
-            _mm256_storeu_ps((float *)g->c + i * g->c_row + j + 8 * h, y);
-            continue;
-        }
-        y = _mm256_round_ps(_mm256_add_ps(y, _mm256_set1_ps((float)g->zero)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        y = _mm256_min_ps(_mm256_max_ps(y, _mm256_set1_ps((float)g->low)), _mm256_set1_ps(255));
-        q[h] = _mm256_cvtps_epi32(y);
-    }
-    if (!g->to_u8) return;
-    __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(q[0], q[1]), 0xd8);
-    __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    _mm_storeu_si128((__m128i *)((uint8_t *)g->c + i * g->c_row + j), bytes);
-}
-
-static inline void u8s8_store_tile_row(const tb_gemm_u8s8_args *g, int64_t i, int64_t j, const int32_t *sums)
-{
-    if (j + 16 <= g->n) {
-        u8s8_store16(g, i, j, sums);
+    __m256i sum = _mm256_add_epi32(sums, _mm256_loadu_si256((const __m256i *)(g->offset + j)));
+    __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(g->scale + j));
+    if (!g->to_u8) {
+        _mm256_storeu_ps((float *)g->c + i * g->c_row + j, y);
         return;
     }
-    for (int64_t c = 0; j + c < g->n; c++) u8s8_store(g, i, j + c, sums[c]);
+    y = _mm256_round_ps(_mm256_add_ps(y, _mm256_set1_ps((float)g->zero)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    y = _mm256_min_ps(_mm256_max_ps(y, _mm256_set1_ps((float)g->low)), _mm256_set1_ps(255));
+    __m256i q = _mm256_cvtps_epi32(y);
+    __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+    _mm_storel_epi64((__m128i *)((uint8_t *)g->c + i * g->c_row + j), _mm_packus_epi16(words, words));
+}
+
+/* `columns` sums of a tile's row, from column j on; those behind the last column are dropped. */
+static inline void u8s8_store_row(const tb_gemm_u8s8_args *g, int64_t i, int64_t j, int columns, const int32_t *sums)
+{
+    for (int c = 0; c < columns; c += 8, j += 8, sums += 8) {
+        if (j + 8 <= g->n) u8s8_store8(g, i, j, _mm256_loadu_si256((const __m256i *)sums));
+        else
+            for (int64_t k = j; k < g->n; k++) u8s8_store(g, i, k, sums[k - j]);
+    }
 }
 #endif

@@ -27,7 +27,7 @@ static inline __attribute__((always_inline)) void tile(const tb_gemm_u8s8_args *
     for (int r = 0; r < rows; r++) {
         _Alignas(64) int32_t sums[16];
         _mm512_store_si512(sums, acc[r]);
-        u8s8_store_tile_row(g, i + r, j, sums);
+        u8s8_store_row(g, i + r, j, 16, sums);
     }
 }
 

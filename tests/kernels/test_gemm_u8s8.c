@@ -43,14 +43,14 @@ static void check(const tb_kernel *kernel, int64_t m, int64_t n, int64_t k, bool
 static void products_are_exact_around_every_tile_edge(void **state)
 {
     (void)state;
-    static const int64_t ms[] = {1, 2, 3, 4, 7, 12, 13, 17}, ns[] = {1, 15, 16, 17, 33}, ks[] = {1, 3, 4, 5, 64, 131};
+    static const int64_t ms[] = {1, 2, 3, 4, 7, 8, 12, 13, 17, 53}, ns[] = {1, 15, 16, 17, 33}, ks[] = {1, 3, 4, 5, 64, 131, 1024, 1025};
     const tb_kernel *kernels[8];
     int count = kernel_test_find("gemm_u8s8", TB_I8, kernels, 8);
     assert_true(count >= 2);
     for (int q = 0; q < count; q++)
-        for (size_t i = 0; i < 8; i++)
+        for (size_t i = 0; i < sizeof ms / sizeof ms[0]; i++)
             for (size_t j = 0; j < 5; j++)
-                for (size_t p = 0; p < 6; p++) check(kernels[q], ms[i], ns[j], ks[p], (i + j + p) % 2);
+                for (size_t p = 0; p < sizeof ks / sizeof ks[0]; p++) check(kernels[q], ms[i], ns[j], ks[p], (i + j + p) % 2);
 }
 
 static void the_deepest_sum_does_not_overflow(void **state)
