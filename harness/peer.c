@@ -61,12 +61,21 @@ tb_status tb_peer_start(const char *script, char *const *args, tb_peer **out, ch
     return st;
 }
 
-tb_status tb_peer_iterate(tb_peer *p, double *ms)
+static tb_status ask(tb_peer *p, const char *question, double *ms)
 {
     char line[128];
-    if (fputs("go\n", p->ask) < 0 || fflush(p->ask) != 0 || !fgets(line, sizeof line, p->answer)) return ended(p);
+    if (fputs(question, p->ask) < 0 || fflush(p->ask) != 0 || !fgets(line, sizeof line, p->answer)) return ended(p);
     *ms = strtod(line, NULL);
     return *ms > 0 ? TB_OK : TB_FAIL(TB_ERR_PARSE, "peer %s: '%s' is no time", p->script, line);
+}
+
+tb_status tb_peer_iterate(tb_peer *p, double *ms) { return ask(p, "go\n", ms); }
+
+tb_status tb_peer_repeat(tb_peer *p, int64_t times, double *ms)
+{
+    char question[32];
+    snprintf(question, sizeof question, "%lld\n", (long long)times);
+    return ask(p, question, ms);
 }
 
 void tb_peer_stop(tb_peer *p)

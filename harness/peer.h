@@ -3,10 +3,13 @@
  * input. Everything else it has to say goes to stderr. */
 #pragma once
 #include "tb_status.h"
+#include <stdint.h>
 
 typedef struct tb_peer tb_peer;
 
 /* Runs scripts/peers/<script> with these arguments (NULL at the end). `version` [64]: what it says it is. */
 TB_MUST_USE tb_status tb_peer_start(const char *script, char *const *args, tb_peer **out, char version[64]);
 TB_MUST_USE tb_status tb_peer_iterate(tb_peer *p, double *ms);
+/* The same for a peer that reads from the line how many iterations to time together. */
+TB_MUST_USE tb_status tb_peer_repeat(tb_peer *p, int64_t times, double *ms);
 void tb_peer_stop(tb_peer *p); /* waits for its end; NULL is accepted */

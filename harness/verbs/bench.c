@@ -231,33 +231,22 @@ static void format_time(double ns, char out[24])
         snprintf(out, 24, "%.2f ms", ns * 1e-6);
 }
 
-static void format_number(double x, char out[24])
-{
-    if (isnan(x))
-        snprintf(out, 24, "-");
-    else
-        snprintf(out, 24, "%.1f", x);
-}
-
 static void print_row(const tb_bench_row *r)
 {
-    char median[24], gflops[24], percent[24], peer[24];
+    char median[24], peer[24];
     format_time(r->median_ns, median);
-    format_number(r->gflops, gflops);
-    format_number(r->pct_peak, percent);
-    printf("%-14s %-18s %-26s %11s", r->op, r->shape, r->kernel, median);
-    if (isnan(r->interval.lo) || isnan(r->median_ns) || r->interval.level == 0)
-        printf("  %-9s", "");
-    else
+    printf("%-16s %-18s %-22s %11s", r->op, r->shape, r->kernel, median);
+    if (r->interval.level > 0)
         printf("  %+.0f/%+.0f %%", 100 * (r->interval.lo / r->median_ns - 1),
                100 * (r->interval.hi / r->median_ns - 1));
-    printf("  %9s GFLOP/s  %6s %%", gflops, percent);
+    if (!isnan(r->gflops)) printf("  %.1f GFLOP/s", r->gflops);
+    if (!isnan(r->pct_peak)) printf("  %.1f %%", r->pct_peak);
     for (int i = 0; i < r->n_extra; i++)
         if (!isnan(r->extra[i].value)) printf("  %s %.4g", r->extra[i].name, r->extra[i].value);
     printf("\n");
     if (!r->peer) return;
     format_time(r->peer_median_ns, peer);
-    printf("%14s %-45s %11s  ", "", r->peer, peer);
+    printf("%16s %-41s %11s  ", "", r->peer, peer);
     if (!isnan(r->ratio))
         printf("ratio %.3f [%.3f, %.3f]  ", r->ratio, r->ratio_interval.lo, r->ratio_interval.hi);
     printf("(%s)\n", r->peer_detail);

@@ -90,6 +90,35 @@ static void a_bad_command_line_is_one_sentence_and_2(void **state)
     }
 }
 
+/* ---- peers in a process of their own ---- */
+static void plant_torch(const char *script)
+{
+    assert_int_equal(mkdir("scripts", 0755), 0);
+    assert_int_equal(mkdir("scripts/peers", 0755), 0);
+    write_file("scripts/peers/torch_bench.py", script);
+    assert_int_equal(chmod("scripts/peers/torch_bench.py", 0755), 0);
+}
+
+static void a_peer_answers_for_so_many_iterations(void **state)
+{
+    (void)state;
+    plant_torch("#!/bin/sh\necho ready planted-1\nwhile read n; do echo $n; done\n"); /* 1 ms each */
+    program_run run = run_program("bench dispatch --peer torch --json");
+    expect(&run, 0, "\"peer\": \"torch\",\n    \"peer_median_ns\": 1000000,");
+    expect(&run, 0, "\"op\": \"add_recorded\"");
+    expect(&run, 0, "\"op\": \"tiny_train_step\"");
+    expect(&run, 0, "\"peer_detail\": \"planted-1\"");
+}
+
+static void a_peer_that_ends_is_named(void **state)
+{
+    (void)state;
+    plant_torch("#!/bin/sh\nexit 1\n");
+    program_run run = run_program("bench dispatch --peer torch --json");
+    expect(&run, 2, "peer torch_bench.py ended");
+    if (strchr(run.output, '[')) fail_msg("it printed rows:\n%s", run.output);
+}
+
 /* ---- the rules of measuring ---- */
 typedef struct planted {
     int runs;
@@ -190,6 +219,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(each_shape_has_a_row_in_each_dtype, setup, teardown),
         cmocka_unit_test_setup_teardown(the_kernel_follows_the_instruction_set, setup, teardown),
         cmocka_unit_test_setup_teardown(a_bad_command_line_is_one_sentence_and_2, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_peer_answers_for_so_many_iterations, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_peer_that_ends_is_named, setup, teardown),
         cmocka_unit_test(a_wrong_answer_gives_no_number),
         cmocka_unit_test(a_wrong_peer_gives_no_number_either),
         cmocka_unit_test(a_peer_below_what_it_is_known_for_is_void),

@@ -1,0 +1,89 @@
+#!/usr/bin/python3
+"""PyTorch as a peer of `tb bench`: one case, timed so many iterations at a time.
+
+torch_bench.py THREADS CASE [SIZES] prints "ready VERSION,SETTINGS"; then, for every line it reads (a number of
+iterations), the milliseconds that they took; it ends with its input. Before torch is loaded the process gives itself
+the settings that are best for Debian's build: the processor's own OpenBLAS kernels with one thread pool (OpenMP), the
+widest vectors, a malloc that keeps large blocks."""
+import os
+import sys
+import time
+
+OPENBLAS = "/usr/lib/x86_64-linux-gnu/openblas-openmp"
+
+
+def tune(threads):
+    """Runs this script again in the tuned environment, once."""
+    if os.environ.get("TB_TORCH_TUNED"):
+        return
+    env = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
+    flags = open("/proc/cpuinfo").read().split("flags", 1)[-1].split("\n", 1)[0].split()
+    env.update(TB_TORCH_TUNED="1", OMP_NUM_THREADS=threads, MALLOC_TRIM_THRESHOLD_="4000000000",
+               MALLOC_MMAP_THRESHOLD_="4000000000",
+               ATEN_CPU_CAPABILITY="avx512" if {"avx512f", "avx512dq", "avx512vl", "avx512bw"} <= set(flags) else "avx2")
+    if os.path.isdir(OPENBLAS):
+        env["LD_LIBRARY_PATH"] = OPENBLAS
+    os.execve(sys.executable, [sys.executable] + sys.argv, env)
+
+
+tune(sys.argv[1])
+import torch  # noqa: E402  (after the environment is set)
+import torch.nn.functional as F  # noqa: E402
+
+
+def no_grad(f):
+    def run(times):
+        with torch.inference_mode():
+            start = time.perf_counter()
+            for _ in range(times):
+                f()
+            return time.perf_counter() - start
+    return run
+
+
+def with_grad(f):
+    def run(times):
+        start = time.perf_counter()
+        for _ in range(times):
+            f()
+        return time.perf_counter() - start
+    return run
+
+
+def add():
+    a, b = torch.randn(8), torch.randn(8)
+    return no_grad(lambda: a + b)
+
+
+def add_recorded():
+    a, b = torch.randn(8, requires_grad=True), torch.randn(8)
+    return with_grad(lambda: a + b)
+
+
+def tiny_train_step():
+    net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    x, y = torch.randn(4, 4), torch.randn(4, 1)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        F.mse_loss(net(x), y).backward()
+        optimizer.step()
+    return with_grad(step)
+
+
+CASES = {f.__name__: f for f in (add, add_recorded, tiny_train_step)}
+
+
+def main():
+    torch.set_num_threads(int(sys.argv[1]))
+    torch.manual_seed(1)
+    run = CASES[sys.argv[2]](*map(int, sys.argv[3:]))
+    settings = "openblas-openmp" if os.path.isdir(OPENBLAS) else "system-blas"
+    print(f"ready torch-{torch.__version__},{settings},{os.environ['ATEN_CPU_CAPABILITY']}", flush=True)
+    for line in sys.stdin:
+        print(1e3 * run(int(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
