@@ -4,8 +4,9 @@
  * The reference is a plain sum in f64. An element's rounding error is bounded by K u sum |a| |w|, whatever
  * the order of the sum (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, (3.5)), u = 2^-24;
  * integers must be equal. */
+#include "bench_library.h"
+#include "bench_torch.h"
 #include "tb_alloc.h"
-#include "tb_bench.h"
 #include "tb_kernel.h"
 #include <math.h>
 #include <stdlib.h>
@@ -197,22 +198,123 @@ static tb_status check_ours(void *self)
     return tb_bench_judge("gemm", worst_error(g, g->c));
 }
 
+/* ---- peers ---- */
+typedef struct peer_side {
+    tb_bench_library library; /* first: tb_bench_library_run */
+    const gemm *ours;
+    void *c; /* [M, N] f32, or s32 */
+} peer_side;
+
+static tb_status check_peer(void *self)
+{
+    const peer_side *p = self;
+    int64_t n = p->ours->m * p->ours->n;
+    float *c = p->c;
+    if (p->ours->dtype == TB_I8) {
+        c = tb_calloc((size_t)n, sizeof *c);
+        if (!c) return TB_ERR_OOM;
+        for (int64_t i = 0; i < n; i++) c[i] = (float)((const int32_t *)p->c)[i];
+    }
+    double worst = worst_error(p->ours, c);
+    if (c != p->c) tb_free(c);
+    return tb_bench_judge("gemm", worst);
+}
+
+/* Percent of peak that the peers of Debian 12 reach on 1 and 2 quiet cores with nothing else to do. */
+static const struct {
+    const char *peer;
+    tb_dtype dtype;
+    int64_t m, k, n;
+    double percent[2];
+} known[] = {
+    {"onednn", TB_F32, 64, 64, 64, {88, 18}},         {"onednn", TB_F32, 128, 128, 128, {98, 62}},
+    {"onednn", TB_F32, 256, 256, 256, {98, 86}},      {"onednn", TB_F32, 512, 512, 512, {98, 94}},
+    {"onednn", TB_F32, 1024, 1024, 1024, {95, 89}},   {"onednn", TB_F32, 2048, 2048, 2048, {92, 87}},
+    {"onednn", TB_F32, 1, 784, 256, {27, 9}},         {"onednn", TB_F32, 8, 784, 256, {92, 55}},
+    {"onednn", TB_F32, 32, 1024, 1024, {93, 80}},     {"onednn", TB_F32, 128, 512, 2048, {97, 92}},
+    {"onednn", TB_I8, 64, 64, 64, {69, 6}},           {"onednn", TB_I8, 128, 128, 128, {92, 33}},
+    {"onednn", TB_I8, 512, 512, 512, {94, 93}},       {"onednn", TB_I8, 1024, 1024, 1024, {97, 96}},
+    {"onednn", TB_I8, 2048, 2048, 2048, {95, 94}},    {"onednn", TB_I8, 1, 784, 256, {22, 4}},
+    {"onednn", TB_I8, 8, 784, 256, {86, 23}},         {"onednn", TB_I8, 32, 1024, 1024, {93, 81}},
+    {"onednn", TB_I8, 128, 512, 2048, {93, 92}},      {"openblas", TB_F32, 64, 64, 64, {98, 48}},
+    {"openblas", TB_F32, 128, 128, 128, {81, 32}},    {"openblas", TB_F32, 256, 256, 256, {90, 53}},
+    {"openblas", TB_F32, 512, 512, 512, {91, 69}},    {"openblas", TB_F32, 1024, 1024, 1024, {91, 71}},
+    {"openblas", TB_F32, 2048, 2048, 2048, {89, 82}}, {"openblas", TB_F32, 1, 784, 256, {23, 11}},
+    {"openblas", TB_F32, 8, 784, 256, {29, 14}},      {"openblas", TB_F32, 32, 1024, 1024, {46, 30}},
+    {"openblas", TB_F32, 128, 512, 2048, {77, 64}},
+};
+
+/* 0: not known. Integers without VNNI are another instruction's percent. */
+static double known_percent(const tb_bench_run *run, const gemm *g)
+{
+    if (run->threads > 2 || (g->dtype == TB_I8 && g->kernel->isa != TB_ISA_AVX512VNNI)) return 0;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(known[i].peer, run->peer) == 0 && known[i].dtype == g->dtype && known[i].m == g->m &&
+            known[i].k == g->k && known[i].n == g->n)
+            return known[i].percent[run->threads - 1];
+    return 0;
+}
+
+static tb_status join_peer(const tb_bench_run *run, const gemm *g, peer_side *p, tb_bench_case *c)
+{
+    p->ours = g;
+    if (!(p->c = tb_calloc((size_t)(g->m * g->n), sizeof(float)))) return TB_ERR_OOM;
+    tb_peer_gemm product = {.is_i8 = g->dtype == TB_I8,
+                            .m = g->m,
+                            .k = g->k,
+                            .n = g->n,
+                            .a = g->a,
+                            .w = g->w,
+                            .c = p->c,
+                            .threads = run->threads};
+    TB_TRY(tb_bench_library_gemm(&p->library, run->peer, &product));
+    c->peer = (tb_bench_side){tb_bench_library_run, p};
+    c->peer_check = check_peer;
+    c->peer_detail = p->library.gemm.detail;
+    c->peer_known_percent = known_percent(run, g);
+    return TB_OK;
+}
+
+/* Torch multiplies through OpenBLAS; its product takes a plain right operand, as torch.mm does. */
+static tb_status join_torch(const tb_bench_run *run, const gemm *g, tb_bench_torch *t, tb_bench_case *c)
+{
+    char what[96];
+    if (g->dtype != TB_F32) return TB_FAIL(TB_ERR_CONFIG, "gemm: torch is a peer in f32 only");
+    snprintf(what, sizeof what, "gemm %lld %lld %lld", (long long)g->m, (long long)g->k, (long long)g->n);
+    TB_TRY(tb_bench_torch_start(t, run->threads, what));
+    tb_bench_torch_join(t, c);
+    return TB_OK;
+}
+
+static tb_status measure(tb_bench_run *run, gemm *g)
+{
+    peer_side peer = {0};
+    tb_bench_torch torch = {0};
+    tb_bench_case c = {.op = "gemm",
+                       .kernel = g->kernel->name,
+                       .isa = g->kernel->isa,
+                       .ours = {run_ours, g},
+                       .check = check_ours,
+                       .flops = 2.0 * (double)g->m * (double)g->k * (double)g->n};
+    snprintf(c.shape, sizeof c.shape, "%lldx%lldx%lld", (long long)g->m, (long long)g->k, (long long)g->n);
+    tb_status st = TB_OK;
+    if (run->peer && strcmp(run->peer, "torch") == 0)
+        st = join_torch(run, g, &torch, &c);
+    else if (run->peer)
+        st = join_peer(run, g, &peer, &c);
+    if (st == TB_OK) st = tb_bench_measure(run, &c);
+    tb_bench_torch_stop(&torch);
+    tb_bench_library_close(&peer.library);
+    tb_free(peer.c);
+    return st;
+}
+
 static tb_status run_gemm(tb_bench_run *run)
 {
     gemm *g = tb_calloc(1, sizeof *g);
     if (!g) return TB_ERR_OOM;
     tb_status st = make(g, run);
-    if (st == TB_OK) {
-        tb_bench_case c = {.op = "gemm",
-                           .kernel = g->kernel->name,
-                           .isa = g->kernel->isa,
-                           .ours = {run_ours, g},
-                           .check = check_ours,
-                           .flops = 2.0 * (double)g->m * (double)g->k * (double)g->n};
-        snprintf(c.shape, sizeof c.shape, "%lldx%lldx%lld", (long long)g->m, (long long)g->k,
-                 (long long)g->n);
-        st = tb_bench_measure(run, &c);
-    }
+    if (st == TB_OK) st = measure(run, g);
     drop(g);
     tb_free(g);
     return st;
@@ -222,5 +324,7 @@ static const char *const shapes[] = {"64x64x64",       "128x128x128", "256x256x2
                                      "1024x1024x1024", "1x784x256",   "8x784x256",   "32x1024x1024",
                                      "128x512x2048",   NULL};
 
+static const char *const peers[] = {"onednn", "openblas", "torch", NULL};
+
 TB_BENCH(gemm, .doc = "matrix product with packed weights", .shape_form = "MxKxN", .shapes = shapes,
-         .dtypes = 1u << TB_F32 | 1u << TB_I8, .run = run_gemm);
+         .dtypes = 1u << TB_F32 | 1u << TB_I8, .peers = peers, .run = run_gemm);

@@ -66,7 +66,7 @@ typedef struct tb_bench_case {
     tb_isa isa;
     tb_bench_side ours, peer;            /* peer.run NULL: none */
     tb_status (*check)(void *self);      /* ours.self after one run; TB_ERR_PARITY when wrong */
-    tb_status (*peer_check)(void *self); /* peer.self after one run; or NULL */
+    tb_status (*peer_check)(void *self); /* peer.self after one run; a wrong peer is void; or NULL */
     const char *peer_detail;             /* version, kernel, settings */
     double peer_known_percent;           /* of peak, that the peer is known to reach; 0: not known */
     double flops;                        /* of one run; 0: does not apply */

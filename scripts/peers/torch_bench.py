@@ -60,6 +60,11 @@ def add_recorded():
     return with_grad(lambda: a + b)
 
 
+def gemm(m, k, n):
+    a, b = torch.randn(m, k), torch.randn(k, n)
+    return no_grad(lambda: torch.mm(a, b))
+
+
 def tiny_train_step():
     net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -72,7 +77,7 @@ def tiny_train_step():
     return with_grad(step)
 
 
-CASES = {f.__name__: f for f in (add, add_recorded, tiny_train_step)}
+CASES = {f.__name__: f for f in (add, add_recorded, tiny_train_step, gemm)}
 
 
 def main():

@@ -119,6 +119,16 @@ static void a_peer_that_ends_is_named(void **state)
     if (strchr(run.output, '[')) fail_msg("it printed rows:\n%s", run.output);
 }
 
+static void a_library_that_is_not_there_is_named(void **state)
+{
+    (void)state;
+    setenv("TB_PEERS", "/nowhere", 1);
+    program_run run = run_program("bench gemm --shape 8x8x8 --peer onednn");
+    unsetenv("TB_PEERS");
+    expect(&run, 2, "peer onednn: /nowhere/tb_peer_onednn.so");
+    expect(&run, 2, "libdnnl-dev");
+}
+
 /* ---- the rules of measuring ---- */
 typedef struct planted {
     int runs;
@@ -175,13 +185,17 @@ static void a_wrong_answer_gives_no_number(void **state)
     }
 }
 
-static void a_wrong_peer_gives_no_number_either(void **state)
+static void a_wrong_peer_is_void(void **state)
 {
     (void)state;
     tb_bench_run run = {0};
     planted ours = {0}, peer = {.worst = 2};
-    assert_int_equal(measure(&ours, &peer, 0, &run), TB_ERR_PARITY);
-    assert_int_equal(run.n_rows, 0);
+    assert_int_equal(measure(&ours, &peer, 0, &run), TB_OK);
+    assert_int_equal(peer.runs, 1);
+    assert_string_equal(run.rows[0].peer, "planted");
+    assert_true(isnan(run.rows[0].ratio) && isnan(run.rows[0].peer_median_ns));
+    assert_non_null(strstr(run.rows[0].peer_detail, "void: wrong results"));
+    tb_free(run.rows);
 }
 
 static void a_peer_below_what_it_is_known_for_is_void(void **state)
@@ -221,8 +235,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_bad_command_line_is_one_sentence_and_2, setup, teardown),
         cmocka_unit_test_setup_teardown(a_peer_answers_for_so_many_iterations, setup, teardown),
         cmocka_unit_test_setup_teardown(a_peer_that_ends_is_named, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_library_that_is_not_there_is_named, setup, teardown),
         cmocka_unit_test(a_wrong_answer_gives_no_number),
-        cmocka_unit_test(a_wrong_peer_gives_no_number_either),
+        cmocka_unit_test(a_wrong_peer_is_void),
         cmocka_unit_test(a_peer_below_what_it_is_known_for_is_void),
         cmocka_unit_test(equal_sides_have_the_ratio_1),
     };

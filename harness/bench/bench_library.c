@@ -1,0 +1,51 @@
+/* Loading peers. A loaded library stays loaded: OpenMP runtimes do not survive being unloaded. */
+#include "bench_library.h"
+#include <dlfcn.h>
+#include <libgen.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void path_of(const char *name, char *out, size_t bytes)
+{
+    char program[4096] = "";
+    const char *folder = getenv("TB_PEERS");
+    if (readlink("/proc/self/exe", program, sizeof program - 1) < 0) program[0] = '\0';
+    if (folder)
+        snprintf(out, bytes, "%s/tb_peer_%s.so", folder, name);
+    else
+        snprintf(out, bytes, "%s/peers/tb_peer_%s.so", dirname(program), name);
+}
+
+tb_status tb_bench_library_gemm(tb_bench_library *l, const char *name, const tb_peer_gemm *gemm)
+{
+    char path[4200];
+    path_of(name, path, sizeof path);
+    unsetenv("OPENBLAS_CORETYPE"); /* the library is to choose its kernels for this processor */
+    l->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!l->handle)
+        return TB_FAIL(TB_ERR_NOT_FOUND,
+                       "peer %s: %s; it is built where its development package (libdnnl-dev, "
+                       "libopenblas-dev) is installed",
+                       name, dlerror());
+    l->library = dlsym(l->handle, "tb_peer_entry");
+    if (!l->library) return TB_FAIL(TB_ERR_INVALID, "peer %s: %s has no tb_peer_entry", name, path);
+    l->gemm = *gemm;
+    l->state = l->library->gemm_open(&l->gemm);
+    if (!l->state) return TB_FAIL(TB_ERR_INVALID, "peer %s: %s", name, l->gemm.detail);
+    return TB_OK;
+}
+
+void tb_bench_library_close(tb_bench_library *l)
+{
+    if (l->state) l->library->gemm_close(l->state);
+    l->state = NULL;
+}
+
+tb_status tb_bench_library_run(void *self, int64_t times, double *ns)
+{
+    tb_bench_library *l = self;
+    (void)ns;
+    for (int64_t t = 0; t < times; t++) l->library->gemm_run(l->state);
+    return TB_OK;
+}
