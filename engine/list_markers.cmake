@@ -1,11 +1,18 @@
 # Writes `LINE(name)` for every line of SOURCES that starts with `MARKER(name)` or `MARKER(name,`: the generated tables
-# of ops, kernels, models and drivers. Run as a script by the build; no list is kept by hand.
+# of ops, kernels, models and drivers. Run as a script by the build; no list is kept by hand. A marker that is written
+# otherwise (its name on the next line, an indent) would be left out of the tables, so it is an error.
 cmake_minimum_required(VERSION 3.25)
 set(text "")
 set(seen "")
 foreach(source ${SOURCES})
   file(READ ${source} body) # whole lines would not do: an open bracket in one joins CMake's list elements
   string(REGEX MATCHALL "\n${MARKER}\\([a-z0-9_]+[,)]" markers "\n${body}")
+  string(REGEX MATCHALL "\n[ \t]*${MARKER}[ \t]*\\(" uses "\n${body}")
+  list(LENGTH markers n_markers)
+  list(LENGTH uses n_uses)
+  if(NOT n_markers EQUAL n_uses)
+    message(FATAL_ERROR "${source}: a ${MARKER}( without its name: write '${MARKER}(name' at the start of one line")
+  endif()
   foreach(marker ${markers})
     string(REGEX REPLACE "\n${MARKER}\\(([a-z0-9_]+)[,)]" "\\1" name "${marker}")
     if(name IN_LIST seen)

@@ -232,6 +232,26 @@ static void mark_from_command_line(tb_conf *node)
     for (int i = 0; i < node->n_items; i++) mark_from_command_line(node->items[i]);
 }
 
+/* What -s gives a key, as a list: [a, b] is one, anything else is one value and stands as it is written, commas
+ * and all (gpt:layers=8,width=64). */
+static tb_status parse_setting(const tb_experiment *e, const tb_key *key, const char *setting, tb_conf **list)
+{
+    const char *equals = strchr(setting, '='), *text = equals + 1;
+    if (*text == '[') {
+        TB_TRY(tb_conf_parse(text, strlen(text), "-s", list));
+        mark_from_command_line(*list);
+        return TB_OK;
+    }
+    bool is_text = key->type == TB_KEY_STR || key->type == TB_KEY_CHOICE;
+    if (!is_text && strchr(text, ','))
+        return TB_FAIL(TB_ERR_CONFIG, "%s: -s %s: several values are written '%.*s=[%s]'", e->name, setting,
+                       (int)(equals - setting), setting, text);
+    TB_TRY(tb_conf_parse("['']", 4, "-s", list));
+    tb_conf_free((*list)->items[0]);
+    (*list)->items[0] = tb_conf_scalar("-s", text, !*text);
+    return (*list)->items[0] ? TB_OK : TB_ERR_OOM;
+}
+
 /* One -s key=value. A list becomes a dimension of the sweep; a key that the sweep varies is held at the
  * value. */
 static tb_status apply_set(tb_experiment *e, const char *setting)
@@ -242,12 +262,11 @@ static tb_status apply_set(tb_experiment *e, const char *setting)
     tb_status st = TB_OK;
     tb_conf *list = NULL, *value = NULL;
     char *path = tb_strndup(setting, (size_t)(equals - setting));
-    char *text = tb_asprintf(equals[1] == '[' ? "%s" : "[%s]", equals[1] ? equals + 1 : "''");
     char *product = path ? tb_asprintf("sweep.product.%s", path) : NULL, *zip = NULL;
-    if (!product || !text || !(zip = tb_asprintf("sweep.zip.%s", path))) TB_GO(TB_ERR_OOM);
-    if (!tbi_experiment_key(e, NULL, path)) TB_GO(TB_ERR_CONFIG);
-    TB_GO(tb_conf_parse(text, strlen(text), "-s", &list));
-    mark_from_command_line(list);
+    if (!product || !(zip = tb_asprintf("sweep.zip.%s", path))) TB_GO(TB_ERR_OOM);
+    const tb_key *key = tbi_experiment_key(e, NULL, path);
+    if (!key) TB_GO(TB_ERR_CONFIG);
+    TB_GO(parse_setting(e, key, setting, &list));
     if (tb_conf_find(e->tree, zip))
         TB_GO(TB_FAIL(TB_ERR_CONFIG, "%s: '%s' is varied by sweep.zip; choose its rows with --where", e->name,
                       path));
@@ -261,7 +280,6 @@ static tb_status apply_set(tb_experiment *e, const char *setting)
 cleanup:
     tb_conf_free(list);
     tb_free(path);
-    tb_free(text);
     tb_free(product);
     tb_free(zip);
     return st;

@@ -1,6 +1,7 @@
 /* Ranks by MPI. Errors are returned by MPI (MPI_ERRORS_RETURN) and become sentences here. */
 #include "group.h"
 #include "tb_alloc.h"
+#include "tb_comm.h"
 #include <limits.h>
 #include <mpi.h>
 #include <stdlib.h>
@@ -47,6 +48,7 @@ tb_status tb_group_start(tb_group **world)
 {
     *world = NULL;
     int level;
+    tb_comm_prepare_mpi();
     TB_TRY(check(MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &level), "start"));
     return wrap(MPI_COMM_WORLD, world);
 }
@@ -150,15 +152,3 @@ tb_status tb_group_gather(tb_group *group, const void *data, size_t bytes, void 
     tb_free(sizes);
     return st;
 }
-
-#ifdef __SANITIZE_ADDRESS__
-/* Open MPI 4 leaves some 100 KiB in modules that it unloads, which no suppression can name. The leak checker
- * asks here; our own memory is counted by the heaps. */
-int __lsan_is_turned_off(void);
-int __lsan_is_turned_off(void)
-{
-    int started = 0;
-    MPI_Initialized(&started);
-    return started;
-}
-#endif

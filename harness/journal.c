@@ -74,11 +74,12 @@ static tb_status journal_new(const char *path, int fd, tb_journal **out)
 {
     tb_journal *j = tb_calloc(1, sizeof *j);
     char *copy = tb_strdup(path);
+    *out = NULL;
     if (!j || !copy) {
         if (fd >= 0) close(fd);
         tb_free(j);
         tb_free(copy);
-        return tb_error_code();
+        return TB_ERR_OOM;
     }
     *j = (tb_journal){.fd = fd, .path = copy};
     *out = j;

@@ -81,6 +81,9 @@ static bool is_exclusive(const tb_tensor *g)
 static tb_status leaf_add(tb_tensor *leaf, meta *m, tb_tensor *g)
 {
     tb_tensor *next;
+    if (m->buffer && g->autograd)
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "create_graph: the gradient of '%s' is written into its buffer, which has "
+                                           "no graph; take it with tb_gradients()", leaf->name);
     if (m->buffer) {
         next = tb_accumulate(m->buffer, g, !m->grad) == tb_poison() ? tb_poison() : m->buffer;
     } else if (m->grad) {

@@ -72,6 +72,17 @@ static tb_status record(tape *tp, const tb_op_call *c)
     return st;
 }
 
+/* With create_graph, a rule's result through such an op would lose its graph without a word. */
+static tb_status refuse_constant(const tape *tp, const tb_op_call *c)
+{
+    for (int o = 0; o < c->op->n_out; o++)
+        if (tb_dtype_is_float((tb_dtype)c->out[o]->dtype))
+            return TB_FAIL(TB_ERR_UNSUPPORTED,
+                           "create_graph: the gradient of %s goes through %s, which has no gradient (%s)",
+                           tp->backward_op->name, c->op->name, c->op->no_grad);
+    return TB_OK;
+}
+
 static tb_status tape_around(tb_interceptor *self, tb_op_call *c)
 {
     tape *tp = (tape *)self;
@@ -80,7 +91,9 @@ static tb_status tape_around(tb_interceptor *self, tb_op_call *c)
     TB_TRY(tb_dispatch_next(self, c));
     if (!any) return TB_OK;
     if (tp->collecting) return note_leaves(tp->collecting, c);
-    return tp->is_on && c->op->grad ? record(tp, c) : TB_OK;
+    if (!tp->is_on) return TB_OK;
+    if (c->op->grad) return record(tp, c);
+    return tp->backward_op ? refuse_constant(tp, c) : TB_OK;
 }
 
 tape *tbi_tape(tb_ctx *ctx)

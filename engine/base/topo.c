@@ -9,6 +9,7 @@
 static tb_status load(hwloc_topology_t *out)
 {
     hwloc_topology_t t;
+    *out = NULL;
     if (hwloc_topology_init(&t) < 0) return TB_FAIL(TB_ERR_OOM, "hwloc: cannot create a topology");
     if (hwloc_topology_load(t) < 0) {
         hwloc_topology_destroy(t);

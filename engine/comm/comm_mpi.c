@@ -142,6 +142,7 @@ static void mpi_close(tb_comm *c)
 static tb_status new_op(tb_comm *c, bool receives, size_t bytes, int peer, op **out)
 {
     mpi_comm *m = c->state;
+    *out = NULL;
     if (bytes > (size_t)PIECE_BYTES * MAX_PIECES)
         return TB_FAIL(TB_ERR_INVALID, "%s: at most %d GiB go in one message", c->doing, MAX_PIECES);
     op *o = m->spare;

@@ -251,6 +251,7 @@ static tb_status type(reader *r, tb_value *v)
 static tb_status value_id(reader *r, int *out)
 {
     int64_t id;
+    *out = 0;
     TB_TRY(expect(r, "%"));
     TB_TRY(integer(r, &id));
     if (id < 0 || id > INT32_MAX) return bad(r, "value number out of range");

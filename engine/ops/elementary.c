@@ -27,6 +27,8 @@ static void exp_grad(tb_grad_call *c) { tb_grad_set(c, 0, tb_mul(c->grad[0], c->
 static void log_grad(tb_grad_call *c) { tb_grad_set(c, 0, tb_div(c->grad[0], c->in[0])); }
 static void abs_grad(tb_grad_call *c) { tb_grad_set(c, 0, tb_mul(c->grad[0], tb_sign(c->in[0]))); }
 
+static void flat_grad(tb_grad_call *c) { (void)c; } /* constant on both sides of 0: no gradient arrives */
+
 static void sqrt_grad(tb_grad_call *c)
 {
     tb_grad_set(c, 0, tb_div(tb_mul_number(c->grad[0], 0.5), c->out[0]));
@@ -54,8 +56,8 @@ TB_OP(rsqrt, .doc = "1 / sqrt(x)", TO_FLOAT(rsqrt_f, "rsqrt"), .grad = rsqrt_gra
 TB_OP(abs, .doc = "|x|", TB_POINTWISE(1, .f = abs_f, .i = abs_i), .primitives = {"abs"}, .dtypes = TB_NUMBERS,
       .dtypes_reason = "bool has no sign", .grad = abs_grad, .saves = TB_SAVE_IN(0),
       .samples = tbi_pointwise_samples1, .tol = TB_TOL_EXACT);
-TB_OP(sign, .doc = "-1, 0 or 1", TB_POINTWISE(1, .f = sign_f, .i = sign_i), .dtypes = TB_ALL_DTYPES,
-      .no_grad = "is constant on both sides of 0", .samples = tbi_pointwise_samples1, .tol = TB_TOL_EXACT);
+TB_OP(sign, .doc = "-1, 0 or 1", TB_POINTWISE(1, .f = sign_f, .i = sign_i), .dtypes = TB_ALL_DTYPES, .grad = flat_grad,
+      .samples = tbi_pointwise_samples1, .tol = TB_TOL_EXACT);
 
 tb_tensor *tb_exp(tb_tensor *x) { return tb_call(&tb_op_exp, NULL, TB_IN(x)); }
 tb_tensor *tb_log(tb_tensor *x) { return tb_call(&tb_op_log, NULL, TB_IN(x)); }

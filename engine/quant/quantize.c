@@ -83,8 +83,8 @@ static bool range_of(const rewriter *w, int value, float *lo, float *hi)
     }
 }
 
-static tb_status add_constant(rewriter *w, const char *layer, const char *what, tb_dtype dtype, int rank, const int64_t *dims,
-                              const void *data, int *id)
+static tb_status add_constant(rewriter *w, const char *layer, const char *what, tb_dtype dtype, int rank,
+                              const int64_t *dims, const void *data, int *id)
 {
     char name[64];
     snprintf(name, sizeof name, "%.48s.%s", layer, what);
@@ -98,8 +98,11 @@ static tb_status add_constant(rewriter *w, const char *layer, const char *what, 
 /* Per-channel weights, and everything else of the layer folded into an offset and a factor per channel. */
 static tb_status layer_constants(rewriter *w, const tb_node *n, scale x, double y_step, int *ids)
 {
-    tb_tensor *weight = w->g->values[n->in[1]].constant, *bias = n->n_in > 2 && n->in[2] != TB_NO_VALUE ? w->g->values[n->in[2]].constant : NULL;
-    const char *layer = w->g->values[n->in[1]].name;
+    const tb_value *values = w->g->values; /* until the first constant is added: it may move them */
+    tb_tensor *weight = values[n->in[1]].constant;
+    tb_tensor *bias = n->n_in > 2 && n->in[2] != TB_NO_VALUE ? values[n->in[2]].constant : NULL;
+    char layer[64];
+    snprintf(layer, sizeof layer, "%s", values[n->in[1]].name);
     int64_t rows = weight->dims[0], depth = weight->dims[1];
     const float *f = tb_tensor_host(weight), *b = bias ? tb_tensor_host(bias) : NULL;
     int8_t *q = tb_calloc((size_t)(rows * depth) + 1, 1);

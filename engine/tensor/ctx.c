@@ -40,7 +40,8 @@ cleanup:
 int64_t tb_ctx_destroy(tb_ctx *ctx)
 {
     if (!ctx) return 0;
-    while (ctx->open_scopes) tb_scope_close(ctx->open_scopes);
+    int64_t scopes = 0;
+    for (; ctx->open_scopes; scopes++) tb_scope_close(ctx->open_scopes);
     while (ctx->root.first) {
         tb_tensor *t = ctx->root.first;
         tbi_scope_disown(t);
@@ -54,11 +55,11 @@ int64_t tb_ctx_destroy(tb_ctx *ctx)
     int64_t blocks = tb_heap_destroy(ctx->heap);
     tb_free(ctx);
 #ifdef TB_DEBUG
-    if (tensors || blocks)
-        tb_log_write(TB_LOG_ERROR, "context destroyed with %lld tensors and %lld blocks still alive", (long long)tensors,
-               (long long)blocks);
+    if (scopes || tensors || blocks)
+        tb_log_write(TB_LOG_ERROR, "context destroyed with %lld scopes open, %lld tensors and %lld blocks still alive",
+                     (long long)scopes, (long long)tensors, (long long)blocks);
 #endif
-    return tensors > blocks ? tensors : blocks;
+    return scopes + (tensors > blocks ? tensors : blocks);
 }
 
 tb_ctx *tb_ctx_enter(tb_ctx *ctx)

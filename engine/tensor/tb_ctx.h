@@ -17,7 +17,8 @@ typedef struct tb_ctx_config {
 } tb_ctx_config;
 
 TB_MUST_USE tb_status tb_ctx_create(const tb_ctx_config *config, tb_ctx **out);
-/* Debug builds report on stderr what is still alive; returns how many tensors and blocks that were. NULL: 0. */
+/* Closes what is open. Debug builds report on stderr what was left open or is still alive; returns how many scopes and
+ * tensors or blocks that were. NULL: 0. */
 int64_t tb_ctx_destroy(tb_ctx *ctx);
 tb_ctx *tb_ctx_enter(tb_ctx *ctx); /* becomes the thread's current context; returns the one before (or NULL) */
 tb_ctx *tb_ctx_current(void);      /* NULL when the thread has none */

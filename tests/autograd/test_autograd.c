@@ -1,6 +1,7 @@
 /* Recording and backward: values, accumulation, lifetimes, hooks, second gradients, recompute, deferral. */
 #include "tb_test.h"
 #include "tb_autograd.h"
+#include "tb_op.h"
 #include "tb_ops.h"
 
 static tb_tensor *leaf(tb_dtype t, int n, const double *x)
@@ -91,6 +92,53 @@ static void gradients_have_gradients(void **state)
     double v;
     assert_ok(tb_item_f64(gg, &v));
     assert_near(v, 18, 1e-12);
+}
+
+/* A planted op without gradient, and one whose gradient rule uses it. */
+static tb_status same_shape(tb_op_call *c)
+{
+    tb_out_like(c, 0, c->in[0]);
+    return TB_OK;
+}
+
+static tb_status copy_ref(tb_op_call *c)
+{
+    memcpy(tb_op_data(c->out[0]), tb_op_data(c->in[0]), (size_t)tb_tensor_bytes(c->out[0]));
+    return TB_OK;
+}
+
+static const tb_op blind = {.name = "blind", .doc = "y = x", .n_in_min = 1, .n_in = 1, .n_out = 1,
+                            .dtypes = TB_FLOATS, .shape = same_shape, .ref = copy_ref, .no_grad = "planted"};
+
+static void seeing_grad(tb_grad_call *c)
+{
+    tb_tensor *slope = tb_call(&blind, NULL, TB_IN(c->in[0]));
+    tb_grad_set(c, 0, tb_mul(c->grad[0], slope));
+}
+
+static const tb_op seeing = {.name = "seeing", .doc = "y = x", .n_in_min = 1, .n_in = 1, .n_out = 1,
+                             .dtypes = TB_FLOATS, .shape = same_shape, .ref = copy_ref, .grad = seeing_grad,
+                             .saves = TB_SAVE_IN(0)};
+
+static void an_op_without_gradient_below_a_second_gradient_is_named(void **state)
+{
+    (void)state;
+    tb_tensor *x = leaf(TB_F64, 1, (double[]){3}), *g;
+    tb_tensor *y = tb_sum(tb_call(&seeing, NULL, TB_IN(x)), 0, NULL, false);
+    assert_fails(tb_gradients(y, &(tb_backward_opts){.create_graph = true}, 1, &x, &g), TB_ERR_UNSUPPORTED,
+                 "the gradient of seeing goes through blind, which has no gradient (planted)");
+    assert_ok(tb_backward(tb_sum(tb_call(&seeing, NULL, TB_IN(x)), 0, NULL, false)));
+    assert_grad(x, (double[]){3}, 1);
+}
+
+static void a_buffer_cannot_keep_the_graph_of_a_gradient(void **state)
+{
+    (void)state;
+    tb_tensor *x = leaf(TB_F64, 1, (double[]){3});
+    assert_ok(tb_grad_set_buffer(x, tb_zeros(TB_F64, 1, (int64_t[]){1})));
+    tb_tensor *y = tb_sum(tb_mul(x, x), 0, NULL, false);
+    assert_fails(tb_backward_with(y, &(tb_backward_opts){.create_graph = true}), TB_ERR_UNSUPPORTED,
+                 "take it with tb_gradients()");
 }
 
 static void several_graphs_go_backward_in_any_order(void **state)
@@ -231,6 +279,8 @@ int main(void)
         ctx_test(gradients_of_a_product_are_the_other_factor), ctx_test(gradients_accumulate_until_cleared),
         ctx_test(broadcast_operands_get_summed_gradients), ctx_test(a_given_buffer_receives_the_gradient_in_place),
         ctx_test(hooks_run_once_when_all_uses_have_contributed), ctx_test(gradients_have_gradients),
+        ctx_test(an_op_without_gradient_below_a_second_gradient_is_named),
+        ctx_test(a_buffer_cannot_keep_the_graph_of_a_gradient),
         ctx_test(several_graphs_go_backward_in_any_order), ctx_test(a_second_backward_says_that_the_graph_is_freed),
         ctx_test(a_saved_tensor_changed_in_place_is_found), ctx_test(nothing_is_recorded_when_the_mode_is_off),
         ctx_test(closing_the_scope_keeps_what_the_graph_needs_and_no_more),

@@ -76,11 +76,9 @@ static void unknown_devices_are_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#if !defined(__SANITIZE_ADDRESS__)
         cmocka_unit_test_setup_teardown(a_host_read_of_guard_memory_is_a_fault, guard_setup, test_teardown),
         cmocka_unit_test_setup_teardown(a_write_past_the_end_is_a_fault_and_one_in_the_slack_is_reported, guard_setup,
                                         test_teardown),
-#endif
         cmocka_unit_test_setup_teardown(ops_run_on_guard_memory, guard_setup, test_teardown),
         cmocka_unit_test_setup_teardown(meta_tensors_have_shapes_and_counted_bytes_only, meta_setup, test_teardown),
         cmocka_unit_test(unknown_devices_are_named),

@@ -284,7 +284,10 @@ static void the_search_finds_what_a_slow_server_can_do(void **state)
     tb_load_schedule s = {.kind = TB_ARRIVALS_CONSTANT, .seed = 1};
     tb_slo slo = {.quantile = 0.95, .limit_ms = 150, .start_rate = 20, .point_s = 0.5, .confirm = 1};
     assert_ok(tb_load_requests_make(&samples, TB_LOAD_PREDICT, "127.0.0.1", "/v1/predict", NULL, &q));
-    assert_ok(tb_slo_search(&c, &s, q, &slo, NULL, &found));
+    for (int i = 0; i < 5; i++) { /* on a busy machine no rate may hold: the search then says 0, not a wrong rate */
+        assert_ok(tb_slo_search(&c, &s, q, &slo, NULL, &found));
+        if (found.rate > 0) break;
+    }
     if (found.rate < 20 || found.rate > 105) fail_msg("found %g a second", found.rate);
     tb_load_requests_free(q);
     live_stop(&slow);

@@ -79,6 +79,24 @@ static void a_list_on_the_command_line_is_a_dimension(void **state)
     tb_experiment_free(e);
 }
 
+static void one_value_on_the_command_line_keeps_its_commas(void **state)
+{
+    (void)state;
+    const char *set[] = {"params.model=gpt:layers=8,width=64"};
+    tb_experiment *e = load_with("driver: train\n", &(tb_experiment_options){.set = set, .n_set = 1});
+    assert_int_equal(e->n_points, 1);
+    assert_string_equal(tb_conf_find(e->points[0].config, "params.model")->text, "gpt:layers=8,width=64");
+    tb_experiment_free(e);
+    set[0] = "params.model=['gpt:layers=8,width=64', mlp]";
+    e = load_with("driver: train\n", &(tb_experiment_options){.set = set, .n_set = 1});
+    assert_int_equal(e->n_points, 2);
+    assert_string_equal(tb_conf_find(e->points[0].config, "params.model")->text, "gpt:layers=8,width=64");
+    tb_experiment_free(e);
+    set[0] = "launch.ranks=1,2";
+    refuses_with("driver: 'null'\n", &(tb_experiment_options){.set = set, .n_set = 1},
+                 "-s launch.ranks=1,2: several values are written 'launch.ranks=[1,2]'");
+}
+
 static void spelling_does_not_change_the_hash_but_meaning_does(void **state)
 {
     (void)state;
@@ -238,6 +256,7 @@ int main(void)
         IN_SCRATCH(zip_changes_its_keys_together),
         IN_SCRATCH(where_and_set_narrow_a_sweep_and_keep_names),
         IN_SCRATCH(a_list_on_the_command_line_is_a_dimension),
+        IN_SCRATCH(one_value_on_the_command_line_keeps_its_commas),
         IN_SCRATCH(spelling_does_not_change_the_hash_but_meaning_does),
         IN_SCRATCH(planning_keys_do_not_change_the_hash),
         IN_SCRATCH(a_profile_changes_what_it_names),
