@@ -46,10 +46,13 @@ typedef struct meta {
     int output;
     tb_tensor *grad;   /* leaf: NULL when nothing has arrived */
     tb_tensor *buffer; /* leaf: given by the user */
+    int rows;          /* leaf: of the buffer; 0: it has the leaf's shape */
+    uint64_t filled;   /* rows that hold something */
     tb_grad_hook hook;
     void *hook_arg;
     uint64_t mark;     /* backward pass in which `uses` counts */
     int uses;          /* contributions still to come */
+    int arrived;       /* contributions of that pass so far */
     bool is_input;     /* leaf: defer_weights does not put its gradient off */
     tb_tensor **capture; /* tb_gradients: where this leaf's gradient goes instead */
 } meta;
@@ -76,6 +79,10 @@ void tbi_node_release(node *n);
 void tbi_node_free_saved(node *n);
 bool tbi_needs_grad(const tb_tensor *t);
 tb_status tbi_anomaly_around(tb_interceptor *self, tb_op_call *c);
+/* Row i of a leaf's buffer, in the current scope; NULL: no memory. */
+tb_tensor *tbi_grad_row(tb_tensor *buffer, int i);
+/* The backward of a segment inside the pass that runs it: that pass counts the uses of leaves. */
+tb_status tbi_backward_inside(tb_tensor *root, tb_tensor *grad);
 /* Adds `g` to the leaf's gradient; counts one use done when `mark` is the running pass. */
 tb_status tbi_leaf_receive(tb_tensor *leaf, tb_tensor *g, uint64_t mark);
 tb_status tbi_run_segment(tape *tp, node *n);

@@ -8,6 +8,7 @@ typedef struct pass {
     uint64_t mark;
     bool weights_only; /* second half of a deferred backward */
     bool selective;    /* tb_gradients: only what leads to wanted inputs */
+    bool inside;       /* of a recomputed segment: another pass counts the uses of leaves */
     int n_wanted;
     tb_tensor *const *wanted;
     tb_tensor **grads;
@@ -19,13 +20,13 @@ static void mark_leaf(tb_tensor *leaf, uint64_t mark)
     meta *m = meta_of(leaf);
     if (m->mark != mark) {
         m->mark = mark;
-        m->uses = 0;
+        m->uses = m->arrived = 0;
     }
     m->uses++;
 }
 
 /* Marks everything below the root; returns the oldest node reached. */
-static node *mark_reachable(node *root, uint64_t mark)
+static node *mark_reachable(node *root, uint64_t mark, bool with_leaves)
 {
     node *oldest = root;
     int64_t open = 1;
@@ -36,7 +37,7 @@ static node *mark_reachable(node *root, uint64_t mark)
         oldest = n;
         n->is_useful = true;
         for (int i = 0; i < n->n_in; i++) {
-            if (n->edges[i].leaf) mark_leaf(n->edges[i].leaf, mark);
+            if (n->edges[i].leaf && with_leaves) mark_leaf(n->edges[i].leaf, mark);
             node *to = n->edges[i].to;
             if (!to || to->mark == mark) continue;
             to->mark = mark;
@@ -78,15 +79,31 @@ static bool is_exclusive(const tb_tensor *g)
     return atomic_load(&g->refs) == 1 && atomic_load(&g->storage->refs) == 1 && g->is_contiguous && !g->autograd;
 }
 
+/* Each use of the leaf adds to its own row. */
+static tb_status buffer_add(tb_tensor *leaf, meta *m, tb_tensor *g)
+{
+    int row = m->rows == 0 ? 0 : m->arrived < m->rows ? m->arrived : m->rows - 1;
+    tb_scope *scope = tb_scope_open();
+    tb_tensor *to = m->rows ? tbi_grad_row(m->buffer, row) : m->buffer;
+    bool is_first = !(m->filled >> row & 1);
+    tb_status st = !to ? TB_ERR_OOM
+                   : tb_is_poison(tb_accumulate(to, g, is_first)) ? tb_ctx_take_error(leaf->ctx) : TB_OK;
+    if (st == TB_OK) {
+        m->filled |= UINT64_C(1) << row;
+        if (row == 0 && !m->grad) m->grad = tb_retain(to);
+    }
+    tb_scope_close(scope);
+    return st;
+}
+
 static tb_status leaf_add(tb_tensor *leaf, meta *m, tb_tensor *g)
 {
     tb_tensor *next;
     if (m->buffer && g->autograd)
         return TB_FAIL(TB_ERR_UNSUPPORTED, "create_graph: the gradient of '%s' is written into its buffer, which has "
                                            "no graph; take it with tb_gradients()", leaf->name);
-    if (m->buffer) {
-        next = tb_accumulate(m->buffer, g, !m->grad) == tb_poison() ? tb_poison() : m->buffer;
-    } else if (m->grad) {
+    if (m->buffer) return buffer_add(leaf, m, g);
+    if (m->grad) {
         next = tb_add(m->grad, g);
     } else {
         next = is_exclusive(g) || g->autograd ? g : tb_copy(g);
@@ -95,14 +112,17 @@ static tb_status leaf_add(tb_tensor *leaf, meta *m, tb_tensor *g)
     tb_retain(next);
     tb_release(m->grad);
     m->grad = next;
-    if (!m->buffer) tb_tensor_set_tag(next, TB_MEM_GRAD);
+    tb_tensor_set_tag(next, TB_MEM_GRAD);
     return TB_OK;
 }
 
 tb_status tbi_leaf_receive(tb_tensor *leaf, tb_tensor *g, uint64_t mark)
 {
     meta *m = meta_of(leaf);
-    if (g) TB_TRY(leaf_add(leaf, m, g));
+    if (g) {
+        TB_TRY(leaf_add(leaf, m, g));
+        m->arrived++;
+    }
     if (m->mark == mark && --m->uses == 0 && m->hook) m->hook(leaf, m->hook_arg);
     return TB_OK;
 }
@@ -185,7 +205,7 @@ static tb_status give_to_node(node *to, int output, tb_tensor *g)
 
 static tb_status give_to_leaf(const pass *p, tb_tensor *leaf, tb_tensor *g)
 {
-    if (!p->selective) return tbi_leaf_receive(leaf, g, p->mark);
+    if (!p->selective) return tbi_leaf_receive(leaf, g, p->inside ? 0 : p->mark);
     for (int i = 0; i < p->n_wanted; i++) {
         if (p->wanted[i] != leaf || !g) continue;
         tb_tensor *sum = p->grads[i] ? tb_add(p->grads[i], g) : g;
@@ -221,7 +241,7 @@ static tb_status capture_outputs(const pass *p, const node *n)
 /* Uses of leaves that get nothing from this node still count as done. */
 static tb_status skip_leaves(const pass *p, const node *n)
 {
-    for (int i = 0; i < n->n_in && !p->selective; i++)
+    for (int i = 0; i < n->n_in && !p->selective && !p->inside; i++)
         if (n->edges[i].leaf) TB_TRY(tbi_leaf_receive(n->edges[i].leaf, NULL, p->mark));
     return TB_OK;
 }
@@ -299,7 +319,7 @@ static tb_status walk(pass *p, tb_tensor *root)
     node *first = m->made_by, *oldest;
     p->mark = ++p->tape->passes;
     tbi_node_retain(first);
-    oldest = mark_reachable(first, p->mark);
+    oldest = mark_reachable(first, p->mark, !p->inside);
     if (p->selective) mark_useful(p, oldest, first);
     bool was_on = p->tape->is_on;
     p->tape->is_on = p->opts->create_graph;
@@ -340,6 +360,13 @@ tb_status tb_backward_with(tb_tensor *root, const tb_backward_opts *opts)
 }
 
 tb_status tb_backward(tb_tensor *root) { return tb_backward_with(root, &(tb_backward_opts){0}); }
+
+tb_status tbi_backward_inside(tb_tensor *root, tb_tensor *grad)
+{
+    pass p = {.opts = &(tb_backward_opts){.grad = grad}, .inside = true};
+    TB_TRY(start(root, &p.tape));
+    return walk(&p, root);
+}
 
 tb_status tb_backward_weights(tb_tensor *root)
 {

@@ -56,7 +56,7 @@ tb_status tbi_run_segment(tape *tp, node *n)
     ctx->stream = stream;
     ctx->stream_uses = uses;
     ctx->first_sample = first_sample;
-    if (st == TB_OK) st = tb_backward_with(y, &(tb_backward_opts){.grad = n->grads[0]});
+    if (st == TB_OK) st = tbi_backward_inside(y, n->grads[0]);
     if (st == TB_OK && needs_x) n->result[0] = tb_grad(x);
     tp->is_on = was_on;
     tb_ctx_set_tag(ctx, tag);

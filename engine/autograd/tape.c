@@ -260,19 +260,51 @@ static tb_status leaf_of(tb_tensor *t, meta **out)
     return TB_FAIL(TB_ERR_INVALID, "tensor '%s' is not a leaf (tb_require_grad)", t->name);
 }
 
+enum { MAX_ROWS = 64 };
+
 tb_status tb_grad_set_buffer(tb_tensor *leaf, tb_tensor *buffer)
 {
     meta *m;
     TB_TRY(leaf_of(leaf, &m));
-    bool fits = !buffer || (buffer->is_contiguous && buffer->dtype == leaf->dtype && buffer->rank == leaf->rank &&
-                            memcmp(buffer->dims, leaf->dims, sizeof leaf->dims[0] * leaf->rank) == 0);
+    int front = buffer ? buffer->rank - leaf->rank : 0; /* a dimension in front: rows */
+    bool fits = !buffer || (buffer->is_contiguous && buffer->dtype == leaf->dtype && (front == 0 || front == 1) &&
+                            memcmp(buffer->dims + front, leaf->dims, sizeof leaf->dims[0] * leaf->rank) == 0);
+    if (fits && front == 1) fits = buffer->dims[0] >= 1 && buffer->dims[0] <= MAX_ROWS;
     if (!fits)
         return TB_FAIL(TB_ERR_SHAPE, "a gradient buffer of %s must be contiguous and like its leaf %s '%s'",
                        tb_shape_text(buffer), tb_shape_text(leaf), leaf->name);
     tb_grad_clear(leaf);
     tb_release(m->buffer);
     m->buffer = tb_retain(buffer);
+    m->rows = front ? (int)buffer->dims[0] : 0;
     return TB_OK;
+}
+
+tb_tensor *tbi_grad_row(tb_tensor *buffer, int i)
+{
+    return tbi_tensor_view(buffer, (tb_dtype)buffer->dtype, buffer->rank - 1, buffer->dims + 1, buffer->strides + 1,
+                           buffer->offset + i * buffer->strides[0]);
+}
+
+tb_status tb_grad_join(tb_tensor *leaf)
+{
+    meta *m;
+    TB_TRY(leaf_of(leaf, &m));
+    if (m->rows < 2 || !m->grad) return TB_OK;
+    bool recorded = tb_grad_mode(leaf->ctx, false);
+    tb_scope *scope = tb_scope_open();
+    tb_tensor *zero = tb_zeros((tb_dtype)leaf->dtype, leaf->rank, leaf->dims);
+    tb_status st = TB_OK;
+    for (int i = 1; i < m->rows && st == TB_OK; i++) {
+        tb_tensor *row = tbi_grad_row(m->buffer, i);
+        if (!row) st = TB_ERR_OOM;
+        else if (tb_is_poison(tb_accumulate(m->grad, row, false)) || tb_is_poison(tb_accumulate(row, zero, true)))
+            st = tb_ctx_take_error(leaf->ctx);
+    }
+    m->filled &= 1;
+    tb_scope_close(scope);
+    tb_grad_mode(leaf->ctx, recorded);
+    return st;
 }
 
 void tb_grad_clear(tb_tensor *leaf)
@@ -281,6 +313,7 @@ void tb_grad_clear(tb_tensor *leaf)
     if (!m) return;
     tb_release(m->grad);
     m->grad = NULL;
+    m->filled = 0;
 }
 
 tb_status tb_grad_set_hook(tb_tensor *leaf, tb_grad_hook hook, void *arg)

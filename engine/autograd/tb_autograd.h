@@ -15,8 +15,15 @@ bool tb_requires_grad(const tb_tensor *t);
 /* The accumulated gradient (borrowed; valid until it is cleared), or NULL when there is none. */
 tb_tensor *tb_grad(const tb_tensor *leaf);
 /* Gradients are written into `buffer` (same shape and dtype, kept by the leaf): a view into a bucket or a shared
- * arena. The first contribution after tb_grad_clear overwrites, later ones add, in place. NULL gives it back. */
+ * arena. The first contribution after tb_grad_clear overwrites, later ones add, in place. NULL gives it back.
+ *
+ * A buffer with one more dimension in front, [n, shape], keeps the uses of the leaf in a graph apart (a tied head): in
+ * each backward pass the i-th contribution goes to row i, further ones to the last. Rows are summed over ranks one by
+ * one; tb_grad_join() then adds them as one rank would, so the bits do not depend on the ranks. */
 TB_MUST_USE tb_status tb_grad_set_buffer(tb_tensor *leaf, tb_tensor *buffer);
+/* Adds the rows of such a buffer into its first, which is what tb_grad() gives, and clears the others. Without rows or
+ * gradient: nothing. */
+TB_MUST_USE tb_status tb_grad_join(tb_tensor *leaf);
 void tb_grad_clear(tb_tensor *leaf); /* forgets the gradient; a given buffer stays attached */
 
 /* Called when the leaf's gradient is complete for one backward pass (all its uses have contributed). */

@@ -11,7 +11,8 @@ enum { ALIGN_BYTES = 64, DEFAULT_BUCKET_BYTES = 1 << 20 };
 typedef struct slot { /* a parameter */
     tb_ddp *d;
     tb_tensor *leaf;
-    int64_t numel, room; /* room: with padding to ALIGN_BYTES */
+    int rows;            /* one for each use of the parameter: a shared one's are summed over the ranks apart */
+    int64_t numel, room; /* of all rows; room: with padding to ALIGN_BYTES */
     int64_t offset;
     int bucket;
     bool is_complete;
@@ -45,7 +46,10 @@ static tb_status place(tb_ddp *d, slot *s)
     tb_scope *scope = tb_scope_open();
     bool recorded = tb_grad_mode(tb_ctx_current(), false);
     tb_tensor *part = tb_slice(d->arena, 0, s->offset, s->offset + s->numel, 1);
-    tb_status st = tb_grad_set_buffer(s->leaf, tb_reshape(part, tb_tensor_rank(s->leaf), tb_tensor_dims(s->leaf)));
+    int rank = tb_tensor_rank(s->leaf), front = s->rows > 1;
+    int64_t dims[TB_MAX_RANK + 1] = {s->rows};
+    memcpy(dims + front, tb_tensor_dims(s->leaf), sizeof *dims * (size_t)rank);
+    tb_status st = tb_grad_set_buffer(s->leaf, tb_reshape(part, rank + front, dims));
     tb_grad_mode(tb_ctx_current(), recorded);
     tb_scope_close(scope);
     return st;
@@ -69,6 +73,7 @@ static tb_status lay_out(tb_ddp *d)
         at += s->room;
         TB_TRY(place(d, s));
     }
+    memset(d->memory, 0, (size_t)(at * unit)); /* a use that gives nothing counts as zero */
     return TB_OK;
 }
 
@@ -151,6 +156,7 @@ tb_status tb_ddp_finish(tb_ddp *d)
     TB_TRY(start_rest(d));
     for (int b = 0; b < d->n_buckets; b++) TB_TRY(tb_comm_wait(d->cfg.comm, &d->buckets[b].request, 0));
     tb_tensor_touch(d->arena);
+    for (int i = 0; i < d->n; i++) TB_TRY(tb_grad_join(d->slots[i].leaf));
     d->sum_ns += tb_now_ns() - t0;
     return TB_OK;
 }
@@ -177,9 +183,10 @@ static tb_status prepare(tb_ddp *d)
     d->buckets = tb_calloc(n, sizeof *d->buckets);
     if (!d->slots || !d->order || !d->seen || !d->buckets) return TB_ERR_OOM;
     for (int i = 0; i < d->n; i++) {
-        tb_tensor *leaf = tb_params_at(d->cfg.params, i)->tensor;
-        int64_t numel = tb_tensor_numel(leaf);
-        d->slots[i] = (slot){.d = d, .leaf = leaf, .numel = numel, .room = (numel + unit - 1) / unit * unit};
+        const tb_param *p = tb_params_at(d->cfg.params, i);
+        int64_t numel = tb_tensor_numel(p->tensor) * p->uses;
+        d->slots[i] = (slot){.d = d, .leaf = p->tensor, .rows = p->uses, .numel = numel,
+                             .room = (numel + unit - 1) / unit * unit};
         d->order[i] = d->n - 1 - i; /* until the first step has shown it: backward is mostly forward reversed */
         total += d->slots[i].room;
     }

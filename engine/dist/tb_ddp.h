@@ -7,7 +7,9 @@
  * ranks call the same collectives in the same order, whatever their timing. (Li et al., "PyTorch Distributed", 2020.)
  *
  * A sum over ranks is a pairwise tree in rank order per element, so bucket size, backend and timing never change a
- * bit; with tb_ctx_set_batch_blocks(ctx, 8 / ranks) the sums are those of one rank with the whole batch.
+ * bit; with tb_ctx_set_batch_blocks(ctx, 8 / ranks) the sums are those of one rank with the whole batch. A parameter
+ * that several parts share (a tied head) has a sum over the ranks for each, joined at the end, because one rank too
+ * first finishes each sum over the batch and then adds them.
  *
  * Refused: graphs that differ between ranks or between steps in which parameters get gradients; a parameter that
  * never gets one counts as zero. One context and thread; collective. */

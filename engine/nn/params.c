@@ -153,7 +153,7 @@ static tb_status append(tb_params *ps, char *name, tb_init init, int rank, const
         ps->capacity = capacity;
     }
     entry *e = &ps->entries[ps->n];
-    *e = (entry){.name = name, .param = {.name = name, .decays = rank >= 2}};
+    *e = (entry){.name = name, .param = {.name = name, .decays = rank >= 2, .uses = 1}};
     TB_TRY(make_leaf(ps, name, init, rank, dims, &e->param.tensor));
     ps->n++;
     return TB_OK;
@@ -206,7 +206,9 @@ tb_tensor *tb_params_share(tb_params *ps, const char *name)
     omitted **noted = find_omitted(ps, name);
     if (ps->status == TB_OK && *noted) return ps->omits ? tb_poison() : make_omitted(ps, noted);
     const tb_param *p = ps->status == TB_OK ? tb_params_find(ps, name) : NULL;
-    return p ? p->tensor : failed(ps, TB_ERR_NOT_FOUND);
+    if (!p) return failed(ps, TB_ERR_NOT_FOUND);
+    if (!ps->omits) find(ps, name)->param.uses++;
+    return p->tensor;
 }
 
 size_t tb_params_enter(tb_params *ps, const char *part)
@@ -221,33 +223,48 @@ size_t tb_params_enter(tb_params *ps, const char *part)
 void tb_params_leave(tb_params *ps, size_t mark) { ps->prefix[mark] = '\0'; }
 
 /* ---- gradients ---- */
-static int64_t arena_elements(const tb_params *ps, const tb_tensor *t)
+static int64_t arena_elements(const tb_params *ps, const tb_param *p, bool apart)
 {
     int64_t unit = ARENA_ALIGN / (int64_t)tb_dtype_size(ps->dtype);
-    return (tb_tensor_numel(t) + unit - 1) / unit * unit;
+    return (tb_tensor_numel(p->tensor) * (apart ? p->uses : 1) + unit - 1) / unit * unit;
 }
 
-tb_status tb_params_make_arena(tb_params *ps)
+/* Its gradient's place in the arena; in rows for the uses of a shared parameter. */
+static tb_status place(const tb_param *p, tb_tensor *arena, int64_t at, bool apart)
+{
+    tb_tensor *t = p->tensor;
+    int front = apart && p->uses > 1;
+    int64_t dims[TB_MAX_RANK + 1] = {p->uses}, numel = tb_tensor_numel(t) * (front ? p->uses : 1);
+    memcpy(dims + front, tb_tensor_dims(t), sizeof *dims * (size_t)tb_tensor_rank(t));
+    return tb_grad_set_buffer(t, tb_reshape(tb_slice(arena, 0, at, at + numel, 1), tb_tensor_rank(t) + front, dims));
+}
+
+tb_status tb_params_make_arena(tb_params *ps, bool apart)
 {
     tb_ctx *ctx = tb_ctx_current();
     int64_t total = 0, at = 0;
     TB_TRY(tb_params_status(ps));
-    for (int i = 0; i < ps->n; i++) total += arena_elements(ps, ps->entries[i].param.tensor);
+    for (int i = 0; i < ps->n; i++) total += arena_elements(ps, &ps->entries[i].param, apart);
     tb_mem_tag before = tb_ctx_set_tag(ctx, TB_MEM_GRAD);
     bool recorded = tb_grad_mode(ctx, false);
     tb_scope *scope = tb_scope_open();
     tb_tensor *arena = tb_zeros(ps->dtype, 1, &total);
     tb_status st = tb_ctx_take_error(ctx);
     for (int i = 0; st == TB_OK && i < ps->n; i++) {
-        tb_tensor *t = ps->entries[i].param.tensor, *part = tb_slice(arena, 0, at, at + tb_tensor_numel(t), 1);
-        st = tb_grad_set_buffer(t, tb_reshape(part, tb_tensor_rank(t), tb_tensor_dims(t)));
-        at += arena_elements(ps, t);
+        st = place(&ps->entries[i].param, arena, at, apart);
+        at += arena_elements(ps, &ps->entries[i].param, apart);
     }
     if (st == TB_OK) ps->arena = tb_retain(arena);
     tb_scope_close(scope);
     tb_grad_mode(ctx, recorded);
     tb_ctx_set_tag(ctx, before);
     return st;
+}
+
+tb_status tb_params_join_grads(tb_params *ps)
+{
+    for (int i = 0; i < ps->n; i++) TB_TRY(tb_grad_join(ps->entries[i].param.tensor));
+    return TB_OK;
 }
 
 void tb_params_clear_grads(tb_params *ps)

@@ -34,6 +34,7 @@ typedef struct tb_param {
     const char *name;  /* "block.0.attn.qkv.weight" */
     tb_tensor *tensor; /* a leaf that requires a gradient, contiguous, tagged param */
     bool decays;       /* weight decay is meant for it: a matrix or filter, not a bias or a norm */
+    int uses;          /* parts of the model that read it: 1, and 1 for each that shares it */
 } tb_param;
 
 TB_MUST_USE tb_status tb_params_create(tb_dtype dtype, uint64_t seed, tb_params **out);
@@ -47,9 +48,11 @@ tb_dtype tb_params_dtype(const tb_params *ps);
 TB_MUST_USE tb_status tb_params_hash(const tb_params *ps, char hex[65]);
 
 /* One contiguous arena, tagged grad, in which every parameter's gradient is a 64-byte aligned view (zero between
- * them): what is reduced, clipped and sent is one tensor. Call once, when the set is complete. */
-TB_MUST_USE tb_status tb_params_make_arena(tb_params *ps);
+ * them): what is reduced, clipped and sent is one tensor. `apart`: the uses of a shared parameter have a row each
+ * (tb_grad_set_buffer), to be joined when they are sums over all ranks. Call once, when the set is complete. */
+TB_MUST_USE tb_status tb_params_make_arena(tb_params *ps, bool apart);
 tb_tensor *tb_params_arena(const tb_params *ps); /* NULL before tb_params_make_arena */
+TB_MUST_USE tb_status tb_params_join_grads(tb_params *ps); /* tb_grad_join() of each */
 void tb_params_clear_grads(tb_params *ps);
 
 /* ---- for layers and models ---- */

@@ -26,7 +26,7 @@ static tb_status prepare(tb_trainer *t)
     int rank = c->comm ? tb_comm_rank(c->comm) : 0, ranks = c->comm ? tb_comm_size(c->comm) : 1;
     TB_TRY(tb_lr_check(&c->schedule));
     TB_TRY(set_batch_blocks(t->ctx, ranks));
-    if (!tb_params_arena(ps)) TB_TRY(tb_params_make_arena(ps));
+    if (!tb_params_arena(ps)) TB_TRY(tb_params_make_arena(ps, ranks > 1));
     TB_TRY(tb_optim_create(ps, &c->optim, &t->optim));
     t->count = tb_retain(tb_scalar(TB_I64, (double)step_targets(c)));
     TB_TRY(tb_ctx_take_error(t->ctx));
@@ -99,8 +99,10 @@ static tb_status reduce(tb_trainer *t, float *loss)
     if (!gradients)
         return TB_FAIL(TB_ERR_UNSUPPORTED, "training on several ranks: gradients on device %s cannot be sent",
                        tb_ctx_device(t->ctx)->name);
-    TB_TRY(tb_comm_allreduce(comm, gradients, tb_tensor_numel(arena), tb_tensor_dtype(arena), TB_REDUCE_SUM, NULL, NULL));
+    TB_TRY(tb_comm_allreduce(comm, gradients, tb_tensor_numel(arena), tb_tensor_dtype(arena), TB_REDUCE_SUM, NULL,
+                             NULL));
     tb_tensor_touch(arena);
+    TB_TRY(tb_params_join_grads(tb_model_params(t->cfg.model)));
     return tb_comm_allreduce(comm, loss, 1, TB_F32, TB_REDUCE_SUM, NULL, NULL);
 }
 

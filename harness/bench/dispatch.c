@@ -180,7 +180,7 @@ static tb_status make_step(step_case *s)
     s->x = tb_tensor_from(TB_F32, 2, (int64_t[]){ROWS, IN}, x);
     s->y = tb_tensor_from(TB_F32, 2, (int64_t[]){ROWS, 1}, y);
     TB_TRY(tb_model_create("mlp:widths=4-16-1,act=tanh", TB_F32, &s->model));
-    TB_TRY(tb_params_make_arena(tb_model_params(s->model)));
+    TB_TRY(tb_params_make_arena(tb_model_params(s->model), false));
     TB_TRY(tb_optim_create(tb_model_params(s->model), &(tb_optim_config){.kind = TB_OPTIM_SGD, .rate = rate},
                            &s->optim));
     return read_weights(s, s->weights);

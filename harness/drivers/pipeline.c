@@ -157,7 +157,7 @@ static tb_status open_base(const state *s, arrangement *a, const char *schedule,
     if (!a->schedule) TB_TRY(make_schedule(s, schedule, ranks, &a->schedule));
     filter f = {a, rank};
     TB_TRY(tb_model_create_part(tb_param_str(run, "model"), TB_F32, rank < 0 ? NULL : is_held, &f, &a->model));
-    TB_TRY(tb_params_make_arena(tb_model_params(a->model)));
+    TB_TRY(tb_params_make_arena(tb_model_params(a->model), false));
     TB_TRY(tb_loader_open(&(tb_loader_config){.data = s->data, .split = TB_SPLIT_TRAIN, .mode = TB_LOAD_TRAIN,
                                               .batch = s->rows * s->microbatches, .pieces = (int)s->microbatches,
                                               .context = s->time, .seed = run->seed}, &a->loader));

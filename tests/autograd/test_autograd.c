@@ -59,6 +59,26 @@ static void a_given_buffer_receives_the_gradient_in_place(void **state)
     }
 }
 
+static void rows_of_a_buffer_keep_the_uses_apart_until_they_are_joined(void **state)
+{
+    (void)state;
+    float arena[64] __attribute__((aligned(64))) = {0};
+    tb_tensor *a = leaf(TB_F32, 2, (double[]){2, 3}), *rows = tb_tensor_wrap(TB_F32, 2, (int64_t[]){2, 2}, arena);
+    tb_tensor *x = tb_full(TB_F32, 1, (int64_t[]){2}, 5);
+    assert_ok(tb_grad_set_buffer(a, rows));
+    for (int pass = 1; pass <= 2; pass++) { /* sub is newer than mul: its use comes first */
+        assert_ok(tb_backward(tb_sum(tb_sub(tb_mul(a, x), a), 0, NULL, false)));
+        assert_memory_equal(arena, ((float[]){-pass, -pass, 5 * pass, 5 * pass}), 16);
+    }
+    assert_ok(tb_grad_join(a));
+    assert_grad(a, (double[]){8, 8}, 2);
+    assert_memory_equal(arena, ((float[]){8, 8, 0, 0}), 16);
+    tb_grad_clear(a);
+    assert_ok(tb_backward(tb_sum(tb_mul(a, x), 0, NULL, false)));
+    assert_ok(tb_grad_join(a));
+    assert_grad(a, (double[]){5, 5}, 2);
+}
+
 static int calls_seen;
 static void count_call(tb_tensor *t, void *arg)
 {
@@ -209,6 +229,14 @@ static void a_graph_of_many_nodes_needs_no_stack(void **state)
     tb_release(y);
 }
 
+static void count_when_complete(tb_tensor *t, void *arg)
+{
+    double g;
+    assert_ok(tb_item_f64(tb_grad(t), &g));
+    assert_near(g, 13500, 1e-9);
+    *(int *)arg += 1;
+}
+
 static tb_tensor *cube(void *arg, tb_tensor *x) { return tb_mul(tb_mul(x, x), tb_mul(x, (tb_tensor *)arg)); }
 
 static void recomputed_segments_give_the_same_gradients(void **state)
@@ -234,6 +262,19 @@ static void recomputed_segments_give_the_same_gradients(void **state)
         expected_x[0] = gx[0];
         assert_int_equal(calls_seen, 1);
     }
+}
+
+/* A tied head: recomputed on its own, its embedding used again below it. */
+static void a_hook_waits_for_uses_outside_of_a_recomputed_segment(void **state)
+{
+    (void)state;
+    tb_tensor *w = leaf(TB_F64, 1, (double[]){5}), *x = leaf(TB_F64, 1, (double[]){3});
+    int hooked = 0;
+    tb_tensor *y = tb_recompute(cube, w, tb_mul(x, w)); /* (x w)^3 w: 4 x^3 w^3 */
+    assert_ok(tb_grad_set_hook(w, count_when_complete, &hooked));
+    assert_ok(tb_backward(tb_sum(y, 0, NULL, false)));
+    assert_int_equal(hooked, 1);
+    assert_grad(w, (double[]){13500}, 1);
 }
 
 static void deferred_weight_gradients_arrive_in_the_second_half(void **state)
@@ -278,6 +319,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ctx_test(gradients_of_a_product_are_the_other_factor), ctx_test(gradients_accumulate_until_cleared),
         ctx_test(broadcast_operands_get_summed_gradients), ctx_test(a_given_buffer_receives_the_gradient_in_place),
+        ctx_test(rows_of_a_buffer_keep_the_uses_apart_until_they_are_joined),
+        ctx_test(a_hook_waits_for_uses_outside_of_a_recomputed_segment),
         ctx_test(hooks_run_once_when_all_uses_have_contributed), ctx_test(gradients_have_gradients),
         ctx_test(an_op_without_gradient_below_a_second_gradient_is_named),
         ctx_test(a_buffer_cannot_keep_the_graph_of_a_gradient),

@@ -8,11 +8,15 @@
 #include "tb_optim.h"
 #include <pthread.h>
 
-enum { BATCH = 32, WIDTH = 20, CLASSES = 5, STEPS = 4 };
+enum { BATCH = 32, WIDTH = 20, CLASSES = 5, STEPS = 4, TIME = 6, VOCAB = 11 };
+
+static const char mlp[] = "mlp:widths=20-33-17-5,act=gelu";
+static const char tied_gpt[] = "gpt:layers=1,width=16,heads=2,vocab=11,context=6";
 
 typedef struct setting {
     int ranks, micro_batches;
     int64_t bucket_bytes;
+    const char *model;
 } setting;
 
 typedef struct rank_job {
@@ -23,7 +27,7 @@ typedef struct rank_job {
     pthread_t thread;
 } rank_job;
 
-static tb_tensor *forward_loss(const tb_model *m, int step, int micro, int first, int rows)
+static tb_tensor *image_loss(const tb_model *m, int step, int micro, int first, int rows)
 {
     float x[BATCH * WIDTH];
     int32_t y[BATCH];
@@ -39,6 +43,21 @@ static tb_tensor *forward_loss(const tb_model *m, int step, int micro, int first
                             &(tb_ce_opts){.count = tb_scalar(TB_I64, BATCH)});
 }
 
+/* A gpt on text: its loss is the mean over all places of all rows. */
+static tb_tensor *text_loss(const tb_model *m, int step, int micro, int first, int rows)
+{
+    int32_t x[BATCH * TIME], y[BATCH * TIME];
+    for (int i = 0; i < rows * TIME; i++) {
+        uint32_t h = (uint32_t)((first * TIME + i) * 7919 + step * 31 + micro * 17) * 2654435761u;
+        x[i] = (int32_t)(h >> 24) % VOCAB;
+        y[i] = (x[i] * 3 + 1) % VOCAB;
+    }
+    const int64_t dims[] = {rows, TIME};
+    tb_tensor *in = tb_tensor_from(TB_I32, 2, dims, x);
+    return tb_cross_entropy(tb_model_forward(m, in), tb_tensor_from(TB_I32, 2, dims, y),
+                            &(tb_ce_opts){.count = tb_scalar(TB_I64, BATCH * TIME)});
+}
+
 static void train(rank_job *j, const tb_model *m, tb_optim *o, tb_ddp *d)
 {
     int rows = BATCH / j->s->ranks;
@@ -46,7 +65,7 @@ static void train(rank_job *j, const tb_model *m, tb_optim *o, tb_ddp *d)
         for (int micro = 0; micro < j->s->micro_batches; micro++) {
             tb_scope *scope = tb_scope_open();
             tb_ddp_begin(d, micro + 1 == j->s->micro_batches);
-            assert_ok(tb_backward(forward_loss(m, step, micro, j->rank * rows, rows)));
+            assert_ok(tb_backward((j->s->model == tied_gpt ? text_loss : image_loss)(m, step, micro, j->rank * rows, rows)));
             tb_scope_close(scope);
         }
         assert_ok(tb_ddp_finish(d));
@@ -66,7 +85,7 @@ static void *run_rank(void *arg)
     tb_ctx_enter(ctx);
     assert_ok(tb_ctx_set_batch_blocks(ctx, 8 / j->s->ranks));
     assert_ok(tb_comm_open(j->s->ranks > 1 ? "thread" : "self", j->rank, j->s->ranks, &j->id, NULL, &c));
-    assert_ok(tb_model_create("mlp:widths=20-33-17-5,act=gelu", TB_F32, &m));
+    assert_ok(tb_model_create(j->s->model, TB_F32, &m));
     assert_ok(tb_optim_create(tb_model_params(m), &(tb_optim_config){TB_OPTIM_SGD, .rate = 0.1, .momentum = 0.9}, &o));
     assert_ok(tb_ddp_create(&(tb_ddp_config){tb_model_params(m), c, j->s->bucket_bytes}, &d));
     train(j, m, o, d);
@@ -102,13 +121,26 @@ static void ranks_and_buckets_change_no_bit(void **state)
     (void)state;
     const int64_t sizes[] = {1, 256, 2048, 4096, 1 << 20};
     char one[65], many[65];
-    (void)run((setting){1, 1, 0}, one);
+    (void)run((setting){1, 1, 0, mlp}, one);
     for (int ranks = 1; ranks <= 4; ranks *= 2)
         for (int i = 0; i < 5; i++) {
-            int n = run((setting){ranks, 1, sizes[i]}, many);
+            int n = run((setting){ranks, 1, sizes[i], mlp}, many);
             assert_string_equal(many, one);
             if (i == 0) assert_int_equal(n, 6); /* one a parameter */
             if (i == 4) assert_int_equal(n, 1);
+        }
+}
+
+/* The head reads the byte embedding: one gradient from two sums over the batch. */
+static void a_tied_head_has_the_bits_of_one_rank(void **state)
+{
+    (void)state;
+    char one[65], many[65];
+    (void)run((setting){1, 1, 0, tied_gpt}, one);
+    for (int ranks = 1; ranks <= 4; ranks *= 2)
+        for (int i = 0; i < 2; i++) {
+            (void)run((setting){ranks, 1, i ? 1 : 1 << 20, tied_gpt}, many);
+            assert_string_equal(many, one);
         }
 }
 
@@ -116,9 +148,9 @@ static void accumulation_sums_once_and_all_ranks_agree(void **state)
 {
     (void)state;
     char fine[65], coarse[65], without[65];
-    (void)run((setting){2, 3, 1}, fine);
-    (void)run((setting){2, 3, 1 << 20}, coarse);
-    (void)run((setting){2, 1, 1}, without);
+    (void)run((setting){2, 3, 1, mlp}, fine);
+    (void)run((setting){2, 3, 1 << 20, mlp}, coarse);
+    (void)run((setting){2, 1, 1, mlp}, without);
     assert_string_equal(fine, coarse);
     assert_string_not_equal(fine, without);
 }
@@ -127,6 +159,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_and_buckets_change_no_bit),
+        cmocka_unit_test(a_tied_head_has_the_bits_of_one_rank),
         cmocka_unit_test(accumulation_sums_once_and_all_ranks_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -91,7 +91,7 @@ static void run_rank(rank_job *r)
     tb_ctx_enter(ctx);
     if (r->j->ranks > 1) assert_ok(tb_comm_open("thread", r->rank, r->j->ranks, &r->id, NULL, &comm));
     assert_ok(tb_model_create_part(r->j->model, TB_F32, holds, r, &model));
-    assert_ok(tb_params_make_arena(tb_model_params(model)));
+    assert_ok(tb_params_make_arena(tb_model_params(model), false));
     assert_ok(tb_optim_create(tb_model_params(model), &(tb_optim_config){TB_OPTIM_ADAMW, .rate = 0.01, .decay = 0.1}, &optim));
     assert_ok(tb_pipeline_create(&(tb_pipeline_config){.schedule = r->schedule, .model = model, .cuts = r->cuts, .rows = ROWS,
                                  .time = TIME, .recompute = r->j->recompute, .source = source_of(r->j), .optim = optim, .comm = comm}, &p));
@@ -227,7 +227,7 @@ static void predict(const job *j, tb_rank_peak *peaks, tb_stage_bytes *bytes)
     assert_ok(tb_ctx_create(&(tb_ctx_config){.seed = 5, .device = "meta"}, &ctx));
     tb_ctx_enter(ctx);
     assert_ok(tb_model_create(j->model, TB_F32, &model));
-    assert_ok(tb_params_make_arena(tb_model_params(model)));
+    assert_ok(tb_params_make_arena(tb_model_params(model), false));
     assert_ok(tb_pipeline_stage_bytes(&(tb_pipeline_config){.schedule = s, .model = model, .cuts = cuts, .rows = ROWS, .time = TIME,
                                       .recompute = j->recompute, .source = source_of(j)}, bytes));
     tb_schedule_peaks(s, bytes, peaks);

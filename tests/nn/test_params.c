@@ -115,7 +115,7 @@ static void gradients_lie_in_one_arena(void **state)
 {
     tb_params *ps = make(TB_F32, 1);
     tb_nn_linear a = tb_nn_linear_make(ps, "a", 5, 3, true), b = tb_nn_linear_make(ps, "b", 3, 2, false);
-    assert_ok(tb_params_make_arena(ps));
+    assert_ok(tb_params_make_arena(ps, false));
     tb_tensor *arena = tb_params_arena(ps);
     assert_int_equal(tb_tensor_numel(arena), 16 + 16 + 16);
     tb_tensor *x = tb_full(TB_F32, 2, (int64_t[]){4, 5}, 1);

@@ -8,6 +8,7 @@
 
 static const char checkpoint[] = "test_trainer.safetensors";
 static const char images[] = "idx:test_trainer_images.tmp,test_trainer_labels.tmp";
+static const char text[] = "text:test_trainer_images.tmp"; /* any bytes are one */
 
 static void put(const char *path, const void *data, size_t bytes)
 {
@@ -58,7 +59,7 @@ static run start(const char *spec, int threads, tb_trainer_config c)
     run r = {0};
     assert_ok(tb_ctx_create(&(tb_ctx_config){.threads = threads, .seed = c.seed}, &r.ctx));
     tb_ctx_enter(r.ctx);
-    assert_ok(tb_dataset_open(images, &r.data));
+    assert_ok(tb_dataset_open(strncmp(spec, "gpt", 3) == 0 ? text : images, &r.data));
     assert_ok(tb_model_create(spec, TB_F32, &r.model));
     c.model = r.model;
     c.data = r.data;
@@ -85,6 +86,7 @@ static void end(run *r, char hash[65])
 }
 
 static const char mlp[] = "mlp:widths=36-24-6";
+static const char tied_gpt[] = "gpt:layers=1,width=16,heads=2,context=8";
 static const tb_trainer_config adamw = {
     .batch = 32, .seed = 4, .optim = {.kind = TB_OPTIM_ADAMW, .decay = 0.1, .clip_norm = 1},
     .schedule = {TB_LR_COSINE, .rate = 0.01, .floor = 0.001, .warmup = 3, .steps = 40}, .ahead = 1};
@@ -146,6 +148,7 @@ enum { MOST_RANKS = 4, RANK_STEPS = 6 };
 
 typedef struct rank_arg {
     const tb_comm_id *id;
+    const char *model;
     int rank, ranks;
     double losses[RANK_STEPS];
     tb_evaluation evaluation;
@@ -159,34 +162,41 @@ static void *run_rank(void *arg)
     assert_ok(tb_comm_open("thread", a->rank, a->ranks, a->id, NULL, &comm));
     tb_trainer_config c = adamw;
     c.comm = comm;
-    run r = start(mlp, 1, c);
+    c.context = 8;
+    run r = start(a->model, 1, c);
     for (int i = 0; i < RANK_STEPS; i++) a->losses[i] = go(&r, 1);
-    assert_ok(tb_evaluate(r.model, r.data, TB_SPLIT_TEST, 7, 0, comm, &a->evaluation));
+    assert_ok(tb_evaluate(r.model, r.data, TB_SPLIT_TEST, 7, 8, comm, &a->evaluation));
     end(&r, a->hash);
     tb_comm_close(comm);
     return NULL;
 }
 
-static void two_and_four_ranks_have_the_bits_of_one(void **state)
+static void compare_ranks(const char *model)
 {
-    (void)state;
     static rank_arg a[MOST_RANKS + 1][MOST_RANKS];
     for (int ranks = 1; ranks <= MOST_RANKS; ranks *= 2) {
         pthread_t threads[MOST_RANKS];
         tb_comm_id id;
         assert_ok(tb_comm_make_id("thread", ranks, &id));
         for (int r = 0; r < ranks; r++) {
-            a[ranks][r] = (rank_arg){.id = &id, .rank = r, .ranks = ranks};
+            a[ranks][r] = (rank_arg){.id = &id, .model = model, .rank = r, .ranks = ranks};
             assert_int_equal(pthread_create(&threads[r], NULL, run_rank, &a[ranks][r]), 0);
         }
         for (int r = 0; r < ranks; r++) pthread_join(threads[r], NULL);
         for (int r = 0; r < ranks; r++) {
             assert_string_equal(a[ranks][r].hash, a[1][0].hash);
             for (int i = 0; i < RANK_STEPS; i++) assert_near(a[ranks][r].losses[i], a[1][0].losses[i], 1e-6);
-            assert_int_equal(a[ranks][r].evaluation.targets, 20);
+            assert_true(a[ranks][r].evaluation.targets == (model == mlp ? 20 : a[1][0].evaluation.targets));
             assert_true(a[ranks][r].evaluation.accuracy == a[1][0].evaluation.accuracy);
         }
     }
+}
+
+static void two_and_four_ranks_have_the_bits_of_one(void **state)
+{
+    (void)state;
+    compare_ranks(mlp);
+    compare_ranks(tied_gpt);
 }
 
 static void accumulation_follows_the_whole_batch(void **state)
