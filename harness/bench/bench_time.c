@@ -189,5 +189,6 @@ tb_status tb_bench_measure(tb_bench_run *run, const tb_bench_case *given)
     if (c.flops > 0) r->gflops = c.flops / r->median_ns;
     if (bound > 0) r->pct_peak = 100 * bound / r->median_ns;
     if (c.bytes > 0) tb_bench_extra_add(run, "gb_per_s", c.bytes / r->median_ns);
+    if (run->threads > 1) tb_bench_extra_add(run, "core_to_core_ns", run->core_to_core_ns);
     return TB_OK;
 }

@@ -36,3 +36,13 @@ void tb_bench_torch_join(tb_bench_torch *t, tb_bench_case *c)
     c->peer = (tb_bench_side){run, t};
     c->peer_detail = t->detail;
 }
+
+tb_status tb_bench_measure_beside_torch(tb_bench_run *run, const char *what, tb_bench_case *c)
+{
+    tb_bench_torch torch = {0};
+    tb_status st = run->peer ? tb_bench_torch_start(&torch, run->threads, what) : TB_OK;
+    if (st == TB_OK && run->peer) tb_bench_torch_join(&torch, c);
+    if (st == TB_OK) st = tb_bench_measure(run, c);
+    tb_bench_torch_stop(&torch);
+    return st;
+}

@@ -14,3 +14,5 @@ TB_MUST_USE tb_status tb_bench_torch_start(tb_bench_torch *t, int threads, const
 void tb_bench_torch_stop(tb_bench_torch *t);
 /* Makes it the peer of a case. */
 void tb_bench_torch_join(tb_bench_torch *t, tb_bench_case *c);
+/* tb_bench_measure(), beside torch's `what` where the run asks for a peer. */
+TB_MUST_USE tb_status tb_bench_measure_beside_torch(tb_bench_run *run, const char *what, tb_bench_case *c);

@@ -57,16 +57,6 @@ static const tb_kernel *kernel_of(const tb_bench_run *run, const char *primitive
     return tb_kernel_find(primitive, TB_F32, tb_ctx_isa(run->ctx), best, 1) ? best[0] : NULL;
 }
 
-static tb_status with_torch(tb_bench_run *run, const char *what, tb_bench_case *c)
-{
-    tb_bench_torch torch = {0};
-    tb_status st = run->peer ? tb_bench_torch_start(&torch, run->threads, what) : TB_OK;
-    if (st == TB_OK && run->peer) tb_bench_torch_join(&torch, c);
-    if (st == TB_OK) st = tb_bench_measure(run, c);
-    tb_bench_torch_stop(&torch);
-    return st;
-}
-
 static tb_status measure_sum(tb_bench_run *run, bool recorded)
 {
     sum_case s = {.a = vector(1), .b = vector(2), .recorded = recorded};
@@ -78,7 +68,7 @@ static tb_status measure_sum(tb_bench_run *run, bool recorded)
                        .ours = {run_sum, &s},
                        .check = check_sum};
     if (recorded) TB_TRY(tb_require_grad(s.a));
-    return with_torch(run, recorded ? "add_recorded" : "add", &c);
+    return tb_bench_measure_beside_torch(run, c.op, &c);
 }
 
 /* ---- the step ---- */
@@ -197,7 +187,7 @@ static tb_status measure_step(tb_bench_run *run)
                        .ours = {run_steps, &s},
                        .check = check_step};
     tb_status st = make_step(&s);
-    if (st == TB_OK) st = with_torch(run, "tiny_train_step", &c);
+    if (st == TB_OK) st = tb_bench_measure_beside_torch(run, c.op, &c);
     tb_optim_destroy(s.optim);
     tb_model_destroy(s.model);
     return st;

@@ -45,6 +45,7 @@ typedef struct tb_bench_row {
 typedef struct tb_bench_run {
     tb_ctx *ctx; /* the thread's current one */
     int threads;
+    double core_to_core_ns; /* one way between the first two cores; NaN where there is one */
     tb_dtype dtype;
     const char *peer;     /* or NULL */
     tb_bench_shape shape; /* n = 0 where the kind takes none */

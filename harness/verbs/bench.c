@@ -1,5 +1,6 @@
 /* tb bench: microbenchmarks of kernels and paths of the engine, each beside what the machine can do and,
  * where one is asked for, a peer that does the same work in the same run. */
+#include "noise.h"
 #include "tb_alloc.h"
 #include "tb_bench.h"
 #include "tb_tensor.h"
@@ -10,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_SHAPES = 64, MOST_PEERS = 8, NAME_BYTES = 32 };
+enum { MOST_SHAPES = 64, LARGEST_DIM = 1 << 24, MOST_PEERS = 8, NAME_BYTES = 32 };
 
 static const tb_bench *const kinds[] = {
 #define TB_BENCH_ENTRY(name) &tb_bench_##name,
@@ -23,6 +24,7 @@ typedef struct request {
     const tb_bench *kind;
     tb_dtype dtype;
     int threads, n_shapes, n_peers;
+    double core_to_core_ns;
     tb_bench_shape shapes[MOST_SHAPES];
     const char *peers[MOST_PEERS]; /* the kind's own names */
 } request;
@@ -59,7 +61,7 @@ static tb_status parse_shape(const tb_bench *kind, const char *word, tb_bench_sh
     for (;;) {
         char *end;
         long long d = *at >= '0' && *at <= '9' ? strtoll(at, &end, 10) : 0;
-        if (d < 1 || d > 1 << 20 || out->n == wanted) break;
+        if (d < 1 || d > LARGEST_DIM || out->n == wanted) break;
         out->at[out->n++] = d;
         if (!*end && out->n == wanted) return TB_OK;
         if (*end != 'x') break;
@@ -137,6 +139,15 @@ static tb_status parse_dtype(request *r, const tb_args *args)
     return st;
 }
 
+/* Looked at before the process is bound; neighbours on the host can move the cores apart. */
+static tb_status core_to_core(request *r)
+{
+    tb_noise noise;
+    TB_TRY(tb_noise_measure(&noise));
+    r->core_to_core_ns = noise.core_to_core_ns;
+    return TB_OK;
+}
+
 /* Both sides run on the first `threads` cores, peers' threads and processes included: they inherit the set.
  */
 static tb_status parse_threads(request *r, const tb_args *args)
@@ -150,6 +161,7 @@ static tb_status parse_threads(request *r, const tb_args *args)
     if (st == TB_OK && ((end && *end) || n < 1 || n > topo->n_cores))
         st = TB_FAIL(TB_ERR_CONFIG, "bench: --threads %s: this process may use 1 to %d cores", word,
                      topo->n_cores);
+    if (st == TB_OK) st = core_to_core(r);
     if (st == TB_OK) st = tb_topo_bind_thread(topo->cores, (int)n);
     r->threads = (int)n;
     tb_free(topo);
@@ -288,6 +300,7 @@ static int bench(const tb_args *args)
     tb_ctx_enter(run.ctx);
     run.threads = r.threads;
     run.dtype = r.dtype;
+    run.core_to_core_ns = r.core_to_core_ns;
     st = run_all(&r, &run);
     int code = st != TB_OK ? tb_report(stderr) : 0;
     if (code == 0 && tb_args_has(args, "json"))

@@ -61,8 +61,49 @@ def add_recorded():
 
 
 def gemm(m, k, n):
-    a, b = torch.randn(m, k), torch.randn(k, n)
+    a, b = torch.randn(int(m), int(k)), torch.randn(int(k), int(n))
     return no_grad(lambda: torch.mm(a, b))
+
+
+def elementwise(op, n):
+    a, b = torch.randn(int(n)), torch.randn(int(n))
+    ops = {"add": lambda: a + b, "mul": lambda: a * b, "relu": lambda: torch.relu(a), "exp": lambda: torch.exp(a),
+           "tanh": lambda: torch.tanh(a), "sigmoid": lambda: torch.sigmoid(a),
+           "gelu_tanh": lambda: F.gelu(a, approximate="tanh")}
+    return no_grad(ops[op])
+
+
+def norm(op, rows, columns):
+    x, gamma, beta = torch.randn(int(rows), int(columns)), torch.randn(int(columns)), torch.randn(int(columns))
+    ops = {"softmax": lambda: torch.softmax(x, -1), "log_softmax": lambda: torch.log_softmax(x, -1),
+           "layer_norm": lambda: F.layer_norm(x, (int(columns),), gamma, beta), "sum": lambda: x.sum(-1)}
+    return no_grad(ops[op])
+
+
+def optimizer(op, n):
+    p = torch.randn(int(n), requires_grad=True)
+    p.grad = torch.randn(int(n))
+    step = {"sgd": lambda: torch.optim.SGD([p], lr=1e-3, momentum=0.9, foreach=True),
+            "adamw": lambda: torch.optim.AdamW([p], lr=1e-3, weight_decay=0.01, foreach=True)}[op]().step
+    return with_grad(step)
+
+
+def attention(causal, b, h, t, d):
+    q, k, v = (torch.randn(int(b), int(h), int(t), int(d)) for _ in range(3))
+    hidden = torch.triu(torch.ones(int(t), int(t), dtype=torch.bool), 1)
+
+    def forward():
+        scores = (q @ k.transpose(-2, -1)) * int(d) ** -0.5
+        if int(causal):
+            scores = scores.masked_fill(hidden, float("-inf"))
+        return torch.softmax(scores, -1) @ v
+    return no_grad(forward)
+
+
+def conv(n, c, h, w, o, k):
+    x, kernel = torch.randn(int(n), int(c), int(h), int(w)), torch.randn(int(o), int(c), int(k), int(k))
+    bias = torch.randn(int(o))
+    return no_grad(lambda: F.conv2d(x, kernel, bias, padding=int(k) // 2))
 
 
 def tiny_train_step():
@@ -77,13 +118,14 @@ def tiny_train_step():
     return with_grad(step)
 
 
-CASES = {f.__name__: f for f in (add, add_recorded, tiny_train_step, gemm)}
+CASES = {f.__name__: f for f in (add, add_recorded, tiny_train_step, gemm, elementwise, norm, optimizer,
+                                 attention, conv)}
 
 
 def main():
     torch.set_num_threads(int(sys.argv[1]))
     torch.manual_seed(1)
-    run = CASES[sys.argv[2]](*map(int, sys.argv[3:]))
+    run = CASES[sys.argv[2]](*sys.argv[3:])
     settings = "openblas-openmp" if os.path.isdir(OPENBLAS) else "system-blas"
     print(f"ready torch-{torch.__version__},{settings},{os.environ['ATEN_CPU_CAPABILITY']}", flush=True)
     for line in sys.stdin:

@@ -90,6 +90,33 @@ static void a_bad_command_line_is_one_sentence_and_2(void **state)
     }
 }
 
+static void every_kind_measures_its_ops(void **state)
+{
+    static const char *const cases[][3] = {
+        {"bench elementwise --shape 100 --json", "\"op\": \"add\"", "\"op\": \"gelu_tanh\""},
+        {"bench norm --shape 3x40 --json", "\"op\": \"softmax\"", "\"op\": \"layer_norm\""},
+        {"bench optimizer --shape 77 --json", "\"op\": \"sgd\"", "\"op\": \"adamw\""},
+        {"bench attention --shape 1x2x9x8 --json", "\"op\": \"attention\"", "\"op\": \"attention_causal\""},
+        {"bench conv --shape 2x3x9x8x4x3 --json", "\"op\": \"conv2d\"", "\"shape\": \"2x3x9x8x4x3\""},
+        {"bench limits --json", "\"op\": \"multiply_add\"", "\"op\": \"read\""},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        program_run run = run_program(cases[i][0]);
+        expect(&run, 0, cases[i][1]);
+        expect(&run, 0, cases[i][2]);
+    }
+}
+
+static void the_kernel_of_an_op_is_the_one_that_ran(void **state)
+{
+    (void)state;
+    setenv("TB_ISA", "scalar", 1);
+    program_run run = run_program("bench norm --shape 3x40 --json");
+    unsetenv("TB_ISA");
+    expect(&run, 0, "\"kernel\": \"row_softmax_f32_scalar\"");
+}
+
 /* ---- peers in a process of their own ---- */
 static void plant_torch(const char *script)
 {
@@ -232,6 +259,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_row_has_exactly_the_promised_keys, setup, teardown),
         cmocka_unit_test_setup_teardown(each_shape_has_a_row_in_each_dtype, setup, teardown),
         cmocka_unit_test_setup_teardown(the_kernel_follows_the_instruction_set, setup, teardown),
+        cmocka_unit_test_setup_teardown(every_kind_measures_its_ops, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_kernel_of_an_op_is_the_one_that_ran, setup, teardown),
         cmocka_unit_test_setup_teardown(a_bad_command_line_is_one_sentence_and_2, setup, teardown),
         cmocka_unit_test_setup_teardown(a_peer_answers_for_so_many_iterations, setup, teardown),
         cmocka_unit_test_setup_teardown(a_peer_that_ends_is_named, setup, teardown),

@@ -1,0 +1,113 @@
+/* Ops as cases. */
+#include "bench_op.h"
+#include "bench_torch.h"
+#include "tb_alloc.h"
+#include "tb_op.h"
+#include <math.h>
+
+tb_tensor *tb_bench_tensor(uint64_t stream, int rank, const int64_t *dims)
+{
+    tb_tensor *t = tb_tensor_empty(TB_F32, rank, dims);
+    float *host = tb_tensor_host(t);
+    for (int64_t i = 0; host && i < tb_tensor_numel(t); i++) host[i] = (float)tb_bench_value(stream, i);
+    tb_tensor_touch(t);
+    return t;
+}
+
+/* ---- which kernel runs ---- */
+typedef struct watcher {
+    tb_interceptor interceptor;
+    const char *kernel;
+} watcher;
+
+static tb_status watch(tb_interceptor *self, tb_op_call *call)
+{
+    tb_status st = tb_dispatch_next(self, call);
+    ((watcher *)self)->kernel = call->kernel;
+    return st;
+}
+
+static tb_isa isa_of(const char *kernel)
+{
+    for (int i = 0; i < tb_kernel_count(); i++)
+        if (strcmp(tb_kernel_at(i)->name, kernel) == 0) return tb_kernel_at(i)->isa;
+    return TB_ISA_SCALAR; /* ref */
+}
+
+/* ---- the result ---- */
+typedef struct op_case {
+    const tb_bench_op *op;
+    int64_t n;
+    float *expected;
+} op_case;
+
+/* One call; *values, to be freed, are its n results. */
+static tb_status result_of(const tb_bench_op *op, float **values, int64_t *n)
+{
+    *values = NULL;
+    if (op->reset) TB_TRY(op->reset(op->arg));
+    tb_scope *scope = tb_scope_open();
+    tb_tensor *y = op->call(op->arg);
+    *n = tb_tensor_numel(y);
+    *values = tb_calloc((size_t)*n, sizeof **values);
+    tb_status st = *values ? tb_tensor_read(y, *values, (size_t)*n * sizeof **values) : TB_ERR_OOM;
+    tb_scope_close(scope);
+    return st;
+}
+
+static tb_status expect(tb_ctx *ctx, op_case *s)
+{
+    tb_isa isa = tb_ctx_isa(ctx);
+    tb_ctx_limit_kernels(ctx, isa, true);
+    tb_status st = result_of(s->op, &s->expected, &s->n);
+    tb_ctx_limit_kernels(ctx, isa, false);
+    return st;
+}
+
+static tb_status check(void *self)
+{
+    const op_case *s = self;
+    float *got;
+    int64_t n;
+    double largest = 0, worst = 0;
+    tb_status st = result_of(s->op, &got, &n);
+    for (int64_t i = 0; st == TB_OK && i < n; i++) largest = fmax(largest, fabs((double)s->expected[i]));
+    for (int64_t i = 0; st == TB_OK && i < n; i++) {
+        double error =
+            fabs((double)got[i] - (double)s->expected[i]) / (s->op->tolerance * 0x1p-24 * largest + 1e-30);
+        if (!(error <= worst)) worst = error;
+    }
+    tb_free(got);
+    return st == TB_OK ? tb_bench_judge("op", worst) : st;
+}
+
+static tb_status run_op(void *self, int64_t times, double *ns)
+{
+    const op_case *s = self;
+    (void)ns;
+    for (int64_t t = 0; t < times; t++) {
+        tb_scope *scope = tb_scope_open();
+        s->op->call(s->op->arg);
+        tb_scope_close(scope);
+    }
+    return tb_ctx_take_error(tb_ctx_current());
+}
+
+tb_status tb_bench_measure_op(tb_bench_run *run, const tb_bench_op *op, tb_bench_case *c)
+{
+    op_case s = {.op = op};
+    watcher w = {.interceptor = {.name = "bench", .order = TB_ORDER_TRACE, .around = watch}, .kernel = "ref"};
+    tb_status st = expect(run->ctx, &s);
+    tb_interceptor_add(run->ctx, &w.interceptor);
+    if (st == TB_OK) st = run_op(&s, 1, NULL);
+    tb_interceptor_remove(run->ctx, &w.interceptor);
+    if (st == TB_OK) {
+        c->kernel = w.kernel;
+        c->isa = isa_of(w.kernel);
+        c->ours = (tb_bench_side){run_op, &s};
+        c->check = check;
+        st = tb_bench_measure_beside_torch(run, op->torch, c);
+    }
+    tb_free(s.expected);
+    return st;
+}

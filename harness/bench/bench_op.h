@@ -1,0 +1,18 @@
+/* An op of the engine as a case: called as programs call it, its kernel named by watching the dispatch, its
+ * result compared with the op's own reference implementation (plain loops, sums in f64). */
+#pragma once
+#include "tb_bench.h"
+#include "tb_tensor.h"
+
+typedef struct tb_bench_op {
+    tb_tensor *(*call)(void *arg); /* one result, in the current scope */
+    tb_status (*reset)(void *arg); /* puts back what a call changes in place; or NULL */
+    void *arg;
+    double tolerance;  /* allowed difference, in units of 2^-24 of the largest value of the result */
+    const char *torch; /* the same as a case of torch_bench.py */
+} tb_bench_op;
+
+/* Fills kernel, isa, sides and checks of `c`, and measures it beside run->peer. */
+TB_MUST_USE tb_status tb_bench_measure_op(tb_bench_run *run, const tb_bench_op *op, tb_bench_case *c);
+/* f32, filled from the stream with values in [-1, 1). */
+tb_tensor *tb_bench_tensor(uint64_t stream, int rank, const int64_t *dims);

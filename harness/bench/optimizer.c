@@ -1,0 +1,73 @@
+/* optimizer: one step over all parameters, in place. Bytes: SGD with momentum reads 3 and writes 2 numbers an
+ * element, AdamW reads 4 and writes 3. */
+#include "bench_op.h"
+#include "tb_ops.h"
+
+typedef struct update {
+    tb_tensor *p, *g, *m, *v;
+} update;
+
+static tb_tensor *sgd(void *arg)
+{
+    const update *u = arg;
+    return tb_sgd(u->p, u->g, u->m, &(tb_sgd_step){.rate = 1e-3, .scale = 1, .momentum = 0.9});
+}
+
+static tb_tensor *adamw(void *arg)
+{
+    const update *u = arg;
+    return tb_adamw(u->p, u->g, u->m, u->v,
+                    &(tb_adamw_step){.rate = 1e-3,
+                                     .scale = 1,
+                                     .decay = 0.01,
+                                     .beta1 = 0.9,
+                                     .beta2 = 0.999,
+                                     .eps = 1e-8,
+                                     .bias1 = 0.1,
+                                     .bias2 = 0.001,
+                                     .decoupled = true});
+}
+
+static tb_status reset(void *arg)
+{
+    const update *u = arg;
+    tb_tensor *const tensors[] = {u->p, u->m, u->v};
+    for (uint64_t t = 0; t < 3; t++) {
+        float *host = tb_tensor_host(tensors[t]);
+        for (int64_t i = 0; i < tb_tensor_numel(tensors[t]); i++) {
+            float x = (float)tb_bench_value(t + 1, i);
+            host[i] = t == 2 ? x * x : x;
+        }
+        tb_tensor_touch(tensors[t]);
+    }
+    return TB_OK;
+}
+
+static tb_status run_optimizer(tb_bench_run *run)
+{
+    static const struct {
+        const char *name;
+        tb_tensor *(*call)(void *arg);
+        double bytes;
+    } ops[] = {{"sgd", sgd, 20}, {"adamw", adamw, 28}};
+    int64_t n = run->shape.at[0];
+    update u = {tb_bench_tensor(1, 1, &n), tb_bench_tensor(4, 1, &n), tb_bench_tensor(2, 1, &n),
+                tb_bench_tensor(3, 1, &n)};
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
+        char torch[64];
+        snprintf(torch, sizeof torch, "optimizer %s %lld", ops[i].name, (long long)n);
+        tb_bench_case c = {.op = ops[i].name, .bytes = ops[i].bytes * (double)n};
+        snprintf(c.shape, sizeof c.shape, "%lld", (long long)n);
+        TB_TRY(tb_bench_measure_op(
+            run,
+            &(tb_bench_op){.call = ops[i].call, .reset = reset, .arg = &u, .tolerance = 16, .torch = torch},
+            &c));
+    }
+    return TB_OK;
+}
+
+static const char *const shapes[] = {"535050", NULL};
+static const char *const peers[] = {"torch", NULL};
+
+TB_BENCH(optimizer, .doc = "one step of SGD with momentum and of AdamW", .shape_form = "N", .shapes = shapes,
+         .dtypes = 1u << TB_F32, .peers = peers, .run = run_optimizer);
