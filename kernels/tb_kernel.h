@@ -178,7 +178,7 @@ typedef struct tb_row_args {
 /* ---- gemm_u8s8 (dtype TB_I8): exact integers on every ISA, then one epilogue in f32:
  *   acc[i][j] = offset[j] + sum over k of a[i][k] * w[j][k]        u8 x s8 -> s32, K <= 66,311 so that it cannot overflow
  *   to f32:  c = (float)acc * scale[j]
- *   to u8:   c = clamp(round_half_even((float)acc * scale[j] + zero), low, 255)
+ *   to u8:   c = clamp(round_half_even((float)acc * scale[j]) + zero, low, 255)
  * The product is rounded before the sum; s32 -> f32 rounds to nearest even. w is packed by "pack_s8" first. ---- */
 enum { TB_U8S8_COLUMNS = 16, TB_U8S8_DEPTH = 4 }; /* packed w: [ceil(N/16)][ceil(K/4)][16][4], zeros in the padding */
 typedef struct tb_gemm_u8s8_args {
@@ -194,7 +194,7 @@ typedef struct tb_gemm_u8s8_args {
     int32_t zero, low;
 } tb_gemm_u8s8_args;
 
-/* ---- quantize_u8 (pointwise, f32 -> u8): clamp(round_half_even(x * inverse + zero), 0, 255), NaN gives 0 ---- */
+/* ---- quantize_u8 (pointwise, f32 -> u8): clamp(round_half_even(x * inverse) + zero, 0, 255), NaN gives 0 ---- */
 typedef struct tb_quantize_args {
     float inverse, zero;
 } tb_quantize_args;

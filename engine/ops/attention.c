@@ -300,8 +300,8 @@ static tb_tensor *as_column(tb_tensor *lse) /* [B, H, T] -> [B, H, T, 1] */
     return tb_reshape(lse, 4, (int64_t[]){lse->dims[0], lse->dims[1], lse->dims[2], 1});
 }
 
-/* P = exp(scale q k^T - lse) where the mask lets through, else 0. Attention over the identity shows the
- * mask. */
+/* P = exp(scale q k^T - lse) where the mask lets through, else 0, in q's dtype (lse may be wider). Attention over
+ * the identity shows the mask. */
 static tb_tensor *probabilities(const tb_grad_call *c, tb_tensor *q, tb_tensor *k, tb_tensor *lse,
                                 tb_tensor *kv_len)
 {
@@ -312,7 +312,7 @@ static tb_tensor *probabilities(const tb_grad_call *c, tb_tensor *q, tb_tensor *
     tb_tensor *p = tb_call(&tb_op_scaled_dot_product_attention, c->attrs, TB_IN(q, k, identity, kv_len));
     tb_tensor *s = tb_mul_number(tb_matmul(q, flipped(k)), scale_of(c->attrs, q));
     tb_tensor *is_seen = tb_gt(p, tb_scalar(TB_F32, 0)), *never = tb_scalar(TB_F32, -1e30);
-    return tb_exp(tb_where(is_seen, tb_sub(s, as_column(lse)), never));
+    return tb_cast(tb_exp(tb_where(is_seen, tb_sub(s, as_column(lse)), never)), (tb_dtype)q->dtype);
 }
 
 static void give(tb_grad_call *c, int i, tb_tensor *g)

@@ -41,13 +41,15 @@ static void silu_grad(tb_grad_call *c) { tb_grad_set(c, 0, tb_silu_grad(c->grad[
 /* ---- second derivatives ---- */
 static tb_tensor *affine(tb_tensor *x, double a, double b) { return tb_add_number(tb_mul_number(x, a), b); }
 
-/* u = s (x + k x^3), t = tanh u: f'' = (1 - t^2) (u' + x/2 (u'' - 2 t u'^2)) */
+/* u = s (x + k x^3), t = tanh u: f'' = (1 - t^2) (u' + x/2 (u'' - 2 t u'^2)). With p = sigmoid(2u), q = sigmoid(-2u):
+ * t = p - q and 1 - t^2 = 4 p q, which keeps its digits where t is near 1. */
 static tb_tensor *gelu_tanh_curve(tb_tensor *x)
 {
     tb_tensor *xx = tb_mul(x, x), *u1 = affine(xx, 3 * slope * cubic, slope);
-    tb_tensor *t = tb_tanh(tb_mul(x, affine(xx, slope * cubic, slope)));
+    tb_tensor *v = tb_mul(x, affine(xx, 2 * slope * cubic, 2 * slope));
+    tb_tensor *p = tb_sigmoid(v), *q = tb_sigmoid(tb_neg(v)), *t = tb_sub(p, q);
     tb_tensor *inner = tb_sub(tb_mul_number(x, 6 * slope * cubic), tb_mul(tb_mul_number(t, 2), tb_mul(u1, u1)));
-    return tb_mul(affine(tb_mul(t, t), -1, 1), tb_add(u1, tb_mul(tb_mul_number(x, 0.5), inner)));
+    return tb_mul(tb_mul_number(tb_mul(p, q), 4), tb_add(u1, tb_mul(tb_mul_number(x, 0.5), inner)));
 }
 
 /* f'' = phi(x) (2 - x^2) */

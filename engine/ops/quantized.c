@@ -10,7 +10,7 @@
 #include <math.h>
 
 //>>> tb_ops.h
-tb_tensor *tb_quantize(tb_tensor *x, double scale, int64_t zero);   /* f32 -> u8: clamp(rne(x / scale + zero), 0, 255) */
+tb_tensor *tb_quantize(tb_tensor *x, double scale, int64_t zero);   /* f32 -> u8: clamp(rne(x / scale) + zero, 0, 255) */
 tb_tensor *tb_dequantize(tb_tensor *q, double scale, int64_t zero); /* u8 -> f32 */
 /* x u8 [.., K], w s8 [N, K], offset i32 [N], scale f32 [N] -> f32 [.., N], or u8 with the given zero point where to_u8;
  * values below `low` become it (the zero point: a relu). */
@@ -52,10 +52,11 @@ static tb_status dequantize_shape(tb_op_call *c)
     return TB_OK;
 }
 
-/* In f32, as the kernels would: product with the reciprocal, sum, round half to even, clamp; NaN becomes 0. */
+/* In f32, as the kernels would: product with the reciprocal, round half to even, sum, clamp (as
+ * ONNX and PyTorch, whose ties do not depend on the zero point); NaN becomes 0. */
 static uint8_t quantized(float x, float inverse, float zero)
 {
-    float q = rintf(x * inverse + zero);
+    float q = rintf(x * inverse) + zero;
     return q >= 255 ? 255 : q > 0 ? (uint8_t)q : 0;
 }
 
@@ -180,7 +181,7 @@ static tb_status linear_u8s8_ref(tb_op_call *c)
                 ((float *)tb_op_data(c->out[0]))[at] = y;
                 continue;
             }
-            float q = rintf(y + (float)a->zero);
+            float q = rintf(y) + (float)a->zero;
             ((uint8_t *)tb_op_data(c->out[0]))[at] = (uint8_t)(q < (float)a->low ? (float)a->low : q > 255 ? 255 : q);
         }
     }

@@ -212,6 +212,17 @@ tb_status tb_dispatch(const tb_op *op, const void *attrs, tb_tensor *const *in, 
 tb_tensor *tb_call(const tb_op *op, const void *attrs, int n_in, tb_tensor *const *in);
 #define TB_IN(...) (int)(sizeof((tb_tensor *[]){__VA_ARGS__}) / sizeof(tb_tensor *)), (tb_tensor *[]){__VA_ARGS__}
 
+/* A call by name, for bindings and importers: attributes are numbers (a dtype its number, a boolean 0 or 1), those not
+ * given have the table's default. Ops with an attribute that has only a text form are refused. `out` has room for the
+ * op's outputs. Takes the error of an op that fails. */
+typedef struct tb_named_attr {
+    const char *name;
+    int n; /* values: 1, or a list's length */
+    double value[TB_MAX_RANK];
+} tb_named_attr;
+TB_MUST_USE tb_status tb_call_named(const char *op, int n_attrs, const tb_named_attr *attrs, int n_in,
+                                    tb_tensor *const *in, tb_tensor **out);
+
 /* ---- interceptors: what sees every call (tape, capture, profiler, anomaly, fault) ---- */
 struct tb_interceptor {
     const char *name;

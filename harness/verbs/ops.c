@@ -136,6 +136,19 @@ static void put_op(tb_json *j, const tb_op *op)
     tb_json_bool(j, op->grad != NULL);
     tb_json_key(j, "gradient_reason");
     tb_json_str(j, op->grad ? NULL : op->no_grad);
+    tb_json_key(j, "inputs_min");
+    tb_json_int(j, op->n_in_min);
+    tb_json_key(j, "inputs_max"); /* null: any number */
+    if (op->n_in < 0) tb_json_raw(j, "null");
+    else tb_json_int(j, op->n_in);
+    tb_json_key(j, "outputs");
+    tb_json_int(j, op->n_out);
+    tb_json_key(j, "hidden_outputs");
+    tb_json_int(j, op->n_hidden);
+    tb_json_key(j, "random");
+    tb_json_bool(j, op->is_random);
+    tb_json_key(j, "tolerance"); /* times eps sqrt(terms); 0: exact */
+    tb_json_num(j, op->tol.exact ? 0 : op->tol.c);
     tb_json_key(j, "attributes");
     tb_json_open(j, '[');
     for (int i = 0; i < op->n_attrs; i++) {

@@ -10,7 +10,7 @@ static inline void u8s8_store(const tb_gemm_u8s8_args *g, int64_t i, int64_t j, 
         ((float *)g->c)[i * g->c_row + j] = y;
         return;
     }
-    float q = rintf(y + (float)g->zero);
+    float q = rintf(y) + (float)g->zero;
     q = q < (float)g->low ? (float)g->low : q > 255 ? 255 : q;
     ((uint8_t *)g->c)[i * g->c_row + j] = (uint8_t)q;
 }
@@ -35,7 +35,8 @@ static inline void u8s8_store8(const tb_gemm_u8s8_args *g, int64_t i, int64_t j,
         _mm256_storeu_ps((float *)g->c + i * g->c_row + j, y);
         return;
     }
-    y = _mm256_round_ps(_mm256_add_ps(y, _mm256_set1_ps((float)g->zero)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    y = _mm256_round_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    y = _mm256_add_ps(y, _mm256_set1_ps((float)g->zero));
     y = _mm256_min_ps(_mm256_max_ps(y, _mm256_set1_ps((float)g->low)), _mm256_set1_ps(255));
     __m256i q = _mm256_cvtps_epi32(y);
     __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));

@@ -55,16 +55,19 @@ VEC vf silu_grad(vf g, vf x)
     return vf_mul(g, vf_mul(s, vf_fma(x, vf_sub(one, s), one)));
 }
 
-/* s + x s (1 - s) v', s = sigmoid(v), v = 2 sqrt(2/pi) (x + 0.044715 x^3); beyond |x| = 12 it is 0 or 1, and the
- * clamp keeps x^3 from overflowing. */
+/* s + x s (1 - s) v', s = sigmoid(v), v = 2 sqrt(2/pi) (x + 0.044715 x^3). From e = exp(-|v|), so that s (1 - s) =
+ * e / (1 + e)^2 keeps its digits where s is near 1 and x v' large; beyond |x| = 12 s is 0 or 1, and the clamp keeps x^3
+ * from overflowing. */
 VEC vf gelu_tanh_grad(vf g, vf x)
 {
     vf one = vf_set1(1.0f), scale = vf_set1(1.5957691216f);
     x = vf_max(vf_set1(-12.0f), vf_min(vf_set1(12.0f), x));
     vf x2 = vf_mul(x, x);
-    vf s = vf_sigmoid(vf_mul(scale, vf_fma(vf_mul(x2, x), vf_set1(0.044715f), x)));
+    vf e = vf_exp(vf_neg(vf_abs(vf_mul(scale, vf_fma(vf_mul(x2, x), vf_set1(0.044715f), x)))));
+    vf part = vf_div(one, vf_add(e, one)), rest = vf_mul(e, part);
     vf slope = vf_mul(scale, vf_fma(x2, vf_set1(0.134145f), one));
-    return vf_mul(g, vf_fma(vf_mul(vf_mul(x, s), vf_sub(one, s)), slope, s));
+    vf s = vf_select(vf_lt(x, vf_zero()), rest, part);
+    return vf_mul(g, vf_fma(vf_mul(x, vf_mul(part, rest)), slope, s));
 }
 
 /* Phi(x) + x phi(x), with the normal distribution Phi and its density phi */

@@ -1,12 +1,13 @@
-/* quantize_u8, f32, AVX2: 32 numbers a turn. The product is rounded before the sum, as everywhere in the integer path. */
+/* quantize_u8, f32, AVX2: 32 numbers a turn. Rounded to an integer before the zero point
+ * is added: ties do not depend on it. */
 #include "tb_kernel.h"
 #include <immintrin.h>
 #include <math.h>
 
 static inline __m256i quantized(const float *x, __m256 inverse, __m256 zero)
 {
-    __m256 q = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inverse), zero);
-    q = _mm256_round_ps(q, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 q = _mm256_mul_ps(_mm256_loadu_ps(x), inverse);
+    q = _mm256_add_ps(_mm256_round_ps(q, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), zero);
     q = _mm256_min_ps(_mm256_max_ps(q, _mm256_setzero_ps()), _mm256_set1_ps(255)); /* max gives 0 for NaN */
     return _mm256_cvtps_epi32(q);
 }
@@ -27,7 +28,7 @@ static void run(const void *args)
         _mm256_storeu_si256((__m256i *)(y + i), bytes);
     }
     for (; i < a->n; i++) {
-        float q = rintf(x[i] * s->inverse + s->zero);
+        float q = rintf(x[i] * s->inverse) + s->zero;
         y[i] = q >= 255 ? 255 : q > 0 ? (uint8_t)q : 0;
     }
 }

@@ -64,6 +64,7 @@ static void json_names_implementations_and_nothing_for_what_is_not_defined(void 
     expect(&run, 0, "\"scalar\"");
     expect(&run, 0, "\"i8\": null");
     expect(&run, 0, "as in torch");
+    expect(&run, 0, "\"tolerance\": 4");
 }
 
 int main(void)

@@ -32,7 +32,7 @@ static void check(const tb_kernel *kernel, int64_t m, int64_t n, int64_t k, bool
         for (int64_t j = 0; j < n; j++) {
             int64_t sum = offset[j];
             for (int64_t q = 0; q < k; q++) sum += (int64_t)a[i * k + q] * w[j * k + q];
-            float y = (float)sum * scale[j], r = rintf(y + 7);
+            float y = (float)sum * scale[j], r = rintf(y) + 7;
             uint8_t u = (uint8_t)(r < 7 ? 7 : r > 255 ? 255 : r);
             bool same = to_u8 ? ((uint8_t *)c)[i * n + j] == u : ((float *)c)[i * n + j] == y;
             if (!same) fail_msg("%s: %lldx%lldx%lld differs at (%lld, %lld)", kernel->name, (long long)m, (long long)k, (long long)n, (long long)i, (long long)j);

@@ -1,0 +1,80 @@
+"""Optimizer steps, and the integers of INT8 inference. torch.optim itself takes the step."""
+import torch
+
+from . import Case, case, fixed
+
+
+def stepped(optimizer, parameter, grad, state):
+    """The parameter and the named states after one step from these."""
+    parameter = torch.nn.Parameter(parameter.detach().clone())
+    parameter.grad = grad.detach().clone()
+    made = optimizer([parameter])
+    made.state[parameter].update({name: value.detach().clone() for name, value in state.items()})
+    made.step()
+    return [parameter.detach()] + [made.state[parameter][name] for name in state if name != "step"]
+
+
+def sgd_attrs(r):
+    return {"rate": 0.1, "scale": r.pick(1.0, 0.5), "decay": r.pick(0.0, 0.01)}
+
+
+@case("sgd")
+def sgd(r):
+    shape, a = r.shape(1, 3), sgd_attrs(r)
+
+    def step(p, g):
+        return stepped(lambda ps: torch.optim.SGD(ps, a["rate"], weight_decay=a["decay"]), p, a["scale"] * g, {})
+    return Case([r.floats(*shape), r.floats(*shape)], step, a, terms=lambda p, g: [p + 0.1 * (g + p)])
+
+
+@case("sgd_momentum")
+def sgd_momentum(r):
+    shape, a = r.shape(1, 3), {**sgd_attrs(r), "momentum": 0.9, "nesterov": r.pick(True, False)}
+
+    def step(p, g, b):
+        return stepped(lambda ps: torch.optim.SGD(ps, a["rate"], a["momentum"], weight_decay=a["decay"],
+                                                  nesterov=a["nesterov"]), p, a["scale"] * g, {"momentum_buffer": b})
+    return Case([r.floats(*shape) for _ in range(3)], step, a,
+                terms=lambda p, g, b: [p + 0.1 * (p + 2 * g + b), b + g + p])
+
+
+@case("adamw")
+def adamw(r):
+    shape, t, decoupled = r.shape(1, 3), r.integer(1, 30), r.pick(True, False)
+    a = {"rate": 0.01, "scale": r.pick(1.0, 0.5), "decay": r.pick(0.0, 0.1), "beta1": 0.9, "beta2": 0.99, "eps": 1e-6}
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+
+    def step(p, g, m, v):
+        return stepped(lambda ps: kind(ps, a["rate"], (a["beta1"], a["beta2"]), a["eps"], a["decay"]), p,
+                       a["scale"] * g, {"step": torch.tensor(float(t - 1)), "exp_avg": m, "exp_avg_sq": v})
+    return Case([r.floats(*shape), r.floats(*shape), r.floats(*shape), r.floats(*shape, low=0.1, high=2)], step,
+                {**a, "bias1": 1 - a["beta1"] ** t, "bias2": 1 - a["beta2"] ** t, "decoupled": decoupled},
+                terms=lambda p, g, m, v: [p + 0.01 * (p + m + g), m + g + p, v + g * g + p * p])
+
+
+@case("quantize")
+def quantize(r):
+    scale, zero = 0.03125, r.integer(0, 255)  # a power of two: x / scale is exact
+    return Case([r.floats(*r.shape(0, 3, 17), low=-5, high=5)],
+                lambda x: torch.quantize_per_tensor(x.float(), scale, zero, torch.quint8).int_repr(),
+                {"scale": scale, "zero": zero})
+
+
+@case("dequantize")
+def dequantize(r):
+    scale, zero = 0.03125, r.integer(0, 255)
+    q = r.indices(*r.shape(0, 3, 17), below=256, dtype=torch.uint8)
+    return Case([q], lambda q: (q.float() - zero) * scale, {"scale": scale, "zero": zero})
+
+
+@case("linear_u8s8")
+def linear_u8s8(r):
+    rows, n, k, to_u8, zero = r.size(20), r.size(20), r.size(70), r.pick(True, False), r.integer(0, 200)
+    x, w = r.indices(rows, k, below=256, dtype=torch.uint8), r.indices(n, k, below=255)
+    w, offset = fixed((w.value - 127).to(torch.int8)), r.indices(n, below=5000, dtype=torch.int32)
+    scale = fixed((torch.rand(n, generator=r.generator) + 0.1) / 1000)
+
+    def run(x, w, offset, scale):
+        y = (x.int() @ w.int().T + offset).float() * scale
+        return (torch.round(y) + zero).clamp(0, 255).to(torch.uint8) if to_u8 else y
+    return Case([x, w, offset, scale], run, {"to_u8": to_u8, "zero": zero, "low": 0})

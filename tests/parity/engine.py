@@ -1,0 +1,134 @@
+"""The engine through its shared library: the public tb_* C functions by ctypes, tensors in and out as torch tensors.
+
+Handles belong to the current scope, so everything happens inside `with scope():`.
+"""
+import contextlib
+import ctypes as C
+import json
+import os
+import subprocess
+import sys
+
+try:
+    import torch
+except ImportError:
+    sys.exit("parity: /usr/bin/python3 has no torch. Install the Debian package python3-torch (scripts/dev setup does).")
+
+BUILD = os.environ.get("TB_BUILD_DIR") or sys.exit("parity: TB_BUILD_DIR must name the build folder (ctest sets it)")
+lib = C.CDLL(os.path.join(BUILD, "engine", "libtensorbrain.so"))
+torch.set_num_threads(1)
+
+MAX_RANK, MAX_OUT = 8, 4
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8, torch.uint8, torch.int32,
+          torch.int64, torch.bool]  # in the order of tb_dtype
+FLOATS, INTEGERS = DTYPES[:4], DTYPES[4:8]
+NUMBER = {dtype: number for number, dtype in enumerate(DTYPES)}
+
+
+class Attr(C.Structure):
+    _fields_ = [("name", C.c_char_p), ("n", C.c_int), ("value", C.c_double * MAX_RANK)]
+
+
+class ContextConfig(C.Structure):
+    _fields_ = [("threads", C.c_int), ("seed", C.c_uint64), ("device", C.c_char_p), ("cores", C.c_void_p),
+                ("n_cores", C.c_int)]
+
+
+class BackwardOpts(C.Structure):
+    _fields_ = [("grad", C.c_void_p), ("retain_graph", C.c_bool), ("create_graph", C.c_bool),
+                ("defer_weights", C.c_bool), ("input", C.c_void_p)]
+
+
+def _declare():
+    pointer = C.c_void_p
+    for name, result, *arguments in (
+            ("tb_error_message", C.c_char_p), ("tb_scope_open", pointer), ("tb_ctx_enter", pointer, pointer),
+            ("tb_ctx_current", pointer), ("tb_scope_close", None, pointer),
+            ("tb_ctx_create", C.c_int, pointer, pointer), ("tb_dtype_size", C.c_size_t, C.c_int),
+            ("tb_tensor_from", pointer, C.c_int, C.c_int, pointer, pointer),
+            ("tb_tensor_dtype", C.c_int, pointer), ("tb_tensor_rank", C.c_int, pointer),
+            ("tb_tensor_dims", C.POINTER(C.c_int64), pointer), ("tb_tensor_bytes", C.c_size_t, pointer),
+            ("tb_tensor_read", C.c_int, pointer, pointer, C.c_size_t),
+            ("tb_tensor_write", C.c_int, pointer, pointer, C.c_size_t),
+            ("tb_call_named", C.c_int, C.c_char_p, C.c_int, pointer, C.c_int, pointer, pointer),
+            ("tb_where", pointer, pointer, pointer, pointer), ("tb_concat", pointer, C.c_int, pointer, C.c_int64),
+            ("tb_require_grad", C.c_int, pointer), ("tb_backward", C.c_int, pointer), ("tb_grad", pointer, pointer),
+            ("tb_gradients", C.c_int, pointer, pointer, C.c_int, pointer, pointer)):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+
+
+_declare()
+
+
+class Failure(Exception):
+    """A call of the engine failed; the text is its error record."""
+
+
+def check(status):
+    if status != 0:
+        raise Failure(lib.tb_error_message().decode())
+
+
+def enter_context(seed=1, device="cpu"):
+    """Makes a context and enters it: it stays this thread's to the end."""
+    context = C.c_void_p()
+    check(lib.tb_ctx_create(C.byref(ContextConfig(1, seed, device.encode(), None, 0)), C.byref(context)))
+    lib.tb_ctx_enter(context)
+
+
+@contextlib.contextmanager
+def scope():
+    handle = lib.tb_scope_open()
+    try:
+        yield
+    finally:
+        lib.tb_scope_close(handle)
+
+
+def to_engine(tensor):
+    """A handle with a copy of the torch tensor; None stays None (an absent input)."""
+    if tensor is None:
+        return None
+    tensor = tensor.detach().contiguous()
+    dims = (C.c_int64 * MAX_RANK)(*tensor.shape)
+    return lib.tb_tensor_from(NUMBER[tensor.dtype], tensor.dim(), dims, tensor.data_ptr())
+
+
+def to_torch(handle):
+    dtype = DTYPES[lib.tb_tensor_dtype(handle)]
+    out = torch.empty(lib.tb_tensor_dims(handle)[:lib.tb_tensor_rank(handle)], dtype=dtype)
+    check(lib.tb_tensor_read(handle, out.data_ptr(), lib.tb_tensor_bytes(handle)))
+    return out
+
+
+def handles(sequence):
+    return (C.c_void_p * max(len(sequence), 1))(*sequence)
+
+
+def call(op, inputs, attrs=None, outputs=1):
+    """Runs any op by name; returns the first `outputs` of its results as handles."""
+    table = [Attr(name.encode(), len(value) if isinstance(value, (list, tuple)) else 1,
+                  tuple(value) if isinstance(value, (list, tuple)) else (value,))
+             for name, value in (attrs or {}).items()]
+    out = handles([None] * MAX_OUT)
+    check(lib.tb_call_named(op.encode(), len(table), (Attr * max(len(table), 1))(*table), len(inputs), handles(inputs),
+                            out))
+    return out[:outputs]
+
+
+def require_grad(handle):
+    check(lib.tb_require_grad(handle))
+
+
+def gradients(root, grad, inputs):
+    """Gradients of `root`, weighted by `grad` (None: 1), with respect to the handles; None where it depends on none."""
+    out = handles([None] * len(inputs))
+    check(lib.tb_gradients(root, C.byref(BackwardOpts(grad=grad)), len(inputs), handles(inputs), out))
+    return [None if g is None else to_torch(g) for g in out[:len(inputs)]]
+
+
+def registry():
+    """What `tb ops --json` says of every op, by name."""
+    text = subprocess.run([os.path.join(BUILD, "tb"), "ops", "--json"], check=True, stdout=subprocess.PIPE).stdout
+    return {op["op"]: op for op in json.loads(text)}
