@@ -39,6 +39,16 @@ class BackwardOpts(C.Structure):
                 ("defer_weights", C.c_bool), ("input", C.c_void_p)]
 
 
+class OptimConfig(C.Structure):
+    _fields_ = [("kind", C.c_int), ("rate", C.c_double), ("decay", C.c_double), ("momentum", C.c_double),
+                ("nesterov", C.c_bool), ("beta1", C.c_double), ("beta2", C.c_double), ("eps", C.c_double),
+                ("clip_norm", C.c_double)]
+
+
+class Param(C.Structure):
+    _fields_ = [("name", C.c_char_p), ("tensor", C.c_void_p), ("decays", C.c_bool)]
+
+
 def _declare():
     pointer = C.c_void_p
     for name, result, *arguments in (
@@ -53,6 +63,14 @@ def _declare():
             ("tb_call_named", C.c_int, C.c_char_p, C.c_int, pointer, C.c_int, pointer, pointer),
             ("tb_where", pointer, pointer, pointer, pointer), ("tb_concat", pointer, C.c_int, pointer, C.c_int64),
             ("tb_require_grad", C.c_int, pointer), ("tb_backward", C.c_int, pointer), ("tb_grad", pointer, pointer),
+            ("tb_model_create", C.c_int, C.c_char_p, C.c_int, pointer), ("tb_model_params", pointer, pointer),
+            ("tb_model_destroy", None, pointer), ("tb_model_forward", pointer, pointer, pointer),
+            ("tb_model_set_training", None, pointer, C.c_bool), ("tb_model_save", C.c_int, pointer, C.c_char_p),
+            ("tb_model_load", C.c_int, pointer, C.c_char_p), ("tb_params_count", C.c_int, pointer),
+            ("tb_params_at", C.POINTER(Param), pointer, C.c_int), ("tb_optim_create", C.c_int, pointer, pointer, pointer),
+            ("tb_optim_step", C.c_int, pointer), ("tb_optim_destroy", None, pointer),
+            ("tb_optim_grad_norm", C.c_double, pointer),
+            ("tb_cross_entropy", pointer, pointer, pointer, pointer),
             ("tb_gradients", C.c_int, pointer, pointer, C.c_int, pointer, pointer)):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
@@ -126,6 +144,42 @@ def gradients(root, grad, inputs):
     out = handles([None] * len(inputs))
     check(lib.tb_gradients(root, C.byref(BackwardOpts(grad=grad)), len(inputs), handles(inputs), out))
     return [None if g is None else to_torch(g) for g in out[:len(inputs)]]
+
+
+class Model:
+    """A model of the zoo, its parameters by name, an optimizer of it."""
+
+    def __init__(self, spec, dtype):
+        self.handle, self.optim = C.c_void_p(), None
+        check(lib.tb_model_create(spec.encode(), NUMBER[dtype], C.byref(self.handle)))
+        lib.tb_model_set_training(self.handle, True)
+        params = lib.tb_model_params(self.handle)
+        found = [lib.tb_params_at(params, i).contents for i in range(lib.tb_params_count(params))]
+        self.tensors = {p.name.decode(): p.tensor for p in found}
+        self.decays = {p.name.decode(): p.decays for p in found}
+
+    def optimize(self, **config):
+        self.optim = C.c_void_p()
+        check(lib.tb_optim_create(lib.tb_model_params(self.handle), C.byref(OptimConfig(**config)), C.byref(self.optim)))
+
+    def weights(self):
+        return {name: to_torch(tensor) for name, tensor in self.tensors.items()}
+
+    def forward(self, x):
+        with scope():
+            return to_torch(lib.tb_model_forward(self.handle, to_engine(x)))
+
+    def step(self, x, labels):
+        """The mean cross-entropy before one step of the optimizer."""
+        with scope():
+            loss = lib.tb_cross_entropy(lib.tb_model_forward(self.handle, to_engine(x)), to_engine(labels), None)
+            check(lib.tb_backward(loss))
+            check(lib.tb_optim_step(self.optim))
+            return to_torch(loss).double().item()
+
+    def close(self):
+        lib.tb_optim_destroy(self.optim)
+        lib.tb_model_destroy(self.handle)
 
 
 def registry():

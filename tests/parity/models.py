@@ -1,0 +1,64 @@
+"""The zoo in PyTorch: functions of the engine's parameters by name, so that both start from the same weights."""
+import torch
+import torch.nn.functional as F
+
+
+def linear(w, name, x):
+    return F.linear(x, w[name + ".weight"], w[name + ".bias"])
+
+
+def norm(w, name, x):
+    return F.layer_norm(x, x.shape[-1:], w[name + ".weight"], w[name + ".bias"])
+
+
+def mlp(w, x):
+    layers = len(w) // 2
+    for i in range(1, layers + 1):
+        x = linear(w, f"fc{i}", x)
+        x = torch.relu(x) if i < layers else x
+    return x
+
+
+def cnn(w, x):
+    for name in ("conv1", "conv2"):
+        x = F.max_pool2d(torch.relu(F.conv2d(x, w[name + ".weight"], w[name + ".bias"])), 2)
+    return linear(w, "fc2", torch.relu(linear(w, "fc1", x.flatten(1))))
+
+
+def attention(w, name, x, heads):
+    b, t, c = x.shape
+    q, k, v = (part.reshape(b, t, heads, c // heads).transpose(1, 2) for part in linear(w, name + ".qkv", x).split(c, -1))
+    hidden = torch.ones(t, t, dtype=torch.bool).triu(1)
+    scores = (q @ k.transpose(-1, -2) / (c // heads) ** 0.5).masked_fill(hidden, float("-inf"))
+    return linear(w, name + ".proj", (scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, c))
+
+
+def gpt(w, x, heads=4):
+    y = w["embed.token.weight"][x.long()] + w["embed.place.weight"][:x.shape[1]]
+    for i in range(sum(name.endswith(".fc.weight") for name in w)):
+        part = f"block.{i}."
+        y = y + attention(w, part + "attn", norm(w, part + "norm1", y), heads)
+        y = y + linear(w, part + "proj", F.gelu(linear(w, part + "fc", norm(w, part + "norm2", y)), approximate="tanh"))
+    return F.linear(norm(w, "head.norm", y), w["embed.token.weight"])
+
+
+class Torch:
+    """One of them with an optimizer, in f64, from the weights of an engine model."""
+
+    def __init__(self, function, engine_model, optimizer, clip=0.0):
+        self.function, self.clip = function, clip
+        self.weights = {name: t.double().requires_grad_() for name, t in engine_model.weights().items()}
+        groups = [[w for name, w in self.weights.items() if engine_model.decays[name] == decays] for decays in (True, False)]
+        self.optim = optimizer([{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}])
+
+    def step(self, x, labels):
+        self.optim.zero_grad()
+        logits = self.function(self.weights, x.double() if x.dtype.is_floating_point else x)
+        loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten().long())
+        loss.backward()
+        if self.clip:
+            norm = torch.norm(torch.stack([w.grad.norm() for w in self.weights.values()]))
+            bound = self.clip * (norm + 1e-6) / norm  # torch divides by norm + 1e-6, the engine by the norm
+            torch.nn.utils.clip_grad_norm_(self.weights.values(), bound.item())
+        self.optim.step()
+        return loss.item()

@@ -1,0 +1,107 @@
+"""Training agrees with PyTorch: losses over 50 steps of the zoo, weights after 20 steps of every optimizer.
+
+PyTorch runs in f64 from the same weights. A step's rounding error is that of its longest sum; steps add theirs, so after
+t steps K is t times its terms; c = 1. Losses are differences of logits, whose magnitude is at least 1.
+"""
+import os
+import random
+import unittest
+
+import torch
+
+import compare
+import engine
+import models
+
+FULL = bool(os.environ.get("TB_TEST_FULL"))
+SEED = random.SystemRandom().randrange(1 << 30) if FULL else 1
+C = 1
+
+SGD, ADAM, ADAMW = range(3)
+OPTIMIZERS = {  # name: (engine's configuration, torch's)
+    "sgd": (dict(kind=SGD, rate=0.1), lambda p: torch.optim.SGD(p, 0.1)),
+    "sgd with decay": (dict(kind=SGD, rate=0.1, decay=0.01), lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.01)),
+    "momentum": (dict(kind=SGD, rate=0.05, momentum=0.9, decay=0.01),
+                 lambda p: torch.optim.SGD(p, 0.05, 0.9, weight_decay=0.01)),
+    "nesterov": (dict(kind=SGD, rate=0.05, momentum=0.9, nesterov=True, decay=0.01),
+                 lambda p: torch.optim.SGD(p, 0.05, 0.9, weight_decay=0.01, nesterov=True)),
+    "clipped": (dict(kind=SGD, rate=0.1, momentum=0.9, clip_norm=0.5), lambda p: torch.optim.SGD(p, 0.1, 0.9)),
+    "adam": (dict(kind=ADAM, rate=0.01, beta1=0.9, beta2=0.99, eps=1e-3, decay=0.01),
+             lambda p: torch.optim.Adam(p, 0.01, (0.9, 0.99), 1e-3, 0.01)),
+    "adamw": (dict(kind=ADAMW, rate=0.01, beta1=0.9, beta2=0.99, eps=1e-3, decay=0.1, clip_norm=0.2),
+              lambda p: torch.optim.AdamW(p, 0.01, (0.9, 0.99), 1e-3, 0.1)),
+}
+
+
+def images(generator, rows, shape, dtype):
+    """Ten fixed patterns under noise."""
+    patterns = torch.randn(10, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    labels = torch.randint(0, 10, (rows,), generator=generator)
+    return (patterns[labels] + torch.randn(rows, *shape, generator=generator, dtype=torch.float64)).to(dtype), labels
+
+
+def bytes_(generator, rows, length):
+    """Text of a period of four, with noise: the next byte can be learnt."""
+    start = torch.randint(0, 64, (rows, 1), generator=generator)
+    text = (start + 16 * torch.arange(length + 1) + torch.randint(0, 2, (rows, length + 1), generator=generator)) % 64
+    return text[:, :-1].to(torch.int32), text[:, 1:].to(torch.int32)
+
+
+# spec, function, batch, optimizer, terms of the longest sum
+CURVES = {
+    "mlp": ("mlp:widths=64-48-32-10", models.mlp, lambda g, dtype: images(g, 32, [64], dtype), "momentum", 64),
+    "cnn": ("cnn:size=16,width=32", models.cnn, lambda g, dtype: images(g, 8, [1, 16, 16], dtype), "clipped", 32 * 25),
+    "gpt": ("gpt:layers=2,width=32,heads=4,context=16,vocab=64", models.gpt, lambda g, dtype: bytes_(g, 4, 16), "adamw", 128),
+}
+
+
+def run(name, dtype, steps, optimizer=None, factor=1.0):
+    """Losses of both, and the weights that they end with. `factor` changes the engine's rate."""
+    spec, function, batch, usual, _ = CURVES[name]
+    config, torchs = OPTIMIZERS[optimizer or usual]
+    ours = engine.Model(spec, dtype)
+    theirs = models.Torch(function, ours, torchs, config.get("clip_norm", 0.0))
+    ours.optimize(**{**config, "rate": factor * config["rate"]})
+    generator, losses = torch.Generator().manual_seed(SEED), []
+    for _ in range(steps):
+        x, labels = batch(generator, dtype)
+        losses.append((ours.step(x, labels), theirs.step(x, labels)))
+        if len(losses) == 1 and "clip_norm" in config:
+            assert engine.lib.tb_optim_grad_norm(ours.optim) > config["clip_norm"], "nothing is clipped"
+    weights = [(ours.weights()[w], theirs.weights[w].detach()) for w in theirs.weights]
+    ours.close()
+    return torch.tensor(losses, dtype=torch.float64).T, weights
+
+
+def curve_tolerance(name, want, dtype):
+    steps = range(1, len(want) + 1)
+    return torch.tensor([compare.unit(dtype, C, CURVES[name][4] * t) for t in steps]).double() * want.abs().clamp(min=1)
+
+
+class Training(unittest.TestCase):
+    def test_losses_agree_over_50_steps(self):
+        for name in CURVES:
+            for dtype in (torch.float32, torch.float64):
+                with self.subTest(model=name, dtype=dtype, seed=SEED):
+                    (got, want), _ = run(name, dtype, 50)
+                    self.assertLess(want[-5:].mean(), want[:5].mean(), "nothing was learnt")
+                    compare.assert_agree(got, want, curve_tolerance(name, want, dtype), f"losses of {name}")
+
+    def test_weights_agree_after_20_steps_of_every_optimizer(self):
+        for optimizer in OPTIMIZERS:
+            for dtype in (torch.float32, torch.float64):
+                with self.subTest(optimizer=optimizer, dtype=dtype, seed=SEED):
+                    _, weights = run("mlp", dtype, 20, optimizer)
+                    for got, want in weights:
+                        tolerance = compare.allowed(want, None, dtype, C, 20 * 64, True)
+                        compare.assert_agree(got, want, tolerance, optimizer)
+
+    def test_a_rate_one_percent_off_is_noticed(self):
+        (got, want), _ = run("mlp", torch.float32, 50, factor=1.01)
+        self.assertTrue(compare.differences(got, want, curve_tolerance("mlp", want, torch.float32))[2:].any())
+
+
+if __name__ == "__main__":
+    print(f"seed {SEED}")
+    engine.enter_context()
+    unittest.main()
