@@ -21,11 +21,12 @@ static tb_status run_attention(tb_bench_run *run)
     double pairs = (double)d[0] * (double)d[1] * (double)d[2] * (double)d[2];
     for (int causal = 0; causal < 2; causal++) {
         char torch[64];
+        const char *op = causal ? "attention_causal" : "attention";
+        if (!tb_bench_wants(run, op)) continue;
         h.causal = causal;
         snprintf(torch, sizeof torch, "attention %d %lld %lld %lld %lld", causal, (long long)d[0],
                  (long long)d[1], (long long)d[2], (long long)d[3]);
-        tb_bench_case c = {.op = causal ? "attention_causal" : "attention",
-                           .flops = 4 * pairs * (double)d[3] * (causal ? 0.5 : 1)};
+        tb_bench_case c = {.op = op, .flops = 4 * pairs * (double)d[3] * (causal ? 0.5 : 1)};
         snprintf(c.shape, sizeof c.shape, "%lldx%lldx%lldx%lld", (long long)d[0], (long long)d[1],
                  (long long)d[2], (long long)d[3]);
         TB_TRY(tb_bench_measure_op(

@@ -99,6 +99,11 @@ static double bound_ns(const tb_bench_run *run, const tb_bench_case *c)
 }
 
 /* ---- rows ---- */
+bool tb_bench_wants(const tb_bench_run *run, const char *op)
+{
+    return !run->only || strcmp(run->only, op) == 0;
+}
+
 tb_bench_row *tb_bench_row_add(tb_bench_run *run, const char *op, const char *shape)
 {
     tb_bench_row *rows = tb_realloc(run->rows, sizeof *rows * (size_t)(run->n_rows + 1));

@@ -25,6 +25,7 @@ static tb_status run_elementwise(tb_bench_run *run)
     tb_tensor *a = tb_bench_tensor(1, 1, &n), *b = tb_bench_tensor(2, 1, &n);
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
         char torch[64];
+        if (!tb_bench_wants(run, ops[i].name)) continue;
         snprintf(torch, sizeof torch, "elementwise %s %lld", ops[i].name, (long long)n);
         ops[i].a = a;
         ops[i].b = b;

@@ -30,6 +30,7 @@ static tb_status run_norm(tb_bench_run *run)
     rows r = {tb_bench_tensor(1, 2, d), tb_bench_tensor(2, 1, d + 1), tb_bench_tensor(3, 1, d + 1)};
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
         char torch[64];
+        if (!tb_bench_wants(run, ops[i].name)) continue;
         snprintf(torch, sizeof torch, "norm %s %lld %lld", ops[i].name, (long long)d[0], (long long)d[1]);
         tb_bench_case c = {.op = ops[i].name, .bytes = ops[i].passes * 4 * (double)d[0] * (double)d[1]};
         snprintf(c.shape, sizeof c.shape, "%lldx%lld", (long long)d[0], (long long)d[1]);

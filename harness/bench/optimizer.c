@@ -55,6 +55,7 @@ static tb_status run_optimizer(tb_bench_run *run)
                 tb_bench_tensor(3, 1, &n)};
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
         char torch[64];
+        if (!tb_bench_wants(run, ops[i].name)) continue;
         snprintf(torch, sizeof torch, "optimizer %s %lld", ops[i].name, (long long)n);
         tb_bench_case c = {.op = ops[i].name, .bytes = ops[i].bytes * (double)n};
         snprintf(c.shape, sizeof c.shape, "%lld", (long long)n);

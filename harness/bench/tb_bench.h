@@ -48,6 +48,7 @@ typedef struct tb_bench_run {
     double core_to_core_ns; /* one way between the first two cores; NaN where there is one */
     tb_dtype dtype;
     const char *peer;     /* or NULL */
+    const char *only;     /* the one op that is wanted; NULL: all of the kind */
     tb_bench_shape shape; /* n = 0 where the kind takes none */
     tb_bench_row *rows;   /* grows; the caller frees it */
     int n_rows;
@@ -78,6 +79,7 @@ typedef struct tb_bench_case {
 /* Check, measure, one more row: the last of run->rows, for more numbers. */
 TB_MUST_USE tb_status tb_bench_measure(tb_bench_run *run, const tb_bench_case *c);
 void tb_bench_extra_add(tb_bench_run *run, const char *name, double value);
+bool tb_bench_wants(const tb_bench_run *run, const char *op);
 /* A row that a kind measured itself; zeroed and named, to be filled. NULL: no memory, in the record. */
 tb_bench_row *tb_bench_row_add(tb_bench_run *run, const char *op, const char *shape);
 

@@ -266,8 +266,10 @@ static void print_row(const tb_bench_row *r)
 
 static void print_table(const request *r, const tb_bench_row *rows, int n)
 {
-    printf("bench %s: %s, %s, %d thread%s\n", r->kind->name, r->kind->doc, tb_dtype_name(r->dtype),
-           r->threads, r->threads > 1 ? "s" : "");
+    char name[NAME_BYTES];
+    spell(r->kind->name, name);
+    printf("bench %s: %s, %s, %d thread%s\n", name, r->kind->doc, tb_dtype_name(r->dtype), r->threads,
+           r->threads > 1 ? "s" : "");
     printf("medians; beside them the ends of their %d %% intervals; percent of what this machine could do, "
            "measured before and after%s\n\n",
            TB_BENCH_LEVEL_PERCENT, r->n_peers ? "; ratio: peer's time / ours, of pairs" : "");
@@ -286,8 +288,9 @@ static tb_status run_all(const request *r, tb_bench_run *run)
             tb_scope_close(scope);
             TB_TRY(st);
         }
-    return run->n_rows > 0 ? TB_OK
-                           : TB_FAIL(TB_ERR_UNSUPPORTED, "bench %s: nothing was measured", r->kind->name);
+    if (run->n_rows > 0) return TB_OK;
+    return run->only ? TB_FAIL(TB_ERR_CONFIG, "bench %s: no op '%s' in this kind", r->kind->name, run->only)
+                     : TB_FAIL(TB_ERR_UNSUPPORTED, "bench %s: nothing was measured", r->kind->name);
 }
 
 static int bench(const tb_args *args)
@@ -300,6 +303,7 @@ static int bench(const tb_args *args)
     tb_ctx_enter(run.ctx);
     run.threads = r.threads;
     run.dtype = r.dtype;
+    run.only = tb_args_get(args, "only");
     run.core_to_core_ns = r.core_to_core_ns;
     st = run_all(&r, &run);
     int code = st != TB_OK ? tb_report(stderr) : 0;
@@ -316,6 +320,7 @@ static const tb_option options[] = {
     {"dtype", 0, "f32|bf16|i8", "what to compute in (default: the kind's first)"},
     {"threads", 0, "N", "on the first N cores (default 1)"},
     {"shape", 0, "MxKxN", "instead of the usual ones; may be given again"},
+    {"only", 0, "OP", "of a kind with several ops: this one"},
     {"peer", 0, "NAME,...", "beside these: onednn, openblas, torch, as the kind allows"},
     {"json", 0, NULL, "rows as JSON"},
 };

@@ -106,6 +106,62 @@ def conv(n, c, h, w, o, k):
     return no_grad(lambda: F.conv2d(x, kernel, bias, padding=int(k) // 2))
 
 
+class Block(torch.nn.Module):
+    """A pre-norm transformer block, causal."""
+
+    def __init__(self, width, heads, context):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+        self.qkv, self.out = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
+        self.up, self.down = torch.nn.Linear(width, 4 * width), torch.nn.Linear(4 * width, width)
+        self.register_buffer("hidden", torch.triu(torch.ones(context, context, dtype=torch.bool), 1))
+
+    def forward(self, x):
+        b, t, c = x.shape
+        q, k, v = (y.view(b, t, self.heads, c // self.heads).transpose(1, 2)
+                   for y in self.qkv(self.norm1(x)).split(c, 2))
+        scores = ((q @ k.transpose(-2, -1)) * (c // self.heads) ** -0.5).masked_fill(self.hidden, float("-inf"))
+        x = x + self.out((torch.softmax(scores, -1) @ v).transpose(1, 2).reshape(b, t, c))
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+
+class GPT(torch.nn.Module):
+    """The engine's gpt: 4 blocks, width 256, 8 heads, 128 positions, bytes, a tied head."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.position = torch.nn.Embedding(256, 256), torch.nn.Parameter(0.02 * torch.randn(128, 256))
+        self.blocks = torch.nn.Sequential(*(Block(256, 8, 128) for _ in range(4)))
+        self.norm = torch.nn.LayerNorm(256)
+
+    def forward(self, tokens):
+        return F.linear(self.norm(self.blocks(self.token(tokens) + self.position)), self.token.weight)
+
+
+def train_step(model, batch):
+    nn, rows = torch.nn, int(batch)
+    images, labels = torch.randn(rows, 1, 28, 28), torch.randint(0, 10, (rows,))
+    if model == "mlp":
+        net = nn.Sequential(nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(),
+                            nn.Linear(256, 10))
+    elif model == "cnn":
+        net = nn.Sequential(nn.Conv2d(1, 32, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 5), nn.ReLU(),
+                            nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 10))
+    else:
+        net, images, labels = GPT(), torch.randint(0, 256, (rows, 128)), torch.randint(0, 256, (rows * 128,))
+    if model == "gpt":
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.01)
+    else:
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(net(images).view(labels.numel(), -1), labels).backward()
+        optimizer.step()
+    return with_grad(step)
+
+
 def tiny_train_step():
     net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -119,7 +175,7 @@ def tiny_train_step():
 
 
 CASES = {f.__name__: f for f in (add, add_recorded, tiny_train_step, gemm, elementwise, norm, optimizer,
-                                 attention, conv)}
+                                 attention, conv, train_step)}
 
 
 def main():

@@ -76,6 +76,7 @@ static void a_bad_command_line_is_one_sentence_and_2(void **state)
         {"bench gemm --shape ''", "is not MxKxN"},
         {"bench gemm --dtype f16", "nothing to measure in f16"},
         {"bench gemm --peer mkl", "no peer 'mkl'"},
+        {"bench norm --shape 2x2 --only softmaxx", "no op 'softmaxx'"},
         {"bench gemm --threads 0", "this process may use 1 to"},
         {"bench gemm --threads 100000", "this process may use 1 to"},
         {"bench gemm --threads two", "this process may use 1 to"},
@@ -106,6 +107,17 @@ static void every_kind_measures_its_ops(void **state)
         expect(&run, 0, cases[i][1]);
         expect(&run, 0, cases[i][2]);
     }
+}
+
+static void a_steady_step_requests_no_memory(void **state)
+{
+    (void)state;
+    program_run run = run_program("bench train-step --only mlp --json");
+    expect(&run, 0, "\"op\": \"mlp\"");
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    expect(&run, 0, "\"mallocs_per_step\": 0,");
+#endif
+    expect(&run, 0, "\"page_faults_per_step\": ");
 }
 
 static void the_kernel_of_an_op_is_the_one_that_ran(void **state)
@@ -260,6 +272,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(each_shape_has_a_row_in_each_dtype, setup, teardown),
         cmocka_unit_test_setup_teardown(the_kernel_follows_the_instruction_set, setup, teardown),
         cmocka_unit_test_setup_teardown(every_kind_measures_its_ops, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_steady_step_requests_no_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(the_kernel_of_an_op_is_the_one_that_ran, setup, teardown),
         cmocka_unit_test_setup_teardown(a_bad_command_line_is_one_sentence_and_2, setup, teardown),
         cmocka_unit_test_setup_teardown(a_peer_answers_for_so_many_iterations, setup, teardown),
