@@ -41,7 +41,7 @@ static tb_status spawn(tb_peer *p, const char *path, char *const *args)
 
 static tb_status ended(const tb_peer *p)
 {
-    return TB_FAIL(TB_ERR_NOT_FOUND, "peer %s ended; its own words are above (Debian package python3-torch?)", p->script);
+    return TB_FAIL(TB_ERR_NOT_FOUND, "peer %s ended; its own words are above (a package that scripts/dev setup installs?)", p->script);
 }
 
 tb_status tb_peer_start(const char *script, char *const *args, tb_peer **out, char version[64])
@@ -77,6 +77,8 @@ tb_status tb_peer_repeat(tb_peer *p, int64_t times, double *ms)
     snprintf(question, sizeof question, "%lld\n", (long long)times);
     return ask(p, question, ms);
 }
+
+pid_t tb_peer_pid(const tb_peer *p) { return p->pid; }
 
 void tb_peer_stop(tb_peer *p)
 {

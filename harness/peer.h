@@ -1,9 +1,10 @@
 /* A peer: another program that does the same work, asked for one iteration at a time. It prints "ready VERSION" when
- * it can begin, then for every line it reads one with the milliseconds that an iteration took; it ends with its
- * input. Everything else it has to say goes to stderr. */
+ * it can begin, then for every line it reads one with the milliseconds that an iteration took (a server is just there);
+ * it ends with its input. Everything else it has to say goes to stderr. */
 #pragma once
 #include "tb_status.h"
 #include <stdint.h>
+#include <sys/types.h>
 
 typedef struct tb_peer tb_peer;
 
@@ -12,4 +13,5 @@ TB_MUST_USE tb_status tb_peer_start(const char *script, char *const *args, tb_pe
 TB_MUST_USE tb_status tb_peer_iterate(tb_peer *p, double *ms);
 /* The same for a peer that reads from the line how many iterations to time together. */
 TB_MUST_USE tb_status tb_peer_repeat(tb_peer *p, int64_t times, double *ms);
+pid_t tb_peer_pid(const tb_peer *p);
 void tb_peer_stop(tb_peer *p); /* waits for its end; NULL is accepted */

@@ -1,8 +1,21 @@
 /* The search for the largest rate that holds an SLO. Runs are short, so the answer is confirmed at the end.
  */
 #include "tb_load.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+tb_status tb_slo_parse(const char *text, tb_slo *out)
+{
+    double percent, limit_ms;
+    int end = 0;
+    if (sscanf(text, "p%lf:%lf%n", &percent, &limit_ms, &end) != 2 || text[end] || !(percent > 0 && percent < 100) ||
+        !(limit_ms > 0))
+        return TB_FAIL(TB_ERR_CONFIG, "an SLO is PERCENTILE:MILLISECONDS, for example p95:25, not '%s'", text);
+    out->quantile = percent / 100;
+    out->limit_ms = limit_ms;
+    return TB_OK;
+}
 
 bool tb_slo_holds(const tb_load_result *r, const tb_slo *slo, char *why)
 {

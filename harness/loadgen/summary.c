@@ -44,6 +44,7 @@ void load_summarize(load_run *run)
         r->ok += c->status == 200 && !c->wrong;
         r->refused += refused;
         r->failed += c->status != 200 && !refused;
+        r->expired += c->status == 504;
         r->wrong += c->wrong;
         if (refused) tb_histogram_add(&r->refusal, latency);
         if (c->status != 200 || c->wrong) continue;
@@ -104,6 +105,7 @@ void tb_load_result_json(const tb_load_result *r, double slo_ms, tb_json *j)
     json_num(j, "ok", (double)r->ok);
     json_num(j, "refused", (double)r->refused);
     json_num(j, "failed", (double)r->failed);
+    json_num(j, "expired", (double)r->expired);
     json_num(j, "wrong_answers", (double)r->wrong);
     json_num(j, "offered_per_s", r->offered_per_s);
     json_num(j, "achieved_per_s", r->achieved_per_s);

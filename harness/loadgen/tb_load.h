@@ -96,6 +96,7 @@ typedef struct tb_load_column {
 typedef struct tb_load_result {
     tb_arrivals kind;
     int64_t n, answered, ok, refused, failed, wrong; /* refused: 429 and 503; failed: no or another status */
+    int64_t expired;       /* of the failed: 504, taken and then too late */
     double offered_per_s, achieved_per_s, goodput_per_s; /* goodput: ok within the SLO */
     double wall_s;
     tb_histogram latency;  /* done - intended, of ok */
@@ -143,6 +144,8 @@ typedef struct tb_slo_result {
     bool generator_limited;/* the search ended because the generator was late, so `rate` is a lower bound */
 } tb_slo_result;
 
+/* "p95:25": quantile 0.95 within 25 ms. */
+TB_MUST_USE tb_status tb_slo_parse(const char *text, tb_slo *out);
 /* True when the run meets the SLO: quantile within the limit, every request answered well, achieved >= 99.5 %
  * of offered, no growing backlog. `why` (160 bytes) says what does not hold. */
 bool tb_slo_holds(const tb_load_result *r, const tb_slo *slo, char *why);

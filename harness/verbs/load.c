@@ -56,11 +56,7 @@ static tb_status read_options(const tb_args *args, job *j)
     j->schedule.file = tb_args_get(args, "replay");
     if (j->schedule.file) j->schedule.kind = TB_ARRIVALS_REPLAY;
     j->slo = (tb_slo){.quantile = 0.95, .limit_ms = 25};
-    double percent;
-    if (slo && sscanf(slo, "p%lf:%lf", &percent, &j->slo.limit_ms) != 2)
-        return TB_FAIL(TB_ERR_CONFIG,
-                       "tb load: --slo is PERCENTILE:MILLISECONDS, for example p95:25, not '%s'", slo);
-    if (slo) j->slo.quantile = percent / 100;
+    if (slo) TB_TRY(tb_slo_parse(slo, &j->slo));
     j->config.slo_ms = j->slo.limit_ms;
     j->config.keep_columns = tb_args_has(args, "columns");
     j->search = tb_args_has(args, "search");

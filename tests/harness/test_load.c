@@ -1,6 +1,7 @@
 /* The load generator: schedules are what they say, nothing is omitted, answers are compared, lateness voids.
  */
 #include "../serve/live_server.h"
+#include "storm.h"
 #include "tb_load.h"
 #include <math.h>
 
@@ -239,7 +240,38 @@ static void closing_connections_are_made_anew_without_losing_requests(void **sta
     live_stop(&few);
 }
 
+static void every_bad_request_of_a_storm_gets_the_answer_it_deserves(void **state)
+{
+    (void)state;
+    tb_storm *storm;
+    tb_storm_result bad;
+    tb_load_requests *q;
+    tb_load_result *r;
+    tb_load_config c = config();
+    tb_load_schedule s = {.kind = TB_ARRIVALS_POISSON, .rate = 300, .duration_s = 0.6, .seed = 2};
+    assert_ok(tb_load_requests_make(&samples, TB_LOAD_PREDICT, "127.0.0.1", "/v1/predict", NULL, &q));
+    assert_ok(tb_storm_start(server.port, 200, &storm));
+    assert_ok(tb_load_run(&c, &s, q, &r));
+    tb_storm_stop(storm, &bad);
+    assert_true(bad.sent >= 16); /* every case at least once */
+    if (bad.unexpected) fail_msg("%s", bad.example);
+    assert_int_equal(r->ok, r->n); /* and the good ones beside them are answered */
+    tb_load_result_free(r);
+    tb_load_requests_free(q);
+}
+
 /* ---- judgement ---- */
+
+static void objectives_are_read_or_refused(void **state)
+{
+    (void)state;
+    tb_slo slo;
+    assert_ok(tb_slo_parse("p99.9:0.5", &slo));
+    assert_true(fabs(slo.quantile - 0.999) < 1e-12 && slo.limit_ms == 0.5);
+    static const char *const bad[] = {"", "p95", "95:25", "p95:", "p0:1", "p100:1", "p95:-1", "p95:25ms"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_fails(tb_slo_parse(bad[i], &slo), TB_ERR_CONFIG, "p95:25");
+}
 
 static void the_rules_void_and_refuse_what_they_must(void **state)
 {
@@ -342,6 +374,8 @@ int main(void)
         cmocka_unit_test(a_stall_delays_every_request_that_was_due),
         cmocka_unit_test(a_server_that_is_not_there_is_told),
         cmocka_unit_test(closing_connections_are_made_anew_without_losing_requests),
+        cmocka_unit_test(every_bad_request_of_a_storm_gets_the_answer_it_deserves),
+        cmocka_unit_test(objectives_are_read_or_refused),
         cmocka_unit_test(the_rules_void_and_refuse_what_they_must),
         cmocka_unit_test(the_search_finds_what_a_slow_server_can_do),
         cmocka_unit_test(the_self_test_reports_both_sides),

@@ -133,6 +133,19 @@ static void fill_serving(tb_journal *j, int launch, const plotted *p, double rat
         j, &(tb_metric){
                .name = "latency_ms", .unit = "ms", .dir = "lower", .kind = "ratio", .statistic = "p95"}));
     assert_ok(tb_journal_samples(j, &(tb_samples){.metric = "latency_ms", .n = 2000, .values = latency}));
+    assert_ok(tb_journal_metric(j, &(tb_metric){.name = "p95_ms", .unit = "ms", .dir = "lower", .kind = "ratio"}));
+    assert_ok(tb_journal_samples(j, &(tb_samples){.metric = "p95_ms", .n = 4, .values = latency}));
+    assert_ok(tb_journal_value(j, &(tb_value){"max_rate_per_s", "1/s", 0, 1300}));
+    static const double at[] = {0.5, 0.9, 0.99, 0.999};
+    for (int k = 0; k < 4; k++) {
+        char name[64];
+        snprintf(name, sizeof name, "corrected_ms.%g", at[k]);
+        assert_ok(tb_journal_value(j, &(tb_value){name, "ms", 0, (k + 1) * load}));
+        snprintf(name, sizeof name, "uncorrected_ms.%g", at[k]);
+        assert_ok(tb_journal_value(j, &(tb_value){name, "ms", 0, k + 1}));
+        snprintf(name, sizeof name, "batch.%d", 1 << k);
+        assert_ok(tb_journal_value(j, &(tb_value){name, "requests", 0, rate / (k + 1)}));
+    }
 }
 
 static void fill_kernels(tb_journal *j, int launch, const plotted *p, double knob)
@@ -166,6 +179,9 @@ static int write_samples(void **state)
         "{\"kind\":\"ratio\",\"base\":{\"launch.ranks\":1},\"series\":\"params.model\"},"
         "{\"kind\":\"histogram\",\"metric\":\"samples_per_s\",\"series\":[\"params.model\",\"launch.ranks\"]}"
         "]";
+    static const char *const serving =
+        "[{\"kind\":\"latency\",\"metric\":\"latency_ms\",\"slo\":25},{\"kind\":\"spectrum\"},{\"kind\":\"batches\"},"
+        "{\"kind\":\"latency\",\"name\":\"percentiles\",\"metric\":[\"p95_ms\"],\"knee\":\"max_rate_per_s\"}]";
     static const double speed[2][3] = {{5200, 9950, 11900}, {1400, 2710, 3100}};
     for (int model = 0; model < 2; model++)
         for (int k = 0; k < 3; k++) {
@@ -187,8 +203,7 @@ static int write_samples(void **state)
         char label[32], config[64];
         snprintf(label, sizeof label, "rate=%d", rate);
         snprintf(config, sizeof config, "{\"params\":{\"rate\":%d}}", rate);
-        add_point(&(plotted){"serving", label, config, "[{\"kind\":\"latency\",\"slo\":25}]", "measured", 8},
-                  fill_serving, rate);
+        add_point(&(plotted){"serving", label, config, serving, "measured", 8}, fill_serving, rate);
     }
     add_point(&(plotted){"kernels", "avx2", "{}", "[{\"kind\":\"roofline\"}]", "measured", 1}, fill_kernels,
               0);
@@ -217,7 +232,8 @@ static void every_kind_is_drawn_and_twice_the_same(void **state)
     (void)state;
     static const char *const figures[] = {"training-curve",      "training-throughput", "training-memory",
                                           "training-efficiency", "training-ratio",      "training-histogram",
-                                          "pipeline-gantt",      "serving-latency",     "kernels-roofline"};
+                                          "pipeline-gantt",      "serving-latency",     "serving-percentiles",
+                                          "serving-spectrum",    "serving-batches",     "kernels-roofline"};
     char a[64], b[64], path[128];
     tb_text out = {0};
     const char *kept = getenv("TB_PLOT_OUT");

@@ -1,0 +1,261 @@
+/* The six scenarios. All samples of an iteration are emitted, whether its run was void or not: the driver's
+ * tally of late iterations voids the point. */
+#include "serve_scenarios.h"
+#include "tb_alloc.h"
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+bool tb_scenario_is(const tb_run *run, const char *name)
+{
+    return strcmp(tb_param_str(run, "scenario"), name) == 0;
+}
+
+/* ---- loads ---- */
+
+static tb_load_config target(const tb_run *run, const tb_serve_state *s)
+{
+    return (tb_load_config){.host = "127.0.0.1",
+                            .port = tb_serving_port(s->serving),
+                            .slo_ms = s->slo.limit_ms,
+                            .connections = (int)tb_param_int(run, "connections")};
+}
+
+static tb_status open_loop(const tb_run *run, int64_t i, tb_load_schedule *out)
+{
+    *out = (tb_load_schedule){.rate = tb_param_num(run, "rate"),
+                              .duration_s = tb_param_num(run, "seconds"),
+                              .seed = run->seed + (uint64_t)i};
+    return tb_arrivals_parse(tb_param_str(run, "arrivals"), &out->kind);
+}
+
+static tb_status send(const tb_run *run, tb_serve_state *s, const tb_load_config *c,
+                      const tb_load_schedule *schedule, tb_load_result **out)
+{
+    TB_TRY(tb_load_run(c, schedule, s->requests, out));
+    const tb_load_result *r = *out;
+    s->verified += s->answers ? r->ok : 0;
+    s->wrong += r->wrong;
+    s->failed += s->may_refuse ? r->failed - r->expired : r->failed + r->refused;
+    s->late += r->void_reason[0] != 0;
+    for (int b = 0; b <= TB_LARGEST_BATCH; b++) s->batches[b] += r->batches[b];
+    if (r->void_reason[0]) tb_emit_text(run, "void_reason", r->void_reason);
+    return TB_OK;
+}
+
+static double mean_batch(const tb_load_result *r)
+{
+    double requests = 0, calls = 0;
+    for (int b = 1; b <= TB_LARGEST_BATCH; b++) {
+        requests += (double)r->batches[b];
+        calls += (double)r->batches[b] / b;
+    }
+    return calls > 0 ? requests / calls : 0;
+}
+
+static tb_status measure_load(const tb_run *run, tb_serve_state *s, int64_t i)
+{
+    tb_load_result *r;
+    tb_load_schedule schedule;
+    tb_load_config c = target(run, s);
+    TB_TRY(open_loop(run, i, &schedule));
+    int64_t cpu = tb_serving_cpu_ns(s->serving);
+    TB_TRY(send(run, s, &c, &schedule, &r));
+    cpu = tb_serving_cpu_ns(s->serving) - cpu;
+    tb_emit_sample(run, "p50_ms", i, tb_histogram_ms(&r->latency, 0.5));
+    tb_emit_sample(run, "p95_ms", i, tb_histogram_ms(&r->latency, 0.95));
+    tb_emit_sample(run, "p99_ms", i, tb_histogram_ms(&r->latency, 0.99));
+    tb_emit_sample(run, "service_p95_ms", i, tb_histogram_ms(&r->service, 0.95));
+    tb_emit_sample(run, "goodput_per_s", i, r->goodput_per_s);
+    tb_emit_sample(run, "lag_p99_ms", i, tb_histogram_ms(&r->lag, 0.99));
+    if (r->ok > 0) {
+        tb_emit_sample(run, "server_us", i, (double)cpu / 1e3 / (double)r->ok);
+        tb_emit_sample(run, "client_us", i, r->generator_cpu * r->wall_s * 1e6 / (double)r->ok);
+    }
+    if (s->arms) tb_emit_sample(run, "mean_batch", i, mean_batch(r));
+    tb_histogram_merge(s->latency, &r->latency);
+    tb_histogram_merge(s->service, &r->service);
+    tb_load_result_free(r);
+    return TB_OK;
+}
+
+static tb_status measure_search(const tb_run *run, tb_serve_state *s, int64_t i)
+{
+    tb_load_schedule schedule;
+    tb_load_config c = target(run, s);
+    tb_slo slo = s->slo;
+    slo.start_rate = tb_param_num(run, "rate");
+    slo.point_s = tb_param_num(run, "seconds");
+    slo.confirm = (int)tb_param_int(run, "confirm");
+    tb_slo_result r;
+    tb_text tried = {0};
+    TB_TRY(open_loop(run, i, &schedule));
+    TB_TRY(tb_slo_search(&c, &schedule, s->requests, &slo, NULL, &r));
+    for (int k = 0; k < r.n; k++)
+        tb_text_add(&tried, "%.0f/s: %.3f ms %s\n", r.points[k].rate, r.points[k].quantile_ms,
+                    r.points[k].holds ? "holds" : r.points[k].why);
+    tb_emit_text(run, "search", tb_text_str(&tried));
+    tb_text_free(&tried);
+    if (r.rate <= 0)
+        s->late++; /* no rate held: nothing was measured */
+    else
+        tb_emit_sample(run, "max_rate_per_s", i, r.rate);
+    s->generator_limited |= r.generator_limited;
+    return TB_OK;
+}
+
+/* ---- overload ---- */
+
+typedef struct burst_tally { /* of a run that begins with a burst */
+    double goodput_per_s, recovery_ms;
+} burst_tally;
+
+static burst_tally tally_burst(const tb_load_result *r, double burst_s, double slo_ms)
+{
+    burst_tally t = {0};
+    for (int64_t k = 0; k < r->n; k++) {
+        const tb_load_column *c = &r->columns[k];
+        double at_s = (double)c->intended_ns * 1e-9;
+        bool good = c->status == 200 && (double)(c->done_ns - c->intended_ns) <= slo_ms * 1e6;
+        if (at_s < burst_s)
+            t.goodput_per_s += good / burst_s;
+        else if (!good)
+            t.recovery_ms = (at_s - burst_s) * 1e3;
+    }
+    return t;
+}
+
+static tb_status measure_overload(const tb_run *run, tb_serve_state *s, int64_t i)
+{
+    tb_load_result *r;
+    tb_load_config c = target(run, s);
+    double seconds = tb_param_num(run, "seconds");
+    tb_load_schedule closed = {.kind = TB_ARRIVALS_CLOSED, .duration_s = seconds, .seed = run->seed};
+    TB_TRY(send(run, s, &c, &closed, &r));
+    double capacity = r->achieved_per_s;
+    tb_load_result_free(r);
+    if (capacity < 1) return TB_FAIL(TB_ERR_INTERNAL, "serve_load: the closed loop got no answer");
+    tb_load_schedule burst = {.kind = TB_ARRIVALS_BURSTS,
+                              .rate = capacity / 2,
+                              .factor = 4,
+                              .burst_s = seconds,
+                              .period_s = 2 * seconds,
+                              .duration_s = 2 * seconds,
+                              .seed = run->seed + (uint64_t)i};
+    c.connections *= 4;
+    c.keep_columns = true;
+    TB_TRY(send(run, s, &c, &burst, &r));
+    burst_tally t = tally_burst(r, seconds, s->slo.limit_ms);
+    tb_emit_sample(run, "capacity_per_s", i, capacity);
+    tb_emit_sample(run, "goodput_share", i, t.goodput_per_s / capacity);
+    tb_emit_sample(run, "accepted_p99_ms", i, tb_histogram_ms(&r->latency, 0.99));
+    tb_emit_sample(run, "refusal_p99_ms", i, tb_histogram_ms(&r->refusal, 0.99));
+    tb_emit_sample(run, "recovery_ms", i, t.recovery_ms);
+    tb_load_result_free(r);
+    return TB_OK;
+}
+
+/* ---- storm ---- */
+
+static tb_status measure_storm(const tb_run *run, tb_serve_state *s, int64_t i)
+{
+    double p99[2] = {0};
+    for (int turn = 0; turn < 2; turn++) {
+        bool stormy = (turn + i) % 2 == 1;
+        tb_storm *storm = NULL;
+        tb_storm_result got;
+        tb_load_schedule schedule;
+        tb_load_result *r = NULL;
+        tb_load_config c = target(run, s);
+        TB_TRY(open_loop(run, i, &schedule));
+        if (stormy) TB_TRY(tb_storm_start(c.port, schedule.rate / 10, &storm));
+        tb_status st = send(run, s, &c, &schedule, &r);
+        tb_storm_stop(storm, &got);
+        TB_TRY(st);
+        p99[stormy] = tb_histogram_ms(&r->latency, 0.99);
+        tb_load_result_free(r);
+        if (got.unexpected > 0 && s->storm.unexpected == 0)
+            memcpy(s->storm.example, got.example, sizeof got.example);
+        s->storm.sent += got.sent;
+        s->storm.unexpected += got.unexpected;
+    }
+    tb_emit_sample(run, "calm_p99_ms", i, p99[0]);
+    tb_emit_sample(run, "storm_p99_ms", i, p99[1]);
+    tb_emit_sample(run, "storm_p99_ratio", i, p99[1] / p99[0]);
+    return TB_OK;
+}
+
+/* ---- reload, drain: something is done to the server while every connection has a request in flight ---- */
+
+typedef struct disturbance {
+    tb_serving *serving;
+    tb_status (*act)(tb_serving *);
+    double every_s;
+    int64_t n, done;
+    tb_status status;
+    char message[256];
+} disturbance;
+
+static void *disturb(void *arg)
+{
+    disturbance *d = arg;
+    while (d->done < d->n && d->status == TB_OK) {
+        usleep((useconds_t)(d->every_s * 1e6));
+        d->status = d->act(d->serving);
+        if (d->status != TB_OK)
+            snprintf(d->message, sizeof d->message, "%s", tb_error_message());
+        else
+            d->done++;
+    }
+    return NULL;
+}
+
+static tb_status disturbed(const tb_run *run, tb_serve_state *s, int64_t i, disturbance *d)
+{
+    pthread_t thread;
+    tb_load_result *r = NULL;
+    tb_load_config c = target(run, s);
+    tb_load_schedule closed = {
+        .kind = TB_ARRIVALS_CLOSED, .duration_s = tb_param_num(run, "seconds"), .seed = run->seed};
+    d->serving = s->serving;
+    if (pthread_create(&thread, NULL, disturb, d) != 0) return TB_FAIL(TB_ERR_OOM, "serve_load: no thread");
+    tb_status st = send(run, s, &c, &closed, &r);
+    pthread_join(thread, NULL);
+    TB_TRY(st);
+    tb_emit_sample(run, "goodput_per_s", i, r->goodput_per_s);
+    tb_load_result_free(r);
+    s->actions += d->done;
+    if (d->status != TB_OK) tb_error_set(d->status, d->message);
+    return d->status;
+}
+
+static tb_status measure_reload(const tb_run *run, tb_serve_state *s, int64_t i)
+{
+    int64_t n = tb_param_int(run, "reloads");
+    disturbance d = {
+        .act = tb_serving_reload, .n = n, .every_s = tb_param_num(run, "seconds") / (double)(n + 2)};
+    return disturbed(run, s, i, &d);
+}
+
+/* The load goes on for a quarter of a second of the half that the server gives its clients to go elsewhere.
+ */
+static tb_status measure_drain(const tb_run *run, tb_serve_state *s, int64_t i)
+{
+    double seconds = tb_param_num(run, "seconds");
+    disturbance d = {
+        .act = tb_serving_drain, .n = 1, .every_s = seconds > 0.5 ? seconds - 0.25 : seconds / 2};
+    TB_TRY(disturbed(run, s, i, &d));
+    return tb_serving_restart(s->serving);
+}
+
+tb_status tb_scenario_measure(const tb_run *run, tb_serve_state *s, int64_t i)
+{
+    static const struct {
+        const char *name;
+        tb_status (*measure)(const tb_run *run, tb_serve_state *s, int64_t i);
+    } all[] = {{"load", measure_load},   {"search", measure_search}, {"overload", measure_overload},
+               {"storm", measure_storm}, {"reload", measure_reload}, {"drain", measure_drain}};
+    int k = 0;
+    while (!tb_scenario_is(run, all[k].name)) k++;
+    return all[k].measure(run, s, i);
+}
