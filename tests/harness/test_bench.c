@@ -77,6 +77,7 @@ static void a_bad_command_line_is_one_sentence_and_2(void **state)
         {"bench gemm --dtype f16", "nothing to measure in f16"},
         {"bench gemm --peer mkl", "no peer 'mkl'"},
         {"bench norm --shape 2x2 --only softmaxx", "no op 'softmaxx'"},
+        {"bench allreduce --shape 4", "--threads 2 to 64"},
         {"bench gemm --threads 0", "this process may use 1 to"},
         {"bench gemm --threads 100000", "this process may use 1 to"},
         {"bench gemm --threads two", "this process may use 1 to"},
@@ -107,6 +108,16 @@ static void every_kind_measures_its_ops(void **state)
         expect(&run, 0, cases[i][1]);
         expect(&run, 0, cases[i][2]);
     }
+}
+
+static void ranks_are_threads_of_allreduce(void **state)
+{
+    (void)state;
+    if (sysconf(_SC_NPROCESSORS_ONLN) < 2) skip();
+    program_run run = run_program("bench allreduce --threads 2 --shape 4 --json");
+    expect(&run, 0, "\"op\": \"move\"");
+    expect(&run, 0, "\"op\": \"allreduce\"");
+    expect(&run, 0, "\"core_to_core_ns\": ");
 }
 
 static void a_steady_step_requests_no_memory(void **state)
@@ -272,6 +283,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(each_shape_has_a_row_in_each_dtype, setup, teardown),
         cmocka_unit_test_setup_teardown(the_kernel_follows_the_instruction_set, setup, teardown),
         cmocka_unit_test_setup_teardown(every_kind_measures_its_ops, setup, teardown),
+        cmocka_unit_test_setup_teardown(ranks_are_threads_of_allreduce, setup, teardown),
         cmocka_unit_test_setup_teardown(a_steady_step_requests_no_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(the_kernel_of_an_op_is_the_one_that_ran, setup, teardown),
         cmocka_unit_test_setup_teardown(a_bad_command_line_is_one_sentence_and_2, setup, teardown),
