@@ -68,10 +68,18 @@ static void unlink_request(tbi_batcher *b, tbi_request *r)
 
 static int seconds_up(int64_t ns) { return ns <= 0 ? 1 : (int)((ns + 999999999) / 1000000000); }
 
+/* Until a row that arrives now could start: the queue at the best rate, after what is left of a running batch. */
+static int64_t predicted_wait(const tbi_batcher *b, int64_t now_ns)
+{
+    int64_t wait = b->queued_rows * b->row_ns;
+    if (!b->by_worker) return wait;
+    int64_t left = tbi_worker_free_ns(b) - now_ns;
+    return wait / b->n_workers + (left > 0 ? left : 0);
+}
+
 bool tbi_batcher_admit(tbi_batcher *b, tbi_request *r, int64_t now_ns, tbi_fault *fault)
 {
-    int64_t wait = b->queued_rows * b->row_ns + (b->n_busy ? tbi_batcher_cost(b, b->model->max_batch) : 0);
-    if (b->by_worker) wait /= b->n_workers;
+    int64_t wait = predicted_wait(b, now_ns);
     if (b->queued_rows + r->rows > b->limit_rows) {
         fault->retry_after_s = seconds_up(wait);
         return tbi_fault_set(fault, TBI_FAULT_QUEUE_FULL, NULL, "the queue holds its limit of %d rows",
@@ -203,10 +211,13 @@ static void step_workers(tbi_batcher *b)
     tbi_batch *batch;
     while ((batch = tbi_worker_collect(b))) {
         b->n_busy--;
+        batch->until_ns = 0;
         give_back(b, batch);
     }
     while (b->head && (batch = tbi_worker_idle(b))) {
-        fill(b, batch, tb_now_ns());
+        int64_t now = tb_now_ns();
+        fill(b, batch, now);
+        batch->until_ns = now + b->handover_ns + tbi_batcher_cost(b, batch->rows);
         b->n_busy++;
         tbi_worker_submit(b, batch);
     }

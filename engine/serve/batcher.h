@@ -40,6 +40,7 @@ typedef struct tbi_batch {
     tbi_request **requests;                /* [max_batch]; NULL: cancelled while it ran */
     int n_requests, rows, queued_rows;
     int64_t start_ns, done_ns;
+    int64_t until_ns;                      /* a worker's: when it should be done; 0: idle. The loop's alone */
     tb_status status;
 } tbi_batch;
 
@@ -103,6 +104,7 @@ void tbi_workers_stop(tbi_batcher *b);
 tbi_batch *tbi_worker_idle(tbi_batcher *b);            /* a free worker's batch, NULL: all busy */
 void tbi_worker_submit(tbi_batcher *b, tbi_batch *batch);
 tbi_batch *tbi_worker_collect(tbi_batcher *b);         /* one finished batch, NULL when there is none */
+int64_t tbi_worker_free_ns(const tbi_batcher *b);      /* when the first worker should be idle */
 void tbi_worker_wait(tbi_batcher *b);                  /* sleeps until a worker wakes the server */
 tb_status tbi_batch_open(tbi_batch *batch, const tb_serve_model *model);
 void tbi_batch_close(tbi_batch *batch);

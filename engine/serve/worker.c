@@ -120,6 +120,14 @@ void tbi_worker_submit(tbi_batcher *b, tbi_batch *batch)
     pthread_mutex_unlock(&b->workers[i].lock);
 }
 
+int64_t tbi_worker_free_ns(const tbi_batcher *b)
+{
+    int64_t first = INT64_MAX;
+    for (int i = 0; i < b->n_workers; i++)
+        if (b->workers[i].batch.until_ns < first) first = b->workers[i].batch.until_ns;
+    return first;
+}
+
 void tbi_worker_wait(tbi_batcher *b)
 {
     uint64_t n;
