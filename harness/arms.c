@@ -7,10 +7,11 @@
 #include "tb_ops.h"
 #include "tb_pass.h"
 #include "tb_quant.h"
+#include "tb_safetensors.h"
 #include "tb_train.h"
 #include <math.h>
 
-enum { E1, E2, E3, SESSIONS, CALIBRATION_ROWS = 512 };
+enum { E1, E2, E3, SESSIONS, CALIBRATION_ROWS = 512, SAVED_IMAGES = 64 };
 
 struct tb_arms {
     tb_arms_config config;
@@ -228,4 +229,27 @@ tb_status tb_arms_answers(tb_arms *s, int arm, int64_t n, float *logits)
         TB_TRY(tb_session_run(s->session[arm - 1], &one, (const void *[]){images + i * s->pixels},
                               (void *[]){logits + i * s->classes}));
     return TB_OK;
+}
+
+tb_status tb_arms_save(tb_arms *s, const char *path)
+{
+    const uint8_t *images = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
+    const tb_params *ps = tb_model_params(s->model);
+    int n = tb_params_count(ps);
+    tb_safetensors_item *items = tb_calloc((size_t)n + 2, sizeof *items);
+    char scale[32], shift[32];
+    if (!items) return TB_ERR_OOM;
+    snprintf(scale, sizeof scale, "%.9g", 1 / (255 * tb_dataset_std(s->data)));
+    snprintf(shift, sizeof shift, "%.9g", tb_dataset_mean(s->data) / tb_dataset_std(s->data));
+    tb_scope *scope = tb_scope_open();
+    tb_status st = eager(s, SAVED_IMAGES, images, s->logits);
+    for (int i = 0; i < n; i++) items[i] = (tb_safetensors_item){tb_params_at(ps, i)->name, tb_params_at(ps, i)->tensor};
+    items[n] = (tb_safetensors_item){"images", tb_tensor_from(TB_U8, 2, (int64_t[]){SAVED_IMAGES, s->pixels}, images)};
+    items[n + 1] = (tb_safetensors_item){
+        "logits", tb_tensor_from(TB_F32, 2, (int64_t[]){SAVED_IMAGES, s->classes}, s->logits)};
+    tb_safetensors_pair notes[] = {{"model", tb_model_spec(s->model)}, {"scale", scale}, {"shift", shift}};
+    if (st == TB_OK) st = tb_safetensors_save(path, n + 2, items, 3, notes);
+    tb_scope_close(scope);
+    tb_free(items);
+    return st;
 }

@@ -50,3 +50,8 @@ TB_MUST_USE tb_status tb_arms_export(const tb_arms *a, int arm, const char *name
 const uint8_t *tb_arms_images(const tb_arms *a, int64_t *n, int64_t *pixels);
 int64_t tb_arms_classes(const tb_arms *a);
 TB_MUST_USE tb_status tb_arms_answers(tb_arms *a, int arm, int64_t n, float *logits);
+
+/* ---- for peers ---- */
+/* One safetensors file: the weights, the first test images ("images", [n, pixels] u8), what e0 answers for them
+ * ("logits", [n, classes] f32), and the notes "model", "scale", "shift": x = pixel * scale - shift. */
+TB_MUST_USE tb_status tb_arms_save(tb_arms *a, const char *path);

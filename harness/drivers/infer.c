@@ -1,10 +1,21 @@
 /* infer: one trained model run four ways (arms.h), interleaved in every iteration. The weights are trained in setup, from
  * the launch's seed. Before anything is timed the outputs are compared on the whole test set: e0, e1 and e2 must have the
- * same bits, e3 is judged by its accuracy. */
+ * same bits, e3 is judged by its accuracy.
+ *
+ * `peer: torch` adds PyTorch's eager run of the same weights on the same images as one more column of every iteration. A
+ * speed-up over a slow baseline is worth nothing: where e0 is slower than the peer the launch is invalid. A peer that
+ * cannot be had leaves its column empty, and says so. */
 #include "arms.h"
+#include "peer.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
 #include "tb_driver.h"
+#include "tb_log.h"
+#include "stats.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 static const tb_key keys[] = {
     {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "an image model, with options"},
@@ -13,6 +24,7 @@ static const tb_key keys[] = {
     {"train_steps", TB_KEY_INT, "", 1, 1e7, NULL, "3000", "before the measurement"},
     {"train_batch", TB_KEY_INT, "rows", 1, 4096, NULL, "64", ""},
     {"rate", TB_KEY_NUM, "", 0, 10, NULL, "0.05", "highest learning rate of the training (cosine, momentum 0.9)"},
+    {"peer", TB_KEY_CHOICE, "", 0, 0, "none|torch", "none", "another engine that runs the same model beside"},
 };
 
 #define RATIO .kind = "ratio", .scope = "", .statistic = "median", .margin = 0.05
@@ -25,15 +37,42 @@ static const tb_metric metrics[] = {
     {.name = "e2_speedup", .unit = "", .dir = "higher", .reduce = "min", RATIO},
     {.name = "e3_speedup", .unit = "", .dir = "higher", .reduce = "min", RATIO},
     {.name = "e3_over_e2", .unit = "", .dir = "higher", .reduce = "min", RATIO},
+    {.name = "peer_us", .unit = "us", .dir = "none", .reduce = "max", RATIO},
+    {.name = "e0_over_peer", .unit = "", .dir = "higher", .reduce = "min", RATIO},
+    {.name = "e3_over_peer", .unit = "", .dir = "higher", .reduce = "min", RATIO},
 };
 
 typedef struct infer_state {
     tb_ctx *ctx;
     tb_arms *arms;
-    int64_t iteration;
+    tb_peer *peer; /* NULL: none asked for, or none to be had */
+    double *peer_over_e0; /* of the iterations, for the median */
+    int64_t iteration, room;
 } infer_state;
 
 static void show_training(void *arg, int64_t step, int64_t steps) { tb_run_phase(arg, "training", step, steps); }
+
+/* Weights and images go over in a file that is gone when the peer has read it. */
+static tb_status start_peer(const tb_run *run, infer_state *s)
+{
+    char path[] = "/tmp/tb_infer_XXXXXX", rows[32], threads[32], version[64];
+    int fd = mkstemp(path);
+    if (fd < 0) return TB_FAIL(TB_ERR_IO, "infer: cannot make a file in /tmp for the peer");
+    close(fd);
+    tb_status st = tb_arms_save(s->arms, path);
+    snprintf(rows, sizeof rows, "%lld", (long long)tb_param_int(run, "batch"));
+    snprintf(threads, sizeof threads, "%d", run->threads);
+    if (st == TB_OK && tb_peer_start("torch_infer.py", (char *[]){path, rows, threads, NULL}, &s->peer, version) != TB_OK) {
+        tb_log_write(TB_LOG_WARN, "no peer torch, its column stays empty: %s", tb_error_message());
+        tb_error_clear();
+        tb_peer_stop(s->peer);
+        s->peer = NULL;
+        snprintf(version, sizeof version, "none");
+    }
+    unlink(path);
+    if (st == TB_OK) tb_emit_fact(run, "peer/torch", version);
+    return st;
+}
 
 static tb_status setup(const tb_run *run, void **out)
 {
@@ -55,7 +94,7 @@ static tb_status setup(const tb_run *run, void **out)
         tb_free(text);
     }
     tb_emit_fact(run, "isa", tb_isa_name(tb_ctx_isa(s->ctx)));
-    return TB_OK;
+    return strcmp(tb_param_str(run, "peer"), "torch") == 0 ? start_peer(run, s) : TB_OK;
 }
 
 static tb_status check(const tb_run *run, void *state)
@@ -79,6 +118,24 @@ static tb_status check(const tb_run *run, void *state)
     return TB_OK;
 }
 
+static tb_status run_peer(const tb_run *run, infer_state *s, const double *us)
+{
+    double ms;
+    TB_TRY(tb_peer_iterate(s->peer, &ms));
+    if (s->iteration == s->room) {
+        int64_t room = s->room ? 2 * s->room : 1024;
+        double *more = tb_realloc(s->peer_over_e0, (size_t)room * sizeof *more);
+        if (!more) return TB_ERR_OOM;
+        s->peer_over_e0 = more;
+        s->room = room;
+    }
+    s->peer_over_e0[s->iteration] = us[0] / (ms * 1e3);
+    tb_emit_sample(run, "peer_us", s->iteration, ms * 1e3);
+    tb_emit_sample(run, "e0_over_peer", s->iteration, ms * 1e3 / us[0]);
+    tb_emit_sample(run, "e3_over_peer", s->iteration, ms * 1e3 / us[TB_ARMS - 1]);
+    return TB_OK;
+}
+
 /* One call of every arm on the same rows; the order turns with the iterations. */
 static tb_status run_once(const tb_run *run, void *state)
 {
@@ -95,7 +152,18 @@ static tb_status run_once(const tb_run *run, void *state)
     for (int arm = 0; arm < TB_ARMS; arm++) tb_emit_sample(run, time_names[arm], s->iteration, us[arm]);
     for (int arm = 1; arm < TB_ARMS; arm++) tb_emit_sample(run, ratio_names[arm], s->iteration, us[0] / us[arm]);
     tb_emit_sample(run, "e3_over_e2", s->iteration, us[2] / us[3]);
+    if (s->peer) TB_TRY(run_peer(run, s, us));
     s->iteration++;
+    return TB_OK;
+}
+
+static tb_status finish(const tb_run *run, void *state)
+{
+    infer_state *s = state;
+    if (!s->peer || s->iteration == 0) return TB_OK;
+    tb_sort(s->peer_over_e0, s->iteration);
+    tb_emit_check(run, "baseline.slower_than_peer", "baseline", tb_median(s->peer_over_e0, s->iteration), 1,
+                  "eager execution takes longer than the peer's: speed-ups over it would flatter");
     return TB_OK;
 }
 
@@ -103,6 +171,8 @@ static void teardown(void *state)
 {
     infer_state *s = state;
     if (!s) return;
+    tb_peer_stop(s->peer);
+    tb_free(s->peer_over_e0);
     tb_arms_destroy(s->arms);
     tb_ctx_destroy(s->ctx);
     tb_free(s);
@@ -110,4 +180,4 @@ static void teardown(void *state)
 
 TB_DRIVER(infer, .version = 1, .doc = "Inference four ways, interleaved: eager, graph, fused, INT8", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],
-          .setup = setup, .check = check, .run_once = run_once, .teardown = teardown);
+          .setup = setup, .check = check, .run_once = run_once, .finish = finish, .teardown = teardown);

@@ -1,5 +1,6 @@
-/* Casts between f32 and the 16-bit floats: round to nearest even, NaN stays NaN (quiet), overflow gives infinity.
- * Primitives cast_bf16 and cast_f16 (source f32) and cast_f32 (source bf16 or f16); tb_pointwise_args. */
+/* Casts between f32 and the 16-bit floats: round to nearest even, NaN stays NaN (quiet), overflow gives infinity; and from
+ * bytes (pixels). Primitives cast_bf16 and cast_f16 (source f32) and cast_f32 (source bf16, f16 or u8);
+ * tb_pointwise_args. */
 #pragma once
 #include "tb_kernel.h"
 #include <string.h>
@@ -46,10 +47,23 @@ VEC void widen(const tb_pointwise_args *p, load_fn load)
     }
 }
 
+VEC void widen_u8(const tb_pointwise_args *p)
+{
+    const uint8_t *x = p->in[0];
+    for (int64_t i = 0; i < p->n; i += VL) {
+        int64_t left = p->n - i;
+        uint8_t some[VL] = {0};
+        bool whole = left >= VL && p->step[0];
+        for (int j = 0; !whole && j < VL && j < left; j++) some[j] = x[p->step[0] ? i + j : 0];
+        vf_store_part((float *)p->out + i, vi_to_vf(vi_load_u8(whole ? x + i : some)), left);
+    }
+}
+
 static void run_cast_bf16(const void *args) { narrow(args, store_bf16); }
 static void run_cast_f16(const void *args) { narrow(args, vf_store_f16); }
 static void run_cast_from_bf16(const void *args) { widen(args, load_bf16); }
 static void run_cast_from_f16(const void *args) { widen(args, vf_load_f16); }
+static void run_cast_from_u8(const void *args) { widen_u8(args); }
 
 #define CAST(primitive_, from, suffix, run_)                                                                          \
     {                                                                                                                 \

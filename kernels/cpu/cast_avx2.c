@@ -1,4 +1,4 @@
-/* Casts between f32, bf16 and f16; the work is in cast.h. */
+/* Casts between f32, bf16 and f16, and from bytes; the work is in cast.h. */
 #include "vec_avx2.h"
 
 #include "cast.h"
@@ -7,3 +7,4 @@ TB_KERNEL(cast_bf16_f32_avx2) = CAST("cast_bf16", TB_F32, "f32", run_cast_bf16);
 TB_KERNEL(cast_f16_f32_avx2) = CAST("cast_f16", TB_F32, "f32", run_cast_f16);
 TB_KERNEL(cast_f32_bf16_avx2) = CAST("cast_f32", TB_BF16, "bf16", run_cast_from_bf16);
 TB_KERNEL(cast_f32_f16_avx2) = CAST("cast_f32", TB_F16, "f16", run_cast_from_f16);
+TB_KERNEL(cast_f32_u8_avx2) = CAST("cast_f32", TB_U8, "u8", run_cast_from_u8);

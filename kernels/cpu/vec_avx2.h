@@ -77,11 +77,12 @@ VEC vi vi_select(vm m, vi yes, vi no)
     return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(no), _mm256_castsi256_ps(yes), m));
 }
 
+VEC vi vi_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
+
 /* Lanes are true where the byte is not 0. */
 VEC vm vm_load_bool(const uint8_t *p)
 {
-    __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
-    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(x, _mm256_setzero_si256()));
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(vi_load_u8(p), _mm256_setzero_si256()));
 }
 
 /* r[i][j] <-> r[j][i] */

@@ -65,9 +65,11 @@ VEC vm vm_first(int n) { return lanes_below(n); }
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 VEC vi vi_select(vm m, vi yes, vi no) { return _mm512_mask_blend_epi32(m, no, yes); }
 
+VEC vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+
 VEC vm vm_load_bool(const uint8_t *p)
 {
-    __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+    vi x = vi_load_u8(p);
     return _mm512_test_epi32_mask(x, x);
 }
 

@@ -4,8 +4,12 @@
 torch_ddp.py RANK WORLD PORT THREADS WIDTHS ROWS BUCKET_MIB trains an MLP of these widths (784-512-10) on random rows
 with SGD and momentum 0.9. It prints "ready VERSION", then one line with a step's milliseconds for every line it reads,
 until its input ends. Gradients are views into the buckets; torch's flags for denormals are left as they are."""
+import os
 import sys
 import time
+
+THREADS = sys.argv[4]
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = THREADS  # before BLAS starts threads of its own
 
 import torch
 import torch.distributed as dist

@@ -237,12 +237,31 @@ static void casts_round_as_the_engine_does(void **state)
     }
 }
 
+static void bytes_become_their_floats(void **state)
+{
+    (void)state;
+    const tb_kernel *kernels[8];
+    int n_kernels = kernel_test_find("cast_f32", TB_U8, kernels, 8);
+    assert_true(n_kernels >= 1);
+    for (int q = 0; q < n_kernels; q++)
+        for (int64_t n = 0; n < 300; n++)
+            for (int8_t step = 0; step < 2; step++) {
+                uint8_t *x = guarded((size_t)n);
+                float *out = guarded((size_t)n * sizeof *out);
+                for (int64_t i = 0; i < n; i++) x[i] = (uint8_t)(255 - i);
+                kernels[q]->run(&(tb_pointwise_args){.n = n, .out = out, .in = {x}, .step = {step}});
+                for (int64_t i = 0; i < n; i++) assert_true(out[i] == (float)x[step * i]);
+                guarded_free_all();
+            }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kernel_is_its_formula), cmocka_unit_test(all_isas_give_the_same_bits),
         cmocka_unit_test(nan_and_infinity_follow_the_formula), cmocka_unit_test(slopes_reach_their_limits),
         cmocka_unit_test(output_may_be_an_input), cmocka_unit_test(casts_round_as_the_engine_does),
+        cmocka_unit_test(bytes_become_their_floats),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
