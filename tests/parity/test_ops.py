@@ -45,7 +45,7 @@ def run_one(name, number, dtype):
     case = cases.REGISTRY[name](cases.Source(SEED, name, number, dtype))
     if not dtype.is_floating_point:
         try:
-            run = Run(name, info, case, dtype)
+            Run(name, info, case, dtype)
         except (RuntimeError, TypeError):  # torch does not have it
             return
         is_known = name in FLOATS_ONLY or name.endswith("_grad") or dtype == torch.bool and name in NOT_OF_BOOL

@@ -3,7 +3,7 @@ import torch
 
 from engine import DTYPES, NUMBER
 
-from . import Case, Input, case, fixed
+from . import Case, case
 
 
 @case("cast")
