@@ -9,7 +9,7 @@
 #pragma once
 #include "tb_ctx.h"
 
-enum { TB_ARMS = 4, TB_ARMS_SERVED = 2, TB_ARMS_CHECK_BATCH = 200 };
+enum { TB_ARMS = 4, TB_ARM_FUSED = 2, TB_ARM_INT8 = 3, TB_ARMS_CHECK_BATCH = 200 };
 
 typedef struct tb_arms_config {
     tb_ctx *ctx;              /* current, and stays so */

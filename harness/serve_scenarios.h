@@ -13,6 +13,7 @@ typedef struct tb_serve_state {
     tb_ctx *ctx;
     tb_dataset *data;
     tb_arms *arms; /* NULL: a peer */
+    int arm;       /* the one that is served */
     tb_serving *serving;
     float *answers;
     tb_load_samples samples;

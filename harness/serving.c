@@ -40,7 +40,7 @@ static tb_status write_repository(tb_serving *s)
     snprintf(s->repository, sizeof s->repository, "/tmp/tb-serve-XXXXXX");
     if (!mkdtemp(s->repository)) return TB_FAIL(TB_ERR_IO, "cannot make a folder for the model in /tmp");
     snprintf(dir, sizeof dir, "%s/model/1", s->repository);
-    return tb_arms_export(s->config.arms, TB_ARMS_SERVED, "model", MAX_BATCH, dir);
+    return tb_arms_export(s->config.arms, s->config.arm, "model", MAX_BATCH, dir);
 }
 
 static void remove_repository(const tb_serving *s)

@@ -8,7 +8,8 @@ typedef struct tb_serving tb_serving;
 
 typedef struct tb_serving_config {
     const char *server;  /* "tensorbrain", "fastapi-pydantic", "fastapi-raw" */
-    const tb_arms *arms; /* tensorbrain: arm 2 is exported and served as "model"; borrowed */
+    const tb_arms *arms; /* tensorbrain: one of them is exported and served as "model"; borrowed */
+    int arm;
     tb_serve_limits limits;
 } tb_serving_config;
 

@@ -23,6 +23,8 @@ static const tb_key keys[] = {
     {"scenario", TB_KEY_CHOICE, "", 0, 0, "load|search|overload|storm|reload|drain", "load", "what happens"},
     {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "an image model, with options"},
     {"data", TB_KEY_STR, "", 0, 0, NULL, "fashion-mnist", "images"},
+    {"precision", TB_KEY_CHOICE, "", 0, 0, "f32|int8", "f32", "int8: quantized after training"},
+    {"accuracy", TB_KEY_BOOL, "", 0, 0, NULL, "false", "test accuracy of both precisions, before the load"},
     {"train_steps", TB_KEY_INT, "", 1, 1e7, NULL, "1000", "before the measurement"},
     {"arrivals", TB_KEY_CHOICE, "", 0, 0, "poisson|constant|gamma|bursts", "poisson", "of the open loop"},
     {"rate", TB_KEY_NUM, "1/s", 1, 1e6, NULL, "1200", "requests a second; search: the first that is tried"},
@@ -75,13 +77,14 @@ static tb_status train(const tb_run *run, tb_serve_state *s)
                         .seed = run->seed,
                         .progress = show_training,
                         .arg = (void *)(uintptr_t)run};
+    s->arm = strcmp(tb_param_str(run, "precision"), "int8") == 0 ? TB_ARM_INT8 : TB_ARM_FUSED;
     return tb_arms_create(&c, &s->arms);
 }
 
 static tb_status start_server(const tb_run *run, tb_serve_state *s)
 {
     char version[64];
-    tb_serving_config c = {.server = tb_param_str(run, "server"), .arms = s->arms};
+    tb_serving_config c = {.server = tb_param_str(run, "server"), .arms = s->arms, .arm = s->arm};
     /* What cannot be answered in time is refused at once. */
     if (tb_scenario_is(run, "overload")) c.limits.max_timeout_ms = (int)s->slo.limit_ms;
     tb_run_phase(run, "starting the server", 0, 0);
@@ -110,7 +113,7 @@ static tb_status make_requests(const tb_run *run, tb_serve_state *s)
     if (s->arms) {
         s->answers = tb_calloc((size_t)(SAMPLES * classes), sizeof *s->answers);
         if (!s->answers) return TB_ERR_OOM;
-        TB_TRY(tb_arms_answers(s->arms, TB_ARMS_SERVED, SAMPLES, s->answers));
+        TB_TRY(tb_arms_answers(s->arms, s->arm, SAMPLES, s->answers));
         s->samples.answers = s->answers;
     } else if (form != TB_LOAD_PREDICT || !(tb_scenario_is(run, "load") || tb_scenario_is(run, "search"))) {
         return TB_FAIL(TB_ERR_CONFIG, "serve_load: %s serves params.form predict under load and search only",
@@ -140,6 +143,23 @@ static tb_status setup(const tb_run *run, void **out)
     if (strcmp(tb_param_str(run, "server"), "tensorbrain") == 0) TB_TRY(train(run, s));
     TB_TRY(make_requests(run, s));
     return start_server(run, s);
+}
+
+/* Before any load: what the served model knows. Its answers are checked during the load, every one. */
+static tb_status check(const tb_run *run, void *state)
+{
+    tb_serve_state *s = state;
+    tb_arms_facts f;
+    if (!s->arms || !tb_param_bool(run, "accuracy")) return TB_OK;
+    TB_TRY(tb_arms_check(s->arms, &f));
+    tb_emit_fact(run, "model/spec", f.model_spec);
+    tb_emit_value(run, "accuracy_f32", "", f.accuracy_f32);
+    tb_emit_value(run, "accuracy_int8", "", f.accuracy_int8);
+    tb_emit_check(run, "parity.graph_difference", "parity", f.difference, 0,
+                  "a compiled graph gives other bits than eager execution");
+    tb_emit_check(run, "parity.int8_accuracy_drop", "parity", f.accuracy_f32 - f.accuracy_int8, 0.005,
+                  "integers lose more than 0.5 points of accuracy");
+    return TB_OK;
 }
 
 /* ---- the run ---- */
@@ -227,5 +247,5 @@ static void teardown(void *state)
 TB_DRIVER(serve_load, .version = 2,
           .doc = "A model served over HTTP under load, every answer verified; peers", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,
-          .n_metrics = sizeof metrics / sizeof metrics[0], .setup = setup, .run = run_all, .finish = finish,
-          .teardown = teardown);
+          .n_metrics = sizeof metrics / sizeof metrics[0], .setup = setup, .check = check, .run = run_all,
+          .finish = finish, .teardown = teardown);
