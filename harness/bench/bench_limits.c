@@ -6,7 +6,7 @@
 #include <immintrin.h>
 #include <math.h>
 
-enum { CHAINS = 12, BLOCKS = 12, BLOCK_NS = 1500000 };
+enum { CHAINS = 12, BLOCKS = 24, BLOCK_NS = 1500000 };
 
 typedef struct loop {
     void (*run)(int64_t rounds);
@@ -76,36 +76,63 @@ static loop loop_of(tb_dtype dtype, tb_isa isa)
     return (loop){0};
 }
 
-typedef struct loop_job {
-    loop l;
-    int64_t rounds;
-} loop_job;
+/* ---- blocks ---- */
+/* Work that a thread does so many times; blocks of it run on all threads of a pool at once. */
+typedef struct block {
+    void (*run)(const struct block *b, int thread);
+    int64_t times;
+    loop l; /* of multiply-adds */
+    void (*read)(const char *p, size_t bytes);
+    const char *data; /* to be read: [threads][part] */
+    size_t part;
+} block;
 
-static void run_loop(void *arg, int64_t begin, int64_t end, int thread)
+static void run_block(void *arg, int64_t begin, int64_t end, int thread)
 {
-    loop_job *j = arg;
-    (void)begin, (void)end, (void)thread;
-    j->l.run(j->rounds);
+    const block *b = arg;
+    (void)end, (void)thread;
+    b->run(b, (int)begin);
+}
+
+static double timed(tb_pool *pool, block *b)
+{
+    int64_t start = tb_now_ns();
+    tb_pool_run(pool, tb_pool_threads(pool), run_block, b);
+    return (double)(tb_now_ns() - start);
+}
+
+/* How often makes a block, found on the calling thread alone: a helper that the system lets wait must not
+ * make blocks of next to no work. */
+static void set_times(block *b)
+{
+    for (b->times = 1;; b->times *= 2) {
+        double least = timed(NULL, b);
+        for (int i = 0; i < 2; i++) least = fmin(least, timed(NULL, b));
+        if (least >= BLOCK_NS / 2) return;
+    }
+}
+
+/* The least nanoseconds that the pool's threads took for `times` each. */
+static double least_ns(tb_pool *pool, block *b)
+{
+    double least = INFINITY;
+    set_times(b);
+    for (int i = 0; i < BLOCKS; i++) least = fmin(least, timed(pool, b));
+    return least;
+}
+
+static void run_loop(const block *b, int thread)
+{
+    (void)thread;
+    b->l.run(b->times * 1000);
 }
 
 double tb_limit_flops(tb_dtype dtype, tb_isa isa, tb_pool *pool)
 {
-    int threads = tb_pool_threads(pool);
-    loop_job j = {.l = loop_of(dtype, isa), .rounds = 1000};
-    double best = 0;
-    if (!j.l.run) return 0;
-    for (int block = 0; block < BLOCKS;) {
-        int64_t start = tb_now_ns();
-        tb_pool_run(pool, threads, run_loop, &j);
-        double ns = (double)(tb_now_ns() - start);
-        if (ns < BLOCK_NS / 2) { /* still looking for the length of a block */
-            j.rounds *= 2;
-            continue;
-        }
-        best = fmax(best, j.l.ops * (double)j.rounds * threads / ns * 1e9);
-        block++;
-    }
-    return best;
+    block b = {.run = run_loop, .l = loop_of(dtype, isa)};
+    if (!b.l.run) return 0;
+    double ns = least_ns(pool, &b);
+    return b.l.ops * 1000 * (double)b.times * tb_pool_threads(pool) / ns * 1e9;
 }
 
 /* ---- reading ---- */
@@ -124,43 +151,20 @@ READ_LOOP(read_sse2, "sse2", __m128i, _mm_setzero_si128(), _mm_or_si128, _mm_loa
 READ_LOOP(read_avx2, "avx2", __m256i, _mm256_setzero_si256(), _mm256_or_si256, _mm256_load_si256)
 READ_LOOP(read_avx512, "avx512f", __m512i, _mm512_setzero_si512(), _mm512_or_si512, _mm512_load_si512)
 
-typedef struct read_job {
-    void (*read)(const char *p, size_t bytes);
-    const char *data;
-    size_t part; /* of one thread */
-    int64_t times;
-} read_job;
-
-static void run_read(void *arg, int64_t begin, int64_t end, int thread)
+static void run_read(const block *b, int thread)
 {
-    read_job *j = arg;
-    (void)end, (void)thread;
-    for (int64_t i = 0; i < j->times; i++) j->read(j->data + (size_t)begin * j->part, j->part);
+    for (int64_t i = 0; i < b->times; i++) b->read(b->data + (size_t)thread * b->part, b->part);
 }
 
 double tb_limit_read(size_t bytes, tb_isa isa, tb_pool *pool)
 {
-    int threads = tb_pool_threads(pool);
+    size_t threads = (size_t)tb_pool_threads(pool), part = (bytes / threads + 511) & ~(size_t)511;
+    char *data = tb_calloc(part * threads, 1);
+    if (!data) return (double)NAN;
     if (isa > tb_isa_detect()) isa = tb_isa_detect();
-    size_t part = (bytes / (size_t)threads + 511) & ~(size_t)511;
-    char *data = tb_calloc(part * (size_t)threads, 1);
-    double best = 0;
-    if (!data) return NAN;
-    read_job j = {isa >= TB_ISA_AVX512 ? read_avx512
-                  : isa == TB_ISA_AVX2 ? read_avx2
-                                       : read_sse2,
-                  data, part, 1};
-    for (int block = 0; block < BLOCKS;) {
-        int64_t start = tb_now_ns();
-        tb_pool_run(pool, threads, run_read, &j);
-        double ns = (double)(tb_now_ns() - start);
-        if (ns < BLOCK_NS / 2) {
-            j.times *= 2;
-            continue;
-        }
-        best = fmax(best, (double)part * threads * (double)j.times / ns * 1e9);
-        block++;
-    }
+    block b = {.run = run_read, .data = data, .part = part};
+    b.read = isa >= TB_ISA_AVX512 ? read_avx512 : isa == TB_ISA_AVX2 ? read_avx2 : read_sse2;
+    double ns = least_ns(pool, &b);
     tb_free(data);
-    return best;
+    return (double)(part * threads) * (double)b.times / ns * 1e9;
 }

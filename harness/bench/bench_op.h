@@ -4,11 +4,14 @@
 #include "tb_bench.h"
 #include "tb_tensor.h"
 
+enum { TB_BENCH_RESULTS = 3 };
+
 typedef struct tb_bench_op {
-    tb_tensor *(*call)(void *arg); /* one result, in the current scope */
-    tb_status (*reset)(void *arg); /* puts back what a call changes in place; or NULL */
+    tb_status (*call)(void *arg, tb_tensor **out); /* results in the current scope */
+    int n_out;                                     /* that are compared; 0 means 1 */
+    tb_status (*reset)(void *arg);                 /* puts back what a call changes in place; or NULL */
     void *arg;
-    double tolerance;  /* allowed difference, in units of 2^-24 of the largest value of the result */
+    double tolerance;  /* allowed difference, in units of 2^-24 of the largest value of a result */
     const char *torch; /* the same as a case of torch_bench.py */
 } tb_bench_op;
 

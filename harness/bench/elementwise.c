@@ -9,10 +9,11 @@ typedef struct pointwise {
     tb_tensor *a, *b;
 } pointwise;
 
-static tb_tensor *call(void *arg)
+static tb_status call(void *arg, tb_tensor **out)
 {
     const pointwise *p = arg;
-    return p->unary ? p->unary(p->a) : p->binary(p->a, p->b);
+    *out = p->unary ? p->unary(p->a) : p->binary(p->a, p->b);
+    return TB_OK;
 }
 
 static tb_status run_elementwise(tb_bench_run *run)

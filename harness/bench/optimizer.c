@@ -7,16 +7,17 @@ typedef struct update {
     tb_tensor *p, *g, *m, *v;
 } update;
 
-static tb_tensor *sgd(void *arg)
+static tb_status sgd(void *arg, tb_tensor **out)
 {
     const update *u = arg;
-    return tb_sgd(u->p, u->g, u->m, &(tb_sgd_step){.rate = 1e-3, .scale = 1, .momentum = 0.9});
+    *out = tb_sgd(u->p, u->g, u->m, &(tb_sgd_step){.rate = 1e-3, .scale = 1, .momentum = 0.9});
+    return TB_OK;
 }
 
-static tb_tensor *adamw(void *arg)
+static tb_status adamw(void *arg, tb_tensor **out)
 {
     const update *u = arg;
-    return tb_adamw(u->p, u->g, u->m, u->v,
+    *out = tb_adamw(u->p, u->g, u->m, u->v,
                     &(tb_adamw_step){.rate = 1e-3,
                                      .scale = 1,
                                      .decay = 0.01,
@@ -26,6 +27,7 @@ static tb_tensor *adamw(void *arg)
                                      .bias1 = 0.1,
                                      .bias2 = 0.001,
                                      .decoupled = true});
+    return TB_OK;
 }
 
 static tb_status reset(void *arg)
@@ -47,7 +49,7 @@ static tb_status run_optimizer(tb_bench_run *run)
 {
     static const struct {
         const char *name;
-        tb_tensor *(*call)(void *arg);
+        tb_status (*call)(void *arg, tb_tensor **out);
         double bytes;
     } ops[] = {{"sgd", sgd, 20}, {"adamw", adamw, 28}};
     int64_t n = run->shape.at[0];

@@ -73,10 +73,20 @@ def elementwise(op, n):
     return no_grad(ops[op])
 
 
+def gradients(f, inputs, g):
+    """Forward, then the gradients of all inputs."""
+    for x in inputs:
+        x.requires_grad_()
+    return with_grad(lambda: torch.autograd.grad(f(), inputs, g))
+
+
 def norm(op, rows, columns):
     x, gamma, beta = torch.randn(int(rows), int(columns)), torch.randn(int(columns)), torch.randn(int(columns))
     ops = {"softmax": lambda: torch.softmax(x, -1), "log_softmax": lambda: torch.log_softmax(x, -1),
            "layer_norm": lambda: F.layer_norm(x, (int(columns),), gamma, beta), "sum": lambda: x.sum(-1)}
+    if op.endswith("_train"):
+        op = op[:-len("_train")]
+        return gradients(ops[op], (x, gamma, beta) if op == "layer_norm" else (x,), torch.randn(x.shape))
     return no_grad(ops[op])
 
 
@@ -88,7 +98,7 @@ def optimizer(op, n):
     return with_grad(step)
 
 
-def attention(causal, b, h, t, d):
+def attention_parts(causal, b, h, t, d):
     q, k, v = (torch.randn(int(b), int(h), int(t), int(d)) for _ in range(3))
     hidden = torch.triu(torch.ones(int(t), int(t), dtype=torch.bool), 1)
 
@@ -97,13 +107,31 @@ def attention(causal, b, h, t, d):
         if int(causal):
             scores = scores.masked_fill(hidden, float("-inf"))
         return torch.softmax(scores, -1) @ v
-    return no_grad(forward)
+    return forward, (q, k, v)
 
 
-def conv(n, c, h, w, o, k):
+def attention(*sizes):
+    return no_grad(attention_parts(*sizes)[0])
+
+
+def attention_train(*sizes):
+    forward, inputs = attention_parts(*sizes)
+    return gradients(forward, inputs, torch.randn(inputs[0].shape))
+
+
+def conv_parts(n, c, h, w, o, k):
     x, kernel = torch.randn(int(n), int(c), int(h), int(w)), torch.randn(int(o), int(c), int(k), int(k))
     bias = torch.randn(int(o))
-    return no_grad(lambda: F.conv2d(x, kernel, bias, padding=int(k) // 2))
+    return (lambda: F.conv2d(x, kernel, bias, padding=int(k) // 2)), (x, kernel, bias)
+
+
+def conv(*sizes):
+    return no_grad(conv_parts(*sizes)[0])
+
+
+def conv_train(*sizes):
+    forward, inputs = conv_parts(*sizes)
+    return gradients(forward, inputs, torch.randn(forward().shape))
 
 
 class Block(torch.nn.Module):
@@ -175,7 +203,7 @@ def tiny_train_step():
 
 
 CASES = {f.__name__: f for f in (add, add_recorded, tiny_train_step, gemm, elementwise, norm, optimizer,
-                                 attention, conv, train_step)}
+                                 attention, attention_train, conv, conv_train, train_step)}
 
 
 def main():

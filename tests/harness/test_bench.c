@@ -96,10 +96,10 @@ static void every_kind_measures_its_ops(void **state)
 {
     static const char *const cases[][3] = {
         {"bench elementwise --shape 100 --json", "\"op\": \"add\"", "\"op\": \"gelu_tanh\""},
-        {"bench norm --shape 3x40 --json", "\"op\": \"softmax\"", "\"op\": \"layer_norm\""},
+        {"bench norm --shape 3x40 --json", "\"op\": \"softmax\"", "\"op\": \"layer_norm_train\""},
         {"bench optimizer --shape 77 --json", "\"op\": \"sgd\"", "\"op\": \"adamw\""},
-        {"bench attention --shape 1x2x9x8 --json", "\"op\": \"attention\"", "\"op\": \"attention_causal\""},
-        {"bench conv --shape 2x3x9x8x4x3 --json", "\"op\": \"conv2d\"", "\"shape\": \"2x3x9x8x4x3\""},
+        {"bench attention --shape 1x2x9x8 --json", "\"op\": \"attention\"", "\"op\": \"attention_train\""},
+        {"bench conv --shape 2x3x9x8x4x3 --json", "\"op\": \"conv2d_train\"", "\"shape\": \"2x3x9x8x4x3\""},
         {"bench limits --json", "\"op\": \"multiply_add\"", "\"op\": \"read\""},
     };
     (void)state;
