@@ -1,5 +1,5 @@
 /* What can be put around a communicator: comparison before data moves, the flight recorder, faults; and what a group
- * of processes does when one of them is struck. */
+ * of processes does when one of them is struck. Also run under ThreadSanitizer. */
 #include "thread_ranks.h"
 #include "tb_cpu.h"
 #include "tb_text.h"

@@ -1,4 +1,5 @@
-/* Data sets and loaders: names, splits, hashes, order, sharding, prefetching, resuming. */
+/* Data sets and loaders: names, splits, hashes, order, sharding, prefetching, resuming; also run under
+ * ThreadSanitizer. */
 #include "tb_test.h"
 #include "tb_data.h"
 #include "tb_file.h"

@@ -1,5 +1,6 @@
 /* What data parallelism must be: 1, 2 and 4 ranks with the same global batch learn the same bits, whatever the bucket
- * size; accumulation without sums in between is the same as with them at its end. */
+ * size; accumulation without sums in between is the same as with them at its end. Also run under
+ * ThreadSanitizer. */
 #include "tb_test.h"
 #include "tb_autograd.h"
 #include "tb_ddp.h"

@@ -1,5 +1,6 @@
 /* What a pipeline over real tensors must be: equal in its weights to plain accumulation, to the last bit, whatever the
- * schedule; exact in the memory that it says it holds; frugal; honest about what it refuses. */
+ * schedule; exact in the memory that it says it holds; frugal; honest about what it refuses. Also run under
+ * ThreadSanitizer. */
 #include "tb_test.h"
 #include "tb_autograd.h"
 #include "tb_ops.h"

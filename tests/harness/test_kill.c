@@ -80,7 +80,8 @@ static void kill_once(int n, tally *t)
     assert_int_equal(find_worker(), 0); /* nothing is left behind */
     int64_t kept = count_records();
     if (kept < seen)
-        fail_msg("kill %d: %lld records before, %lld after", n, (long long)seen, (long long)kept);
+        fail_msg("kill %d of the %s (exit %d): %lld records before, %lld after: %s", n,
+                 kill_worker ? "worker" : "program", run.exit_code, (long long)seen, (long long)kept, run.output);
     if (kill_worker && run.exit_code != 0) expect(&run, 3, "rank 0 died: SIGKILL in ");
     if (!kill_worker && run.exit_code != 0) assert_int_equal(run.exit_code, 128 + SIGKILL);
     assert_int_equal(system("rm -rf out"), 0);

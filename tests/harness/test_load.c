@@ -1,5 +1,5 @@
 /* The load generator: schedules are what they say, nothing is omitted, answers are compared, lateness voids.
- */
+ * Also run under ThreadSanitizer. */
 #include "../serve/live_server.h"
 #include "storm.h"
 #include "tb_load.h"

@@ -12,6 +12,7 @@ typedef struct board {
     int n;
     tb_ctx *threads, *meta, *best; /* cpu with two threads; shapes only; cpu with one thread */
     int64_t cases;
+    int every, seen;               /* of an op's samples and dtypes, each `every`-th is looked at; 0: all */
 } board;
 
 static tb_status board_add(board *b, const char *device, tb_isa isa, bool ref_only)
@@ -59,6 +60,7 @@ static tb_status for_samples(board *b, const tb_op *op, sample_check check)
         for (int i = 0; i < s->n_in; i++) is_typed |= is_under_test(&s->in[i]);
         for (int t = 0; t < TB_DTYPES && st == TB_OK; t++) {
             if (is_done || !(op->dtypes >> t & 1u)) continue;
+            if (b->every && b->seen++ % b->every) continue;
             is_done = !is_typed || is_large(s);
             st = check(b, op, s, &(variant){.dtype = (tb_dtype)t});
             if (st != TB_OK) tb_error_add("%s, sample %d, %s", op->name, k, tb_dtype_name((tb_dtype)t));

@@ -100,7 +100,7 @@ typedef struct reply {
 
 static inline const char *reply_header(const reply *r, const char *name)
 {
-    static char value[256];
+    static _Thread_local char value[256]; /* clients are threads */
     char key[80];
     snprintf(key, sizeof key, "\r\n%s: ", name);
     const char *at = strcasestr(r->head, key);

@@ -1,5 +1,5 @@
 /* Hostile and broken requests against a live server: each gets its status and code, and the server is well
- * after it. */
+ * after it. Also run under ThreadSanitizer. */
 #include "live_server.h"
 
 static live server;

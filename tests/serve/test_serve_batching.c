@@ -1,4 +1,4 @@
-/* Batches, deadlines, overload: what happens when requests meet. */
+/* Batches, deadlines, overload: what happens when requests meet; also run under ThreadSanitizer. */
 #include "live_server.h"
 #include "batcher.h"
 

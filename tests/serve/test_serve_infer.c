@@ -1,4 +1,5 @@
-/* Good requests: every form of the protocol gives the model's own bits; metadata, statistics, metrics. */
+/* Good requests: every form of the protocol gives the model's own bits; metadata, statistics, metrics; also
+ * run under ThreadSanitizer. */
 #include "live_server.h"
 #include <jansson.h>
 

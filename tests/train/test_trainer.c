@@ -1,4 +1,5 @@
-/* What a training run must be: resumable to the bit, independent of threads, frugal, honest in its failures. */
+/* What a training run must be: resumable to the bit, independent of threads, frugal, honest in its failures.
+ * Also run under ThreadSanitizer. */
 #include "tb_test.h"
 #include "tb_file.h"
 #include "tb_ops.h"
