@@ -44,11 +44,12 @@ static tb_status run_block(const tb_bench_side *side, int64_t times, double *ns_
 /* Warms a side up and says how many runs make a block. */
 static tb_status warm_up(const tb_bench_side *side, int64_t most, int64_t *times)
 {
-    double each = 0;
+    double each = 0, least = INFINITY; /* one slow block must not make all blocks short */
     *times = 1;
     for (int64_t start = tb_now_ns(); tb_now_ns() - start < WARMUP_NS;) {
         TB_TRY(run_block(side, *times, &each));
-        double wanted = ceil(BLOCK_NS / fmax(each, 0.01));
+        least = fmin(least, each);
+        double wanted = ceil(BLOCK_NS / fmax(least, 0.01));
         *times = wanted > 4.0 * (double)*times ? 4 * *times : (int64_t)fmax(wanted, 1);
         if (most > 0 && *times > most) *times = most;
     }

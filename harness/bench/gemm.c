@@ -220,7 +220,7 @@ static tb_status check_peer(void *self)
     return tb_bench_judge("gemm", worst);
 }
 
-/* Percent of peak that the peers of Debian 12 reach on 1 and 2 quiet cores with nothing else to do. */
+/* Percent of peak that the peers of Debian 12 reach on 1 and 2 quiet cores (Zen 5, AVX-512). */
 static const struct {
     const char *peer;
     tb_dtype dtype;

@@ -330,6 +330,6 @@ static const char help[] =
     "train-step. Results are checked against plain references before anything is timed; a peer's ratio is\n"
     "left out where the peer itself does not reach what it is known for.";
 
-TB_VERB(bench, .group = TB_VERB_MACHINE, .args = "KIND", .min_args = 1, .max_args = MOST_SHAPES,
+TB_VERB(bench, .group = TB_VERB_MACHINE, .args = "KIND [SHAPE...]", .min_args = 1, .max_args = MOST_SHAPES,
         .doc = "Time kernels and paths of the engine against this machine's limits and against peers",
         .help = help, .options = options, .n_options = sizeof options / sizeof *options, .run = bench);
