@@ -4,7 +4,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { MAX_SESSIONS = 8 };
+enum { MAX_SESSIONS = 8, MAX_PLANNED = 64 };
 
 /* One thread at a time runs in a seat: a context and a session of its own. */
 typedef struct seat {
@@ -21,6 +21,15 @@ typedef struct artefact_model {
     pthread_mutex_t growing;
 } artefact_model;
 
+/* Plans batches of every size (64 sizes: as many plans as a session keeps), so that no request waits for one. */
+static tb_status plan_batches(tb_session *s, int64_t most)
+{
+    tb_plan_stats stats;
+    TB_TRY(tb_session_plan_stats(s, &most, &stats));
+    for (int64_t n = 1; n < most && n < MAX_PLANNED; n++) TB_TRY(tb_session_plan_stats(s, &n, &stats));
+    return TB_OK;
+}
+
 static tb_status seat_fill(artefact_model *m, seat *s)
 {
     tb_status st = TB_OK;
@@ -28,6 +37,7 @@ static tb_status seat_fill(artefact_model *m, seat *s)
     pthread_mutex_lock(&m->growing);
     st = tb_ctx_create(&(tb_ctx_config){.threads = 1}, &s->ctx);
     if (st == TB_OK) st = tb_session_create(tb_artefact_exec(m->artefact), s->ctx, &s->session);
+    if (st == TB_OK) st = plan_batches(s->session, m->model.max_batch);
     pthread_mutex_unlock(&m->growing);
     return st;
 }
