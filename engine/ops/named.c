@@ -1,5 +1,5 @@
-/* A call of an op that is known by its name only: what bindings of other languages and importers use. Attributes are
- * numbers and go through the op's attribute table, so that every op is reachable without knowing its structure. */
+/* A call of an op that is known by its name only: for bindings of other languages and importers. Attributes are
+ * numbers and go through the op's table, so that every op is reachable without knowing its structure. */
 #include "tb_op.h"
 
 enum { MAX_ATTR_BYTES = 1024 };
@@ -7,15 +7,14 @@ enum { MAX_ATTR_BYTES = 1024 };
 static tb_status check(const tb_op *op, const tb_attr *to, const tb_named_attr *from)
 {
     bool is_list = to->type == TB_ATTR_INTS;
-    if (to->type == TB_ATTR_CUSTOM)
-        return TB_FAIL(TB_ERR_UNSUPPORTED, "%s: attribute '%s' has a text form only", op->name, to->name);
     if (is_list ? from->n < 0 || from->n > TB_MAX_RANK : from->n != 1)
         return TB_FAIL(TB_ERR_INVALID, "%s: attribute '%s' takes %s, not %d values", op->name, to->name,
                        is_list ? "up to 8 values" : "one value", from->n);
-    for (int i = 0; i < from->n && to->type != TB_ATTR_F64; i++)
-        if (!(from->value[i] >= -0x1p53 && from->value[i] <= 0x1p53) || from->value[i] != (double)(int64_t)from->value[i])
-            return TB_FAIL(TB_ERR_INVALID, "%s: attribute '%s' takes integers, not %g", op->name, to->name,
-                           from->value[i]);
+    for (int i = 0; i < from->n && to->type != TB_ATTR_F64; i++) {
+        double x = from->value[i];
+        if (!(x >= -0x1p53 && x <= 0x1p53) || x != (double)(int64_t)x)
+            return TB_FAIL(TB_ERR_INVALID, "%s: attribute '%s' is an integer, not %g", op->name, to->name, x);
+    }
     if (to->type == TB_ATTR_DTYPE_ && !(from->value[0] >= 0 && from->value[0] < TB_DTYPES))
         return TB_FAIL(TB_ERR_INVALID, "%s: no dtype has the number %g", op->name, from->value[0]);
     return TB_OK;
@@ -49,9 +48,11 @@ static const tb_attr *find(const tb_op *op, const char *name)
 static tb_status fill(const tb_op *op, int n, const tb_named_attr *given, void *attrs)
 {
     if (op->attrs_bytes > MAX_ATTR_BYTES)
-        return TB_FAIL(TB_ERR_UNSUPPORTED, "%s: its attributes have a text form only", op->name);
+        return TB_FAIL(TB_ERR_INTERNAL, "%s: %zu bytes of attributes", op->name, op->attrs_bytes);
     for (int i = 0; i < op->n_attrs; i++) {
         const tb_attr *to = &op->attrs[i];
+        if (to->type == TB_ATTR_CUSTOM)
+            return TB_FAIL(TB_ERR_UNSUPPORTED, "%s: attribute '%s' has a text form only", op->name, to->name);
         set(to, &(tb_named_attr){to->name, to->type != TB_ATTR_INTS, {to->default_value}}, attrs);
     }
     for (int i = 0; i < n; i++) {
@@ -63,8 +64,8 @@ static tb_status fill(const tb_op *op, int n, const tb_named_attr *given, void *
     return TB_OK;
 }
 
-tb_status tb_call_named(const char *name, int n_attrs, const tb_named_attr *attrs, int n_in, tb_tensor *const *in,
-                        tb_tensor **out)
+tb_status tb_call_named(const char *name, int n_attrs, const tb_named_attr *attrs, int n_in,
+                        tb_tensor *const *in, tb_tensor **out)
 {
     uint64_t filled[MAX_ATTR_BYTES / sizeof(uint64_t)] = {0};
     const tb_op *op = tb_op_find(name);

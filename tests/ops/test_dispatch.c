@@ -53,6 +53,43 @@ static void slices_are_views_and_negative_indices_count_from_the_end(void **stat
     assert_memory_equal(y, ((int32_t[]){3, 6, 9}), sizeof y);
 }
 
+/* What a call by name finds in the record and returns. */
+static tb_status named(const char *op, int n_attrs, const tb_named_attr *attrs, tb_tensor **out)
+{
+    tb_tensor *x = vec(3, (float[]){1, 2, 4});
+    return tb_call_named(op, n_attrs, attrs, 1, &x, out);
+}
+
+static void ops_are_called_by_name_with_attributes_from_their_table(void **state)
+{
+    (void)state;
+    tb_tensor *y[TB_MAX_OUT];
+    float sum;
+    assert_ok(named("sum", 0, NULL, y)); /* defaults: all axes, no mean */
+    assert_ok(tb_item_f32(y[0], &sum));
+    assert_near(sum, 7, 0);
+    assert_ok(named("sum", 3, (tb_named_attr[]){{"axes", 1, {-1}}, {"keep", 1, {1}}, {"mean", 1, {1}}}, y));
+    assert_int_equal(tb_tensor_rank(y[0]), 1);
+    assert_ok(tb_item_f32(y[0], &sum));
+    assert_near(sum, 7.0f / 3, 1e-6);
+    assert_ok(named("cast", 1, &(tb_named_attr){"dtype", 1, {TB_I8}}, y));
+    assert_int_equal(tb_tensor_dtype(y[0]), TB_I8);
+}
+
+static void a_call_by_name_says_what_does_not_fit(void **state)
+{
+    tb_tensor *y[TB_MAX_OUT];
+    assert_fails(named("summ", 0, NULL, y), TB_ERR_NOT_FOUND, "nearest: 'sum'");
+    assert_fails(named("sum", 1, &(tb_named_attr){"axis", 1, {0}}, y), TB_ERR_NOT_FOUND, "no attribute 'axis'");
+    assert_fails(named("sum", 1, &(tb_named_attr){"keep", 2, {0}}, y), TB_ERR_INVALID, "one value, not 2");
+    assert_fails(named("sum", 1, &(tb_named_attr){"axes", 1, {0.5}}, y), TB_ERR_INVALID, "an integer, not 0.5");
+    assert_fails(named("cast", 1, &(tb_named_attr){"dtype", 1, {TB_DTYPES}}, y), TB_ERR_INVALID, "no dtype");
+    assert_fails(named("fused_pointwise", 0, NULL, y), TB_ERR_UNSUPPORTED, "text form");
+    assert_fails(named("sum", 1, &(tb_named_attr){"axes", 1, {1}}, y), TB_ERR_SHAPE, "axis 1");
+    assert_true(tb_is_poison(y[0]));
+    assert_ok(tb_ctx_take_error(*state)); /* the call took it */
+}
+
 static void scopes_close_in_any_order(void **state)
 {
     tb_scope *first = tb_scope_open(), *second = tb_scope_open();
@@ -89,6 +126,8 @@ int main(void)
         ctx_test(matmul_of_transposed_views_needs_no_copy),
         ctx_test(slices_are_views_and_negative_indices_count_from_the_end), ctx_test(scopes_close_in_any_order),
         ctx_test(sums_over_any_axes), ctx_test(the_list_of_ops_knows_its_names),
+        ctx_test(ops_are_called_by_name_with_attributes_from_their_table),
+        ctx_test(a_call_by_name_says_what_does_not_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-"""The engine through its shared library: the public tb_* C functions by ctypes, tensors in and out as torch tensors.
+"""The engine through its shared library: the public tb_* functions by ctypes, tensors as torch tensors.
 
 Handles belong to the current scope, so everything happens inside `with scope():`.
 """
@@ -12,9 +12,9 @@ import sys
 try:
     import torch
 except ImportError:
-    sys.exit("parity: /usr/bin/python3 has no torch. Install the Debian package python3-torch (scripts/dev setup does).")
+    sys.exit("parity: this Python has no torch; scripts/dev setup installs it (Debian's python3-torch)")
 
-BUILD = os.environ.get("TB_BUILD_DIR") or sys.exit("parity: TB_BUILD_DIR must name the build folder (ctest sets it)")
+BUILD = os.environ.get("TB_BUILD_DIR") or sys.exit("parity: TB_BUILD_DIR must name the build folder")
 lib = C.CDLL(os.path.join(BUILD, "engine", "libtensorbrain.so"))
 torch.set_num_threads(1)
 
@@ -61,13 +61,16 @@ def _declare():
             ("tb_tensor_read", C.c_int, pointer, pointer, C.c_size_t),
             ("tb_tensor_write", C.c_int, pointer, pointer, C.c_size_t),
             ("tb_call_named", C.c_int, C.c_char_p, C.c_int, pointer, C.c_int, pointer, pointer),
-            ("tb_where", pointer, pointer, pointer, pointer), ("tb_concat", pointer, C.c_int, pointer, C.c_int64),
-            ("tb_require_grad", C.c_int, pointer), ("tb_backward", C.c_int, pointer), ("tb_grad", pointer, pointer),
+            ("tb_where", pointer, pointer, pointer, pointer),
+            ("tb_concat", pointer, C.c_int, pointer, C.c_int64),
+            ("tb_require_grad", C.c_int, pointer), ("tb_backward", C.c_int, pointer),
             ("tb_model_create", C.c_int, C.c_char_p, C.c_int, pointer), ("tb_model_params", pointer, pointer),
             ("tb_model_destroy", None, pointer), ("tb_model_forward", pointer, pointer, pointer),
-            ("tb_model_set_training", None, pointer, C.c_bool), ("tb_model_save", C.c_int, pointer, C.c_char_p),
+            ("tb_model_set_training", None, pointer, C.c_bool),
+            ("tb_model_save", C.c_int, pointer, C.c_char_p),
             ("tb_model_load", C.c_int, pointer, C.c_char_p), ("tb_params_count", C.c_int, pointer),
-            ("tb_params_at", C.POINTER(Param), pointer, C.c_int), ("tb_optim_create", C.c_int, pointer, pointer, pointer),
+            ("tb_params_at", C.POINTER(Param), pointer, C.c_int),
+            ("tb_optim_create", C.c_int, pointer, pointer, pointer),
             ("tb_optim_step", C.c_int, pointer), ("tb_optim_destroy", None, pointer),
             ("tb_optim_grad_norm", C.c_double, pointer),
             ("tb_cross_entropy", pointer, pointer, pointer, pointer),
@@ -130,8 +133,8 @@ def call(op, inputs, attrs=None, outputs=1):
                   tuple(value) if isinstance(value, (list, tuple)) else (value,))
              for name, value in (attrs or {}).items()]
     out = handles([None] * MAX_OUT)
-    check(lib.tb_call_named(op.encode(), len(table), (Attr * max(len(table), 1))(*table), len(inputs), handles(inputs),
-                            out))
+    attributes = (Attr * max(len(table), 1))(*table)
+    check(lib.tb_call_named(op.encode(), len(table), attributes, len(inputs), handles(inputs), out))
     return out[:outputs]
 
 
@@ -140,7 +143,7 @@ def require_grad(handle):
 
 
 def gradients(root, grad, inputs):
-    """Gradients of `root`, weighted by `grad` (None: 1), with respect to the handles; None where it depends on none."""
+    """Gradients of `root`, weighted by `grad` (None: 1), with respect to the handles; None: of no effect."""
     out = handles([None] * len(inputs))
     check(lib.tb_gradients(root, C.byref(BackwardOpts(grad=grad)), len(inputs), handles(inputs), out))
     return [None if g is None else to_torch(g) for g in out[:len(inputs)]]
@@ -160,7 +163,8 @@ class Model:
 
     def optimize(self, **config):
         self.optim = C.c_void_p()
-        check(lib.tb_optim_create(lib.tb_model_params(self.handle), C.byref(OptimConfig(**config)), C.byref(self.optim)))
+        params = lib.tb_model_params(self.handle)
+        check(lib.tb_optim_create(params, C.byref(OptimConfig(**config)), C.byref(self.optim)))
 
     def weights(self):
         return {name: to_torch(tensor) for name, tensor in self.tensors.items()}
@@ -172,7 +176,8 @@ class Model:
     def step(self, x, labels):
         """The mean cross-entropy before one step of the optimizer."""
         with scope():
-            loss = lib.tb_cross_entropy(lib.tb_model_forward(self.handle, to_engine(x)), to_engine(labels), None)
+            logits = lib.tb_model_forward(self.handle, to_engine(x))
+            loss = lib.tb_cross_entropy(logits, to_engine(labels), None)
             check(lib.tb_backward(loss))
             check(lib.tb_optim_step(self.optim))
             return to_torch(loss).double().item()
@@ -184,5 +189,6 @@ class Model:
 
 def registry():
     """What `tb ops --json` says of every op, by name."""
-    text = subprocess.run([os.path.join(BUILD, "tb"), "ops", "--json"], check=True, stdout=subprocess.PIPE).stdout
+    program = os.path.join(BUILD, "tb")
+    text = subprocess.run([program, "ops", "--json"], check=True, stdout=subprocess.PIPE).stdout
     return {op["op"]: op for op in json.loads(text)}

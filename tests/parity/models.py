@@ -1,4 +1,4 @@
-"""The zoo in PyTorch: functions of the engine's parameters by name, so that both start from the same weights."""
+"""The zoo in PyTorch: functions of the engine's parameters by name: both start from the same weights."""
 import torch
 import torch.nn.functional as F
 
@@ -27,7 +27,8 @@ def cnn(w, x):
 
 def attention(w, name, x, heads):
     b, t, c = x.shape
-    q, k, v = (part.reshape(b, t, heads, c // heads).transpose(1, 2) for part in linear(w, name + ".qkv", x).split(c, -1))
+    parts = linear(w, name + ".qkv", x).split(c, -1)
+    q, k, v = (part.reshape(b, t, heads, c // heads).transpose(1, 2) for part in parts)
     hidden = torch.ones(t, t, dtype=torch.bool).triu(1)
     scores = (q @ k.transpose(-1, -2) / (c // heads) ** 0.5).masked_fill(hidden, float("-inf"))
     return linear(w, name + ".proj", (scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, c))
@@ -38,7 +39,8 @@ def gpt(w, x, heads=4):
     for i in range(sum(name.endswith(".fc.weight") for name in w)):
         part = f"block.{i}."
         y = y + attention(w, part + "attn", norm(w, part + "norm1", y), heads)
-        y = y + linear(w, part + "proj", F.gelu(linear(w, part + "fc", norm(w, part + "norm2", y)), approximate="tanh"))
+        wide = F.gelu(linear(w, part + "fc", norm(w, part + "norm2", y)), approximate="tanh")
+        y = y + linear(w, part + "proj", wide)
     return F.linear(norm(w, "head.norm", y), w["embed.token.weight"])
 
 
@@ -48,8 +50,9 @@ class Torch:
     def __init__(self, function, engine_model, optimizer, clip=0.0):
         self.function, self.clip = function, clip
         self.weights = {name: t.double().requires_grad_() for name, t in engine_model.weights().items()}
-        groups = [[w for name, w in self.weights.items() if engine_model.decays[name] == decays] for decays in (True, False)]
-        self.optim = optimizer([{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}])
+        decaying, others = ([w for name, w in self.weights.items() if engine_model.decays[name] == decays]
+                            for decays in (True, False))
+        self.optim = optimizer([{"params": decaying}, {"params": others, "weight_decay": 0.0}])
 
     def step(self, x, labels):
         self.optim.zero_grad()

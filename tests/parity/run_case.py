@@ -40,7 +40,8 @@ class Run:
         self.results, self.leaves = truth(case, self.values, case.torch)
         has_magnitude = case.magnitude and dtype.is_floating_point
         self.absolute = truth(case, self.values, case.terms or case.torch, True) if has_magnitude else None
-        self.what = f"{name} {str(dtype)[6:]} {[list(v.shape) for v in self.values if v is not None]} {case.attrs}"
+        shapes = [list(v.shape) for v in self.values if v is not None]
+        self.what = f"{name} {str(dtype)[6:]} {shapes} {case.attrs}"
 
     def forward_and_backward(self, registry):
         with engine.scope():
@@ -66,7 +67,8 @@ class Run:
     def check_forward(self, out):
         for number, (handle, want) in enumerate(zip(out, self.results)):
             got, want = engine.to_torch(handle), want.detach()
-            assert got.dtype == self.out_dtype(want), f"{self.what}: result {got.dtype}, PyTorch {self.out_dtype(want)}"
+            expected = self.out_dtype(want)
+            assert got.dtype == expected, f"{self.what}: result {got.dtype}, PyTorch {expected}"
             magnitude = self.absolute and self.absolute[0][number].detach()
             k = self.case.k
             tolerance = compare.allowed(want, magnitude, got.dtype, self.info["tolerance"], k, k > 1)
@@ -88,15 +90,15 @@ class Run:
                 assert want[n].abs().sum() == 0, f"{self.what}: no gradient of input {i}"
                 continue
             k = max(self.case.k, math.ceil(terms / max(self.leaves[i].numel(), 1)))
-            c = backward["tolerance"] or 1 if backward else 8 # a composed rule: every op of it rounds
+            c = max(backward["tolerance"], 1) if backward else 8  # 8: a composed rule, every op of it rounds
             tolerance = compare.allowed(want[n], large and large[n], self.dtype, c, k, True,
                                         self.case.grad_terms)
             compare.assert_agree(got[n], want[n], tolerance, f"{self.what}, gradient of input {i}")
 
     @staticmethod
     def torch_gradients(results, leaves, grads, at):
-        made = torch.autograd.grad(results, [leaves[i] for i in at], [g.to(r.dtype) for g, r in zip(grads, results)],
-                                   allow_unused=True)
+        weights = [g.to(r.dtype) for g, r in zip(grads, results)]
+        made = torch.autograd.grad(results, [leaves[i] for i in at], weights, allow_unused=True)
         return [torch.zeros_like(leaves[i]) if g is None else g.detach() for i, g in zip(at, made)]
 
     def root(self, out, grads):

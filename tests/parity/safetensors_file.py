@@ -1,5 +1,5 @@
-"""safetensors files by the book (https://huggingface.co/docs/safetensors, "Format"): a reader that refuses what the
-format does not allow, and a writer. Debian has no package of the reference implementation.
+"""safetensors files by the book (https://huggingface.co/docs/safetensors, "Format"): a reader that refuses
+what the format does not allow, and a writer. Debian has no package of the reference implementation.
 """
 import json
 import math
@@ -7,8 +7,8 @@ import struct
 
 import torch
 
-NAMES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "F16": torch.float16, "I8": torch.int8,
-         "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64, "BOOL": torch.bool}
+NAMES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "F16": torch.float16,
+         "I8": torch.int8, "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64, "BOOL": torch.bool}
 
 
 def distinct(pairs):
@@ -31,9 +31,10 @@ def read(path):
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         assert set(entry) == {"dtype", "shape", "data_offsets"}, name
         dtype, shape, (begin, stop) = NAMES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        assert begin == end and stop - begin == math.prod(shape) * torch.empty(0, dtype=dtype).element_size(), name
-        bits = bytearray(body[begin:stop])
-        tensors[name] = torch.frombuffer(bits, dtype=dtype).reshape(shape) if bits else torch.empty(shape, dtype=dtype)
+        tensors[name] = torch.empty(shape, dtype=dtype)
+        assert begin == end and stop - begin == math.prod(shape) * tensors[name].element_size(), name
+        if stop > begin:
+            tensors[name] = torch.frombuffer(bytearray(body[begin:stop]), dtype=dtype).reshape(shape)
         end = stop
     assert end == len(body), "bytes behind the last tensor"
     return tensors, notes
@@ -44,9 +45,9 @@ def write(path, tensors, notes=None):
     entries, body = {"__metadata__": notes} if notes else {}, b""
     names = {dtype: name for name, dtype in NAMES.items()}
     for name, tensor in tensors.items():
-        bits = tensor.contiguous().view(torch.uint8) if tensor.dim() and tensor.numel() else tensor.reshape(-1).view(torch.uint8)
-        bits = bits.numpy().tobytes()
-        entries[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [len(body), len(body) + len(bits)]}
+        bits = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+        entries[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape),
+                         "data_offsets": [len(body), len(body) + len(bits)]}
         body += bits
     header = json.dumps(entries, ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)

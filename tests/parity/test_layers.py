@@ -41,7 +41,8 @@ class Dropout(C.Structure):
 
 
 class Attention(C.Structure):
-    _fields_ = [("qkv", Linear), ("proj", Linear), ("heads", C.c_int64), ("causal", C.c_bool), ("drop", Dropout)]
+    _fields_ = [("qkv", Linear), ("proj", Linear), ("heads", C.c_int64), ("causal", C.c_bool),
+                ("drop", Dropout)]
 
 
 class AttentionConfig(C.Structure):
@@ -50,8 +51,8 @@ class AttentionConfig(C.Structure):
 
 
 class Block(C.Structure):
-    _fields_ = [("norm1", LayerNorm), ("norm2", LayerNorm), ("attn", Attention), ("fc", Linear), ("proj", Linear),
-                ("drop", Dropout)]
+    _fields_ = [("norm1", LayerNorm), ("norm2", LayerNorm), ("attn", Attention), ("fc", Linear),
+                ("proj", Linear), ("drop", Dropout)]
 
 
 LAYERS = {  # name: (structure, arguments of its maker behind the set)
@@ -111,7 +112,7 @@ def packed(module, w):
     names = {"in_proj_weight": "qkv.weight", "in_proj_bias": "qkv.bias", "out_proj.weight": "proj.weight",
              "out_proj.bias": "proj.bias"}
     module.load_state_dict({theirs: w[ours] for theirs, ours in names.items()})
-    return [getattr(module, "in_proj_weight"), module.in_proj_bias, module.out_proj.weight, module.out_proj.bias]
+    return [module.in_proj_weight, module.in_proj_bias, module.out_proj.weight, module.out_proj.bias]
 
 
 def in_f32_and_f64(test):
@@ -139,7 +140,8 @@ class Layers(unittest.TestCase):
         pairs = [("result", got, want.detach(), k)] + [(f"gradient {i}", a, b, k + rows) for i, (a, b) in
                                                        enumerate(zip(gradients, wanted))]
         for which, a, b, terms in pairs:
-            compare.assert_agree(a, b, compare.allowed(b, None, dtype, 8, terms, True), f"{what} {dtype}: {which}")
+            tolerance = compare.allowed(b, None, dtype, 8, terms, True)
+            compare.assert_agree(a, b, tolerance, f"{what} {dtype}: {which}")
 
     def randoms(self, *shape, dtype):
         return torch.randn(*shape, generator=self.generator, dtype=torch.float64).to(dtype)
@@ -148,7 +150,8 @@ class Layers(unittest.TestCase):
         """A module whose parameters have the same names."""
         layer = Layer(name, x.dtype if x.dtype.is_floating_point else torch.float32, *arguments)
         w, module = layer.weights(), module.double()
-        self.assertEqual({n: t.shape for n, t in w.items()}, {n: t.shape for n, t in module.state_dict().items()})
+        shapes = {name: t.shape for name, t in module.state_dict().items()}
+        self.assertEqual({name: t.shape for name, t in w.items()}, shapes)
         module.load_state_dict(w)
         self.check(name, layer, x, module, [dict(module.named_parameters())[n] for n in w], k)
         layer.close()
@@ -163,8 +166,9 @@ class Layers(unittest.TestCase):
     def test_conv2d(self, dtype):
         for stride, pad, groups, no_bias in ((1, 0, 1, False), (2, 1, 2, True), (1, 2, 4, False)):
             module = torch.nn.Conv2d(4, 8, 3, stride, pad, groups=groups, bias=not no_bias)
-            self.check_module("conv2d", conv2d(4, 8, 3, stride=stride, pad=pad, groups=groups, no_bias=no_bias),
-                              module, self.randoms(3, 4, 9, 9, dtype=dtype), 4 // groups * 9 * 9)
+            ours = conv2d(4, 8, 3, stride=stride, pad=pad, groups=groups, no_bias=no_bias)
+            x = self.randoms(3, 4, 9, 9, dtype=dtype)
+            self.check_module("conv2d", ours, module, x, 4 // groups * 9)
 
     def test_embedding(self):
         self.generator = torch.Generator().manual_seed(SEED)
@@ -173,7 +177,8 @@ class Layers(unittest.TestCase):
 
     @in_f32_and_f64
     def test_layer_norm(self, dtype):
-        self.check_module("layer_norm", [b"", 24], torch.nn.LayerNorm(24), self.randoms(4, 5, 24, dtype=dtype), 24)
+        x = self.randoms(4, 5, 24, dtype=dtype)
+        self.check_module("layer_norm", [b"", 24], torch.nn.LayerNorm(24), x, 24)
 
     @in_f32_and_f64
     def test_attention_is_torchs_multihead_attention(self, dtype):
@@ -195,8 +200,9 @@ class Layers(unittest.TestCase):
             24, 3, 96, 0.0, lambda x: torch.nn.functional.gelu(x, approximate="tanh"), batch_first=True,
             norm_first=True).double()
         w = layer.weights()
-        inside = packed(module.self_attn, {n[len("attn."):]: t for n, t in w.items() if n.startswith("attn.")})
-        parameters = {f"attn.{n}": p for n, p in zip(("qkv.weight", "qkv.bias", "proj.weight", "proj.bias"), inside)}
+        parts = ("qkv.weight", "qkv.bias", "proj.weight", "proj.bias")
+        inside = packed(module.self_attn, {part: w["attn." + part] for part in parts})
+        parameters = {"attn." + part: p for part, p in zip(parts, inside)}
         for ours, theirs in (("norm1", module.norm1), ("norm2", module.norm2), ("fc", module.linear1),
                              ("proj", module.linear2)):
             theirs.load_state_dict({part: w[f"{ours}.{part}"] for part in ("weight", "bias")})
@@ -207,8 +213,9 @@ class Layers(unittest.TestCase):
         layer.close()
 
     def test_initial_values_have_torchs_distributions(self):
-        """Uniform on +-1/sqrt(fan in), whose standard deviation is that over sqrt(3); norms are ones and zeros."""
-        for name, arguments, fan in (("linear", [b"", 64, 200, True], 64), ("conv2d", conv2d(8, 64, 5), 8 * 25)):
+        """Uniform on +-1/sqrt(fan in), whose deviation is that over sqrt(3); norms are ones and zeros."""
+        linear = [b"", 64, 200, True]
+        for name, arguments, fan in (("linear", linear, 64), ("conv2d", conv2d(8, 64, 5), 8 * 25)):
             layer = Layer(name, torch.float32, *arguments)
             for what, w in layer.weights().items():
                 bound = 1 / math.sqrt(fan)

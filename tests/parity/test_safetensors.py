@@ -57,8 +57,8 @@ class Safetensors(unittest.TestCase):
         with engine.scope():
             items = [Item(name.encode(), engine.to_engine(t)) for name, t in tensors.items()]
             pairs = [Pair(key.encode(), text.encode()) for key, text in notes.items()]
-            engine.check(lib.tb_safetensors_save(self.path.encode(), len(items), (Item * len(items))(*items), len(pairs),
-                                                 (Pair * max(len(pairs), 1))(*pairs)))
+            engine.check(lib.tb_safetensors_save(self.path.encode(), len(items), (Item * len(items))(*items),
+                                                 len(pairs), (Pair * max(len(pairs), 1))(*pairs)))
 
     def load(self, like):
         """Every tensor of `like` read by the engine, notes."""
@@ -116,7 +116,7 @@ class Safetensors(unittest.TestCase):
         with self.assertRaises(engine.Failure):
             engine.check(lib.tb_safetensors_open(self.path.encode(), C.byref(C.c_void_p())))
 
-    @unittest.skipUnless(reference, "the safetensors package is not installed; the strict reader stands for it")
+    @unittest.skipUnless(reference, "no safetensors package here; the strict reader stands for it")
     def test_the_reference_implementation_reads_and_writes_the_same(self):
         want = one_of_each_dtype()
         self.save(want, NOTES)

@@ -1,7 +1,8 @@
 """Training agrees with PyTorch: losses over 50 steps of the zoo, weights after 20 steps of every optimizer.
 
-PyTorch runs in f64 from the same weights. A step's rounding error is that of its longest sum; steps add theirs, so after
-t steps K is t times its terms; c = 1. Losses are differences of logits, whose magnitude is at least 1.
+PyTorch runs in f64 from the same weights. A step's rounding error is that of its longest sum; steps add
+theirs, so after t steps K is t times its terms; c = 1. Losses are differences of logits, whose magnitude is
+at least 1.
 """
 import os
 import random
@@ -20,12 +21,14 @@ C = 1
 SGD, ADAM, ADAMW = range(3)
 OPTIMIZERS = {  # name: (engine's configuration, torch's)
     "sgd": (dict(kind=SGD, rate=0.1), lambda p: torch.optim.SGD(p, 0.1)),
-    "sgd with decay": (dict(kind=SGD, rate=0.1, decay=0.01), lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.01)),
+    "sgd with decay": (dict(kind=SGD, rate=0.1, decay=0.01),
+                       lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.01)),
     "momentum": (dict(kind=SGD, rate=0.05, momentum=0.9, decay=0.01),
                  lambda p: torch.optim.SGD(p, 0.05, 0.9, weight_decay=0.01)),
     "nesterov": (dict(kind=SGD, rate=0.05, momentum=0.9, nesterov=True, decay=0.01),
                  lambda p: torch.optim.SGD(p, 0.05, 0.9, weight_decay=0.01, nesterov=True)),
-    "clipped": (dict(kind=SGD, rate=0.1, momentum=0.9, clip_norm=0.5), lambda p: torch.optim.SGD(p, 0.1, 0.9)),
+    "clipped": (dict(kind=SGD, rate=0.1, momentum=0.9, clip_norm=0.5),
+                lambda p: torch.optim.SGD(p, 0.1, 0.9)),
     "adam": (dict(kind=ADAM, rate=0.01, beta1=0.9, beta2=0.99, eps=1e-3, decay=0.01),
              lambda p: torch.optim.Adam(p, 0.01, (0.9, 0.99), 1e-3, 0.01)),
     "adamw": (dict(kind=ADAMW, rate=0.01, beta1=0.9, beta2=0.99, eps=1e-3, decay=0.1, clip_norm=0.2),
@@ -37,21 +40,26 @@ def images(generator, rows, shape, dtype):
     """Ten fixed patterns under noise."""
     patterns = torch.randn(10, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     labels = torch.randint(0, 10, (rows,), generator=generator)
-    return (patterns[labels] + torch.randn(rows, *shape, generator=generator, dtype=torch.float64)).to(dtype), labels
+    noise = torch.randn(rows, *shape, generator=generator, dtype=torch.float64)
+    return (patterns[labels] + noise).to(dtype), labels
 
 
 def bytes_(generator, rows, length):
     """Text of a period of four, with noise: the next byte can be learnt."""
     start = torch.randint(0, 64, (rows, 1), generator=generator)
-    text = (start + 16 * torch.arange(length + 1) + torch.randint(0, 2, (rows, length + 1), generator=generator)) % 64
+    noise = torch.randint(0, 2, (rows, length + 1), generator=generator)
+    text = (start + 16 * torch.arange(length + 1) + noise) % 64
     return text[:, :-1].to(torch.int32), text[:, 1:].to(torch.int32)
 
 
 # spec, function, batch, optimizer, terms of the longest sum
 CURVES = {
-    "mlp": ("mlp:widths=64-48-32-10", models.mlp, lambda g, dtype: images(g, 32, [64], dtype), "momentum", 64),
-    "cnn": ("cnn:size=16,width=32", models.cnn, lambda g, dtype: images(g, 8, [1, 16, 16], dtype), "clipped", 32 * 25),
-    "gpt": ("gpt:layers=2,width=32,heads=4,context=16,vocab=64", models.gpt, lambda g, dtype: bytes_(g, 4, 16), "adamw", 128),
+    "mlp": ("mlp:widths=64-48-32-10", models.mlp,
+            lambda g, dtype: images(g, 32, [64], dtype), "momentum", 64),
+    "cnn": ("cnn:size=16,width=32", models.cnn,
+            lambda g, dtype: images(g, 8, [1, 16, 16], dtype), "clipped", 32 * 25),
+    "gpt": ("gpt:layers=2,width=32,heads=4,context=16,vocab=64", models.gpt,
+            lambda g, dtype: bytes_(g, 4, 16), "adamw", 128),
 }
 
 
@@ -74,8 +82,9 @@ def run(name, dtype, steps, optimizer=None, factor=1.0):
 
 
 def curve_tolerance(name, want, dtype):
-    steps = range(1, len(want) + 1)
-    return torch.tensor([compare.unit(dtype, C, CURVES[name][4] * t) for t in steps]).double() * want.abs().clamp(min=1)
+    terms = CURVES[name][4]
+    units = [compare.unit(dtype, C, terms * t) for t in range(1, len(want) + 1)]
+    return torch.tensor(units, dtype=torch.float64) * want.abs().clamp(min=1)
 
 
 class Training(unittest.TestCase):

@@ -1,7 +1,8 @@
 """What each op is in PyTorch: one generator of random cases per op, found by the op's name.
 
-A generator takes a Source and returns a Case: inputs, attributes, the PyTorch function. Inputs made by `source.floats`
-are in the dtype under test; everything else keeps its own.
+A generator takes a Source and returns a Case: inputs, attributes, the PyTorch function. Inputs made by
+`source.floats` are in the dtype under test; everything else keeps its own. A new file here is found by
+itself.
 """
 import importlib
 import pkgutil
@@ -54,13 +55,15 @@ class Source:
     def broadcast(self, n=2):
         """n shapes that broadcast: dimensions of 1, and leading ones left out."""
         full = self.shape(1, 3, 9)
-        shapes = [[self.pick(d, d, 1) for d in full][self.pick(0, 0, self.integer(0, len(full))):] for _ in range(n)]
+        shapes = [[self.pick(d, d, 1) for d in full][self.pick(0, 0, self.integer(0, len(full))):]
+                  for _ in range(n)]
         shapes[self.integer(0, n - 1)] = full
         return shapes
 
     def values(self, shape, low, high):
         if self.dtype.is_floating_point:
-            return low + (high - low) * torch.rand(tuple(shape), generator=self.generator, dtype=torch.float64)
+            unit = torch.rand(tuple(shape), generator=self.generator, dtype=torch.float64)
+            return low + (high - low) * unit
         if self.dtype == torch.bool:
             low, high = 0, 1
         low, high = (0 if self.dtype == torch.uint8 else round(low)), max(round(high), 1)
@@ -98,13 +101,14 @@ def case(*names):
     def register(generator):
         for name in names:
             assert name not in REGISTRY, name
-            REGISTRY[name] = generator if len(names) == 1 else lambda source, name=name: generator(source, name)
+            of_one = lambda source, name=name: generator(source, name)  # noqa: E731
+            REGISTRY[name] = generator if len(names) == 1 else of_one
         return generator
     return register
 
 
 def vjp(function, inputs, grad):
-    """The gradient of function(*inputs) weighted by grad, itself differentiable: what a backward op computes."""
+    """The gradient of function(*inputs) weighted by grad, itself differentiable: a backward op."""
     inputs = [x if x.requires_grad else x.requires_grad_() for x in inputs]
     return torch.autograd.grad(function(*inputs), inputs, grad, create_graph=True)
 

@@ -1,5 +1,5 @@
-"""Ops with weights, windows, rows: linear, conv2d, pooling, norms, softmax, losses, attention, embedding; and their
-backward ops."""
+"""Ops with weights, windows, rows: linear, conv2d, pooling, norms, softmax, losses, attention, embedding; and
+their backward ops."""
 import math
 
 import torch
@@ -49,8 +49,8 @@ def linear_weight_grad(r):
 
 # ---- convolution: every op is linear in both operands ----
 def convolution(r):
-    groups, stride, pad, dilation = r.pick(1, 1, 2), [r.size(2), r.size(2)], [r.integer(0, 2), r.integer(0, 2)], \
-        [r.size(2), r.size(2)]
+    groups, pad = r.pick(1, 1, 2), [r.integer(0, 2), r.integer(0, 2)]
+    stride, dilation = [r.size(2), r.size(2)], [r.size(2), r.size(2)]
     c, o, kernel = groups * r.size(3), groups * r.size(3), [r.size(3), r.size(3)]
     image = [d * (k - 1) + 1 + r.integer(0, 7) for d, k in zip(dilation, kernel)]
     x, w = [r.size(4), c, *image], [o, c // groups, *kernel]
@@ -136,8 +136,8 @@ def avg_pool2d_grad(r):
 def softmax(r, name):
     shape = r.shape(1, 3, 40)
     axis = r.integer(-len(shape), len(shape) - 1)
-    return Case([r.floats(*shape, low=-4, high=4)], lambda x: getattr(F, name)(x, axis), {"axis": axis}, k=shape[axis],
-                grad_terms=1)  # y (g - sum g y)
+    return Case([r.floats(*shape, low=-4, high=4)], lambda x: getattr(F, name)(x, axis), {"axis": axis},
+                k=shape[axis], grad_terms=1)  # y (g - sum g y)
 
 
 @case("softmax_grad")
@@ -170,7 +170,8 @@ def layer_norm(r):
 def normalised(r):
     """x, gradient, mean, rstd: the statistics are inputs of their own."""
     n, rows = r.integer(2, 40), r.shape(0, 3)
-    return n, [r.floats(*rows, n), r.floats(*rows, n), stat(r.values(rows, -0.5, 0.5)), stat(r.values(rows, 0.5, 2))]
+    mean, rstd = stat(r.values(rows, -0.5, 0.5)), stat(r.values(rows, 0.5, 2))
+    return n, [r.floats(*rows, n), r.floats(*rows, n), mean, rstd]
 
 
 @case("layer_norm_grad")
@@ -209,16 +210,20 @@ def labelled(r):
 
 
 def cross_entropy_of(x, labels, attrs, count):
-    loss = F.cross_entropy(x.reshape(-1, x.shape[-1]), labels.long().reshape(-1), ignore_index=attrs["ignore_index"],
-                           reduction="sum" if count is not None else REDUCTIONS[attrs["reduction"]])
-    return loss / count.to(x.dtype) if count is not None else loss.reshape(labels.shape) if loss.dim() else loss
+    reduction = "sum" if count is not None else REDUCTIONS[attrs["reduction"]]
+    loss = F.cross_entropy(x.reshape(-1, x.shape[-1]), labels.long().reshape(-1), reduction=reduction,
+                           ignore_index=attrs["ignore_index"])
+    if count is not None:
+        return loss / count.to(x.dtype)
+    return loss.reshape(labels.shape) if loss.dim() else loss
 
 
 @case("cross_entropy")
 def cross_entropy(r):
     rows, classes, labels, attrs, count = labelled(r)
     return Case([r.floats(*rows, classes, low=-4, high=4), labels, count],
-                lambda x, labels, count: cross_entropy_of(x, labels, attrs, count), attrs, k=classes, magnitude=False)
+                lambda x, labels, count: cross_entropy_of(x, labels, attrs, count), attrs, k=classes,
+                magnitude=False)
 
 
 @case("cross_entropy_grad")
@@ -262,7 +267,8 @@ def attention(r):
 
     def run(q, k, v, kv_len):
         return attention_of(q, k, v, causal, scale, kv_len).softmax(-1) @ v
-    return Case(qkv + [kv_len], run, {"causal": causal, "scale": scale}, k=terms, magnitude=False, grad_terms=1)
+    return Case(qkv + [kv_len], run, {"causal": causal, "scale": scale}, k=terms, magnitude=False,
+                grad_terms=1)
 
 
 @case("scaled_dot_product_attention_grad")
@@ -297,5 +303,5 @@ def embedding_grad(r):
     rows, width = r.size(12), r.size(12)
     index = r.indices(*r.shape(0, 3), below=rows)
     return Case([r.floats(*index.value.shape, width), index],
-                lambda g, i: torch.zeros(rows, width, dtype=g.dtype).index_add(0, i.reshape(-1), g.reshape(-1, width)),
-                {"rows": rows}, k=index.value.numel())
+                lambda g, i: torch.zeros(rows, width, dtype=g.dtype).index_add(
+                    0, i.reshape(-1), g.reshape(-1, width)), {"rows": rows}, k=index.value.numel())

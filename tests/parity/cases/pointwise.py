@@ -5,10 +5,12 @@ import torch.nn.functional as F
 from . import Case, case, vjp
 
 UNARY = {  # op: (function, range of values)
-    "neg": (torch.neg, -2, 2), "abs": (torch.abs, -2, 2), "sign": (torch.sign, -2, 2), "exp": (torch.exp, -3, 3),
+    "neg": (torch.neg, -2, 2), "abs": (torch.abs, -2, 2), "sign": (torch.sign, -2, 2),
+    "exp": (torch.exp, -3, 3),
     "log": (torch.log, 0.1, 4), "sqrt": (torch.sqrt, 0.1, 4), "rsqrt": (torch.rsqrt, 0.1, 4),
     "relu": (torch.relu, -2, 2), "tanh": (torch.tanh, -2, 2), "sigmoid": (torch.sigmoid, -4, 4),
-    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), -5, 5), "gelu_erf": (F.gelu, -5, 5), "silu": (F.silu, -5, 5),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), -5, 5), "gelu_erf": (F.gelu, -5, 5),
+    "silu": (F.silu, -5, 5),
     "logical_not": (torch.logical_not, -1, 1),
 }
 BINARY = {
@@ -56,7 +58,7 @@ def where(r):
 
 @case("clamp")
 def clamp(r):
-    low = 0 if r.dtype == torch.uint8 else -1  # torch wraps a negative bound of u8 to 255; ours bounds nothing
+    low = 0 if r.dtype == torch.uint8 else -1  # torch wraps a negative bound of u8; ours bounds nothing
     lo, hi = r.pick((low, 1), (0, 2), (None, 1), (low, None))
     return Case([r.floats(*r.shape(0, 3, 17))], lambda x: torch.clamp(x, lo, hi),
                 {"lo": float("-inf") if lo is None else lo, "hi": float("inf") if hi is None else hi})

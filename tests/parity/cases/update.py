@@ -23,7 +23,8 @@ def sgd(r):
     shape, a = r.shape(1, 3), sgd_attrs(r)
 
     def step(p, g):
-        return stepped(lambda ps: torch.optim.SGD(ps, a["rate"], weight_decay=a["decay"]), p, a["scale"] * g, {})
+        return stepped(lambda ps: torch.optim.SGD(ps, a["rate"], weight_decay=a["decay"]), p,
+                       a["scale"] * g, {})
     return Case([r.floats(*shape), r.floats(*shape)], step, a, terms=lambda p, g: [p + 0.1 * (g + p)])
 
 
@@ -32,8 +33,10 @@ def sgd_momentum(r):
     shape, a = r.shape(1, 3), {**sgd_attrs(r), "momentum": 0.9, "nesterov": r.pick(True, False)}
 
     def step(p, g, b):
-        return stepped(lambda ps: torch.optim.SGD(ps, a["rate"], a["momentum"], weight_decay=a["decay"],
-                                                  nesterov=a["nesterov"]), p, a["scale"] * g, {"momentum_buffer": b})
+        def made(ps):
+            return torch.optim.SGD(ps, a["rate"], a["momentum"], weight_decay=a["decay"],
+                                   nesterov=a["nesterov"])
+        return stepped(made, p, a["scale"] * g, {"momentum_buffer": b})
     return Case([r.floats(*shape) for _ in range(3)], step, a,
                 terms=lambda p, g, b: [p + 0.1 * (p + 2 * g + b), b + g + p])
 
@@ -41,13 +44,15 @@ def sgd_momentum(r):
 @case("adamw")
 def adamw(r):
     shape, t, decoupled = r.shape(1, 3), r.integer(1, 30), r.pick(True, False)
-    a = {"rate": 0.01, "scale": r.pick(1.0, 0.5), "decay": r.pick(0.0, 0.1), "beta1": 0.9, "beta2": 0.99, "eps": 1e-6}
+    a = {"rate": 0.01, "scale": r.pick(1.0, 0.5), "decay": r.pick(0.0, 0.1), "beta1": 0.9, "beta2": 0.99,
+         "eps": 1e-6}
     kind = torch.optim.AdamW if decoupled else torch.optim.Adam
 
     def step(p, g, m, v):
         return stepped(lambda ps: kind(ps, a["rate"], (a["beta1"], a["beta2"]), a["eps"], a["decay"]), p,
                        a["scale"] * g, {"step": torch.tensor(float(t - 1)), "exp_avg": m, "exp_avg_sq": v})
-    return Case([r.floats(*shape), r.floats(*shape), r.floats(*shape), r.floats(*shape, low=0.1, high=2)], step,
+    inputs = [r.floats(*shape), r.floats(*shape), r.floats(*shape), r.floats(*shape, low=0.1, high=2)]
+    return Case(inputs, step,
                 {**a, "bias1": 1 - a["beta1"] ** t, "bias2": 1 - a["beta2"] ** t, "decoupled": decoupled},
                 terms=lambda p, g, m, v: [p + 0.01 * (p + m + g), m + g + p, v + g * g + p * p])
 
