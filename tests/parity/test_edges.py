@@ -2,10 +2,11 @@
 import itertools
 import unittest
 
+import engine  # before torch: it says so where torch is missing
+
 import torch
 import torch.nn.functional as F
 
-import engine
 from cases import Case, Input, fixed
 from cases.pointwise import BINARY, UNARY
 from run_case import Run

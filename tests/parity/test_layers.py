@@ -6,10 +6,11 @@ import os
 import random
 import unittest
 
+import engine  # before torch: it says so where torch is missing
+
 import torch
 
 import compare
-import engine
 from engine import lib
 
 FULL = bool(os.environ.get("TB_TEST_FULL"))

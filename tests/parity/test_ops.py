@@ -3,11 +3,11 @@ import os
 import random
 import unittest
 
-import torch
+import engine  # before torch: it says so where torch is missing
 
+import torch
 import cases
 import compare
-import engine
 from run_case import Run
 
 FULL = bool(os.environ.get("TB_TEST_FULL"))

@@ -4,9 +4,10 @@ import os
 import tempfile
 import unittest
 
+import engine  # before torch: it says so where torch is missing
+
 import torch
 
-import engine
 import safetensors_file
 from engine import lib
 

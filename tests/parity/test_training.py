@@ -8,10 +8,11 @@ import os
 import random
 import unittest
 
+import engine  # before torch: it says so where torch is missing
+
 import torch
 
 import compare
-import engine
 import models
 
 FULL = bool(os.environ.get("TB_TEST_FULL"))
