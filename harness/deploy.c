@@ -14,7 +14,8 @@ tb_status tb_deploy_open(const char *checkpoint, tb_model **out)
     TB_TRY(tb_safetensors_open(checkpoint, &f));
     const char *spec = tb_safetensors_note(f, "model");
     tb_status st = spec ? tb_model_create(spec, TB_F32, out)
-                        : TB_FAIL(TB_ERR_PARSE, "%s names no model; it is not a checkpoint of tb run", checkpoint);
+                        : TB_FAIL(TB_ERR_PARSE, "%s names no model; it is not a checkpoint of tb run",
+                                  checkpoint);
     tb_safetensors_close(f);
     if (st == TB_OK) st = tb_model_load(*out, checkpoint);
     if (st != TB_OK) {
@@ -50,18 +51,21 @@ static tb_tensor *text_forward(void *arg, int n, tb_tensor *const *in)
     return tb_model_forward(c->model, tb_cast(in[0], TB_I32));
 }
 
-tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context, const char *name, tb_graph **out)
+tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context, const char *name,
+                            tb_graph **out)
 {
     bool is_text = tb_dataset_kind(data) == TB_DATA_TEXT;
+    int64_t width = is_text ? context : tb_dataset_height(data) * tb_dataset_width(data);
     captured c = {m, data, &tb_model_block_at(m, 0)->in};
-    tb_capture_input input = {.name = is_text ? "tokens" : "image", .dtype = TB_U8, .rank = 2,
-                              .dims = {-1, is_text ? context : tb_dataset_height(data) * tb_dataset_width(data)}};
+    tb_capture_input input = {.name = is_text ? "tokens" : "image", .dtype = TB_U8, .rank = 2, .dims = {-1, width}};
     tb_ctx *ctx = tb_ctx_current();
     tb_model_set_training(m, false);
     bool mode = tb_grad_mode(ctx, false);
-    tb_status st = tb_capture(name, 1, (const char *[]){"N"}, 1, &input, is_text ? text_forward : image_forward, &c, out);
+    tb_status st = tb_capture(name, 1, (const char *[]){"N"}, 1, &input,
+                              is_text ? text_forward : image_forward, &c, out);
     tb_grad_mode(ctx, mode);
-    if (st == TB_OK) snprintf((*out)->values[(*out)->outputs[0]].name, sizeof (*out)->values[0].name, "logits");
+    if (st == TB_OK)
+        snprintf((*out)->values[(*out)->outputs[0]].name, sizeof (*out)->values[0].name, "logits");
     return st;
 }
 
@@ -73,10 +77,12 @@ static uint8_t most_likely(const float *logits, int64_t classes)
     return (uint8_t)best;
 }
 
-tb_status tb_deploy_accuracy(tb_session *s, const tb_dataset *data, int64_t batch, uint8_t *predictions, double *accuracy)
+tb_status tb_deploy_accuracy(tb_session *s, const tb_dataset *data, int64_t batch, uint8_t *predictions,
+                             double *accuracy)
 {
     const tb_data_part *test = tb_dataset_part(data, TB_SPLIT_TEST);
-    int64_t classes = tb_dataset_classes(data), pixels = tb_dataset_height(data) * tb_dataset_width(data), right = 0;
+    int64_t pixels = tb_dataset_height(data) * tb_dataset_width(data);
+    int64_t classes = tb_dataset_classes(data), right = 0;
     float *logits = tb_calloc((size_t)(batch * classes), sizeof *logits);
     tb_status st = logits ? TB_OK : TB_ERR_OOM;
     for (int64_t at = 0; at < test->rows && st == TB_OK; at += batch) {

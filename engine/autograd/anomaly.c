@@ -10,7 +10,8 @@ static tb_status count_nans(tb_tensor *t, int64_t *nans)
     char *copy = tb_heap_alloc(t->ctx->heap, bytes, TB_MEM_WORKSPACE);
     if (!copy) return TB_ERR_OOM;
     tb_status st = tb_tensor_read(t, copy, bytes);
-    for (size_t at = 0; st == TB_OK && at < bytes; at += size) *nans += isnan(tb_load_f64((tb_dtype)t->dtype, copy + at));
+    for (size_t at = 0; st == TB_OK && at < bytes; at += size)
+        *nans += isnan(tb_load_f64((tb_dtype)t->dtype, copy + at));
     tb_heap_free(t->ctx->heap, copy);
     return st;
 }

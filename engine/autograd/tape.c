@@ -24,7 +24,8 @@ static tb_status note_leaves(node *n, const tb_op_call *c)
             if (!n->edges[e].leaf) free_edge = e;
         }
         if (is_known) continue;
-        if (free_edge < 0) return TB_FAIL(TB_ERR_UNSUPPORTED, "a recomputed segment reads more than %d parameters", n->n_in - 1);
+        if (free_edge < 0)
+            return TB_FAIL(TB_ERR_UNSUPPORTED, "a recomputed segment reads more than %d parameters", n->n_in - 1);
         n->edges[free_edge].leaf = tb_retain(c->in[i]);
     }
     return TB_OK;
@@ -59,7 +60,8 @@ static tb_status save(node *n, const tb_op_call *c)
 static tb_status record(tape *tp, const tb_op_call *c)
 {
     const tb_op *op = c->op;
-    if (c->n_in > 64) return TB_FAIL(TB_ERR_UNSUPPORTED, "%s: gradients of at most 64 inputs, not %d", op->name, c->n_in);
+    if (c->n_in > 64)
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "%s: gradients of at most 64 inputs, not %d", op->name, c->n_in);
     node *n = tbi_node_new(tp, c->n_in, op->n_out, op->attrs_bytes);
     if (!n) return TB_ERR_OOM;
     n->op = op;

@@ -38,7 +38,8 @@ static tb_status fill_golden(tb_tensor *t, uint64_t stream)
     return TB_OK;
 }
 
-static tb_status run_on(tb_session *s, const tb_graph *g, int64_t n, tb_tensor *const *in, tb_tensor *const *out)
+static tb_status run_on(tb_session *s, const tb_graph *g, int64_t n, tb_tensor *const *in,
+                        tb_tensor *const *out)
 {
     const void *from[MAX_OPERANDS];
     void *to[MAX_OPERANDS];
@@ -109,13 +110,15 @@ static tb_status write_description(const tb_artefact_info *info, const char *pat
 
 static tb_status check_form(const tb_graph *g)
 {
-    bool fits = g->n_symbols == 1 && g->n_inputs > 0 && g->n_outputs > 0 && g->n_inputs <= MAX_OPERANDS && g->n_outputs <= MAX_OPERANDS;
+    bool fits = g->n_symbols == 1 && g->n_inputs > 0 && g->n_outputs > 0 && g->n_inputs <= MAX_OPERANDS &&
+                g->n_outputs <= MAX_OPERANDS;
     for (int i = 0; fits && i < g->n_inputs + g->n_outputs; i++) {
         const tb_value *v = &g->values[i < g->n_inputs ? g->inputs[i] : g->outputs[i - g->n_inputs]];
         fits = v->rank >= 1 && tb_dim_equal(v->dims[0], (tb_dim){.per = {1}});
     }
     if (fits) return TB_OK;
-    return TB_FAIL(TB_ERR_SHAPE, "graph %s: an artefact has one symbol, the first dimension of all inputs and outputs", g->name);
+    return TB_FAIL(TB_ERR_SHAPE, "graph %s: an artefact has one symbol, the first dimension of all inputs and outputs",
+                   g->name);
 }
 
 /* The folder and those above it: DIR/<name>/<version> of a new repository. */
@@ -160,7 +163,8 @@ tb_status tb_artefact_save(const tb_graph *g, const tb_artefact_info *info, int6
 static tb_status read_list(tb_conf *conf, const char *key, int *n, const char *const **out)
 {
     tb_conf *list = tb_conf_find(conf, key);
-    if (!list || list->kind != TB_CONF_LIST) return tb_conf_fail(list ? list : conf, TB_ERR_CONFIG, "'%s' must be a list", key);
+    if (!list || list->kind != TB_CONF_LIST)
+        return tb_conf_fail(list ? list : conf, TB_ERR_CONFIG, "'%s' must be a list", key);
     const char **items = tb_calloc((size_t)list->n_items + 1, sizeof *items);
     if (!items) return TB_ERR_OOM;
     *out = items;
@@ -171,7 +175,8 @@ static tb_status read_list(tb_conf *conf, const char *key, int *n, const char *c
 static tb_status read_facts(tb_conf *conf, tb_artefact_info *info)
 {
     tb_conf *facts = tb_conf_find(conf, "facts");
-    if (!facts || facts->kind != TB_CONF_MAP) return tb_conf_fail(facts ? facts : conf, TB_ERR_CONFIG, "'facts' must be a map");
+    if (!facts || facts->kind != TB_CONF_MAP)
+        return tb_conf_fail(facts ? facts : conf, TB_ERR_CONFIG, "'facts' must be a map");
     const char **items = tb_calloc((size_t)facts->n_items * 2 + 1, sizeof *items);
     if (!items) return TB_ERR_OOM;
     info->facts = items;
@@ -188,7 +193,8 @@ static tb_status read_description(tb_artefact *a, const char *path)
     const char *schema, *name;
     TB_TRY(tb_conf_load(path, &a->conf));
     const tb_conf *c = a->conf, *at;
-    if (c->kind != TB_CONF_MAP || !(at = tb_conf_find(c, "schema"))) return tb_conf_fail(c, TB_ERR_CONFIG, "no 'schema'");
+    if (c->kind != TB_CONF_MAP || !(at = tb_conf_find(c, "schema")))
+        return tb_conf_fail(c, TB_ERR_CONFIG, "no 'schema'");
     TB_TRY(tb_conf_str(at, "schema", &schema));
     if (strcmp(schema, "tensorbrain.model/1") != 0)
         return tb_conf_fail(at, TB_ERR_CONFIG, "schema '%s' is not tensorbrain.model/1", schema);
@@ -240,13 +246,14 @@ static tb_status compare(const tb_graph *g, int output, tb_tensor *got, tb_tenso
     size_t size = tb_dtype_size(tb_tensor_dtype(got));
     const char *a = tb_tensor_host(got), *b = tb_tensor_host(expected);
     for (int64_t i = 0; i < tb_tensor_numel(got); i++) {
-        double x = tb_load_f64(tb_tensor_dtype(got), a + (size_t)i * size), y = tb_load_f64(tb_tensor_dtype(got), b + (size_t)i * size);
+        double x = tb_load_f64(tb_tensor_dtype(got), a + (size_t)i * size);
+        double y = tb_load_f64(tb_tensor_dtype(got), b + (size_t)i * size);
         worst = fmax(worst, isnan(x) != isnan(y) ? HUGE_VAL : fabs(x - y));
         largest = fmax(largest, fabs(y));
     }
     if (worst <= 1e-3 * largest) return TB_OK;
-    return TB_FAIL(TB_ERR_PARITY, "model %s: output '%s' differs from the stored answers by %g (largest value %g)", g->name,
-                   g->values[g->outputs[output]].name, worst, largest);
+    return TB_FAIL(TB_ERR_PARITY, "model %s: output '%s' differs from the stored answers by %g (largest value %g)",
+                   g->name, g->values[g->outputs[output]].name, worst, largest);
 }
 
 static tb_status check_golden(const tb_graph *g, tb_session *s, const tb_safetensors *f)

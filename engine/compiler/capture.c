@@ -185,7 +185,8 @@ static int attr_integers(const tb_op *op, const void *attrs, size_t *offsets)
         if (a->type == TB_ATTR_I64) offsets[n++] = a->offset;
         if (a->type != TB_ATTR_INTS) continue;
         const tb_ints *list = (const tb_ints *)((const char *)attrs + a->offset);
-        for (int k = 0; k < list->n; k++) offsets[n++] = a->offset + offsetof(tb_ints, at) + (size_t)k * sizeof list->at[0];
+        for (int k = 0; k < list->n; k++)
+            offsets[n++] = a->offset + offsetof(tb_ints, at) + (size_t)k * sizeof list->at[0];
     }
     return n;
 }
@@ -223,7 +224,8 @@ static void name_constant(const tb_graph *g, const tb_tensor *t, int n, char *na
 {
     snprintf(name, size, "%s", t->name);
     bool taken = !name[0];
-    for (int i = 0; i < g->n_values && !taken; i++) taken = g->values[i].constant && strcmp(g->values[i].name, name) == 0;
+    for (int i = 0; i < g->n_values && !taken; i++)
+        taken = g->values[i].constant && strcmp(g->values[i].name, name) == 0;
     if (taken) snprintf(name, size, "c%d", n);
 }
 

@@ -263,7 +263,8 @@ tb_status tb_session_plan_stats(tb_session *s, const int64_t *sizes, tb_plan_sta
 {
     plan *p;
     TB_TRY(plan_for(s, sizes, &p));
-    *out = (tb_plan_stats){.planned_bytes = p->slab_bytes, .naive_bytes = p->naive_bytes, .bound_bytes = p->bound_bytes};
+    *out = (tb_plan_stats){.planned_bytes = p->slab_bytes, .naive_bytes = p->naive_bytes,
+                           .bound_bytes = p->bound_bytes};
     for (int i = 0; i < p->n_buffers; i++) out->n_buffers += !p->buffers[i].is_external;
     return TB_OK;
 }
@@ -316,7 +317,8 @@ tb_status tb_session_run(tb_session *s, const int64_t *sizes, const void *const 
     point_at_buffers(s, p, in, out);
     tb_status st = run_nodes(s, p);
     for (int i = 0; i < g->n_outputs && st == TB_OK; i++)
-        if (!is_direct(g, p, i)) st = tb_tensor_read(&p->tensors[g->outputs[i]], out[i], tb_tensor_bytes(&p->tensors[g->outputs[i]]));
+        if (!is_direct(g, p, i))
+            st = tb_tensor_read(&p->tensors[g->outputs[i]], out[i], tb_tensor_bytes(&p->tensors[g->outputs[i]]));
     tb_ctx_enter(before);
     return st;
 }

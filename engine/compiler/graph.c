@@ -346,7 +346,8 @@ static tb_status rebuild(tb_graph *g, const int *order, int n_order, const int *
 
 tb_status tb_graph_compact(tb_graph *g)
 {
-    int *state = tb_calloc((size_t)g->n_nodes + 1, sizeof *state), *order = tb_calloc((size_t)g->n_nodes + 1, sizeof *order);
+    int *state = tb_calloc((size_t)g->n_nodes + 1, sizeof *state);
+    int *order = tb_calloc((size_t)g->n_nodes + 1, sizeof *order);
     int *value_map = tb_calloc((size_t)g->n_values + 1, sizeof *value_map), n_order = 0;
     tb_status st = state && order && value_map ? TB_OK : TB_ERR_OOM;
     for (int i = 0; i < g->n_outputs && st == TB_OK; i++) {
@@ -372,7 +373,8 @@ static tb_status verify_node(const tb_graph *g, int at)
     for (int k = 0; k < n->n_in; k++) {
         if (n->in[k] == TB_NO_VALUE) continue;
         if (n->in[k] < 0 || n->in[k] >= g->n_values || g->values[n->in[k]].producer >= at)
-            return TB_FAIL(TB_ERR_INTERNAL, "graph %s: node %d (%s) uses %%%d before it is made", g->name, at, n->op->name, n->in[k]);
+            return TB_FAIL(TB_ERR_INTERNAL, "graph %s: node %d (%s) uses %%%d before it is made", g->name, at,
+                           n->op->name, n->in[k]);
     }
     TB_TRY(result_types(g, n, types));
     for (int o = 0; o < n->n_out; o++) {

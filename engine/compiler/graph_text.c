@@ -309,7 +309,8 @@ static tb_status attr_value(reader *r, tb_node *n, const tb_attr *a)
         tb_error_add("%s:%d", r->file, r->line);
         return TB_ERR_PARSE;
     }
-    while (r->at < r->end && (isalnum((unsigned char)*r->at) || strchr("+-.", *r->at)) && used + 1 < sizeof text) text[used++] = *r->at++;
+    while (r->at < r->end && (isalnum((unsigned char)*r->at) || strchr("+-.", *r->at)) && used + 1 < sizeof text)
+        text[used++] = *r->at++;
     text[used] = 0;
     if (a->type == TB_ATTR_F64) {
         char *end;

@@ -76,12 +76,15 @@ static void collect(const tb_graph *g, tb_pass_run *r, int root, int node, const
     const tb_node *n = &g->nodes[node];
     for (int k = 0; k < n->n_in; k++) {
         int value = n->in[k], producer = g->values[value].producer;
+        int own_uses = n->n_in == 2 && n->in[0] == n->in[1] ? 2 : 1;
         const char *refusal = NULL;
         if (producer >= 0 && index_of(out->member, out->n, producer) >= 0) continue;
         if (producer < 0 || taken[producer] || !fits(g, producer)) refusal = "";
-        else if (!same_dims(&g->values[value], &g->values[g->nodes[root].out[0]])) refusal = "its shape is broadcast by the user";
-        else if (tb_graph_uses(g, value) != (g->nodes[node].n_in == 2 && n->in[0] == n->in[1] ? 2 : 1)) refusal = "its result has other uses";
-        else if (out->n + 2 >= TB_PROGRAM_STEPS || out->n_inputs + 3 >= TB_PROGRAM_INPUTS) refusal = "the program is full";
+        else if (!same_dims(&g->values[value], &g->values[g->nodes[root].out[0]]))
+            refusal = "its shape is broadcast by the user";
+        else if (tb_graph_uses(g, value) != own_uses) refusal = "its result has other uses";
+        else if (out->n + 2 >= TB_PROGRAM_STEPS || out->n_inputs + 3 >= TB_PROGRAM_INPUTS)
+            refusal = "the program is full";
         if (!refusal) {
             collect(g, r, root, producer, taken, out);
             continue;

@@ -70,7 +70,8 @@ static void unique_name(const tb_graph *g, char *name, size_t size)
     for (int n = 0;; n++) {
         bool taken = false;
         snprintf(name, size, "folded%d", n);
-        for (int i = 0; i < g->n_values && !taken; i++) taken = g->values[i].constant && strcmp(g->values[i].name, name) == 0;
+        for (int i = 0; i < g->n_values && !taken; i++)
+            taken = g->values[i].constant && strcmp(g->values[i].name, name) == 0;
         if (!taken) return;
     }
 }
@@ -114,7 +115,8 @@ static bool same_node(const tb_node *a, const tb_node *b)
     for (int k = 0; k < a->n_in; k++)
         if (a->in[k] != b->in[k]) return false;
     for (int i = 0; i < a->n_symbolic; i++)
-        if (a->symbolic[i].offset != b->symbolic[i].offset || !tb_dim_equal(a->symbolic[i].dim, b->symbolic[i].dim)) return false;
+        if (a->symbolic[i].offset != b->symbolic[i].offset ||
+            !tb_dim_equal(a->symbolic[i].dim, b->symbolic[i].dim)) return false;
     return !a->attrs || memcmp(a->attrs, b->attrs, a->op->attrs_bytes) == 0;
 }
 

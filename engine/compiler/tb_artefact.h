@@ -18,9 +18,10 @@ typedef struct tb_artefact_info {
     const char *const *facts; /* key, value, key, value, ... */
 } tb_artefact_info;
 
-/* Writes `g` into `dir` (made if missing), runs it on `n_golden` deterministic random rows (u8: 0..255, f32: normal) for
- * the self-check. Borrows `g`. */
-TB_MUST_USE tb_status tb_artefact_save(const tb_graph *g, const tb_artefact_info *info, int64_t n_golden, const char *dir);
+/* Writes `g` into `dir` (made if missing), runs it on `n_golden` deterministic random rows (u8: 0..255, f32:
+ * normal) for the self-check. Borrows `g`. */
+TB_MUST_USE tb_status tb_artefact_save(const tb_graph *g, const tb_artefact_info *info, int64_t n_golden,
+                                       const char *dir);
 
 typedef struct tb_artefact tb_artefact;
 /* Loads and verifies the folder; weights belong to the current context, which must outlive the artefact. */

@@ -69,7 +69,8 @@ static tb_status keep_output(cell *c, tb_tensor *y)
         st = tb_item_f32(y, &value);
         p->loss += value;
     } else if (st == TB_OK) {
-        cell *next = tbi_pipeline_owns(p, c->stage + 1) ? tbi_pipeline_cell(p, c->stage + 1, c->microbatch) : NULL;
+        cell *next =
+            tbi_pipeline_owns(p, c->stage + 1) ? tbi_pipeline_cell(p, c->stage + 1, c->microbatch) : NULL;
         st = arrive(next ? &next->in : &c->out, own_bytes(y));
     }
     tb_scope_close(scope);
@@ -92,7 +93,8 @@ static tb_status forward(cell *c)
     tb_retain(y);
     tb_scope_close(scope);
     tb_status st = tb_ctx_take_error(ctx);
-    if (st == TB_OK && tb_is_poison(y)) st = TB_FAIL(TB_ERR_INVALID, "stage %d runs blocks that this rank lacks", c->stage);
+    if (st == TB_OK && tb_is_poison(y))
+        st = TB_FAIL(TB_ERR_INVALID, "stage %d runs blocks that this rank lacks", c->stage);
     if (st == TB_OK) st = keep_output(c, y);
     tb_release(y);
     return st;
@@ -103,7 +105,8 @@ static tb_status backward(cell *c, bool defer)
 {
     tb_pipeline *p = c->p;
     if (c->grad_out) tb_tensor_set_tag(c->grad_out, TB_MEM_ACT_GRAD); /* arrived; W may still want it */
-    TB_TRY(tb_backward_with(c->root, &(tb_backward_opts){.grad = c->grad_out, .defer_weights = defer, .input = c->in}));
+    TB_TRY(tb_backward_with(c->root,
+                            &(tb_backward_opts){.grad = c->grad_out, .defer_weights = defer, .input = c->in}));
     tb_tensor *g = c->in ? tb_grad(c->in) : NULL;
     if (c->in && !g) return TB_FAIL(TB_ERR_INVALID, "stage %d: no gradient reaches its input", c->stage);
     if (g) {
@@ -166,7 +169,9 @@ static tb_status post(tb_pipeline *p, const tb_action *a, tb_request *request)
     bool forwards = a->kind == TB_SEND_F || a->kind == TB_RECV_B;
     if (!tb_action_is_send(a)) TB_TRY(new_boundary(p, forwards ? a->stage + 1 : a->stage, t));
     void *host = tb_tensor_host(*t);
-    if (!host) return TB_FAIL(TB_ERR_UNSUPPORTED, "tensors of device %s cannot be sent", tb_ctx_device(tb_ctx_current())->name);
+    if (!host)
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "tensors of device %s cannot be sent",
+                       tb_ctx_device(tb_ctx_current())->name);
     if (tb_action_is_send(a)) return tb_comm_isend(p->cfg.comm, host, tb_tensor_bytes(*t), a->peer, NULL, request);
     tb_tensor_touch(*t);
     return tb_comm_irecv(p->cfg.comm, host, tb_tensor_bytes(*t), a->peer, NULL, request);

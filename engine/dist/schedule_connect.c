@@ -1,10 +1,11 @@
 /* Puts messages, REDUCE and OPT into lists of plain work, the same way for every generator.
  *
- * The work is laid on a clock with the durations of the configuration and free messages. A result that another rank needs is sent
- * at the instant its work ends: the sender posts right after that work, the receiver between the two pieces of work
- * around that instant, and all messages of one rank at one instant are one group. Instants are the same on all ranks
- * and a group needs only groups of its own instant, so the lists cannot deadlock, with no buffering at all; and
- * opposite messages that meet overlap. This is also where they would be sent in the ideal run. */
+ * The work is laid on a clock with the durations of the configuration and free messages. A result that another
+ * rank needs is sent at the instant its work ends: the sender posts right after that work, the receiver between the
+ * two pieces of work around that instant, and all messages of one rank at one instant are one group. Instants are
+ * the same on all ranks and a group needs only groups of its own instant, so the lists cannot deadlock, with no
+ * buffering at all; and opposite messages that meet overlap. This is also where they would be sent in the ideal
+ * run. */
 #include "schedule_internal.h"
 #include "tb_alloc.h"
 #include <string.h>

@@ -90,7 +90,8 @@ static tb_status add_constant(rewriter *w, const char *layer, const char *what, 
     snprintf(name, sizeof name, "%.48s.%s", layer, what);
     tb_scope *s = tb_scope_open();
     tb_tensor *t = tb_tensor_from(dtype, rank, dims, data);
-    tb_status st = tb_is_poison(t) ? tb_ctx_take_error(tb_ctx_current()) : tb_graph_constant(w->g, name, t, id);
+    tb_status st =
+        tb_is_poison(t) ? tb_ctx_take_error(tb_ctx_current()) : tb_graph_constant(w->g, name, t, id);
     tb_scope_close(s);
     return st;
 }
@@ -134,9 +135,11 @@ static tb_status layer_constants(rewriter *w, const tb_node *n, scale x, double 
 static bool is_quantizable(const rewriter *w, int node)
 {
     const tb_node *n = &w->g->nodes[node];
+    const tb_value *values = w->g->values;
     float lo, hi;
-    return n->op == &tb_op_linear && w->g->values[n->in[1]].constant && (n->n_in < 3 || n->in[2] == TB_NO_VALUE || w->g->values[n->in[2]].constant) &&
-           range_of(w, n->in[0], &lo, &hi) && w->g->values[n->in[1]].dims[1].base <= 66311;
+    if (n->op != &tb_op_linear || !values[n->in[1]].constant) return false;
+    if (n->n_in > 2 && n->in[2] != TB_NO_VALUE && !values[n->in[2]].constant) return false;
+    return range_of(w, n->in[0], &lo, &hi) && values[n->in[1]].dims[1].base <= 66311;
 }
 
 /* The only user of a value, or -1. */
@@ -155,7 +158,8 @@ static void keep(rewriter *w, int node, const char *reason)
     tb_quant_report *r = w->report;
     int weight = w->g->nodes[node].n_in > 1 ? w->g->nodes[node].in[1] : TB_NO_VALUE;
     if (r->n_kept == (int)(sizeof r->kept / sizeof r->kept[0])) return;
-    snprintf(r->kept[r->n_kept].layer, sizeof r->kept[0].layer, "%s", weight == TB_NO_VALUE ? w->g->nodes[node].op->name : w->g->values[weight].name);
+    snprintf(r->kept[r->n_kept].layer, sizeof r->kept[0].layer, "%s",
+             weight == TB_NO_VALUE ? w->g->nodes[node].op->name : w->g->values[weight].name);
     r->kept[r->n_kept++].reason = reason;
 }
 
@@ -179,7 +183,8 @@ static tb_status u8_input(rewriter *w, int value, int *out, scale *s)
     }
     if (!range_of(w, value, &lo, &hi)) return TB_FAIL(TB_ERR_INTERNAL, "quantize: %%%d has no range", value);
     *s = scale_of(lo, hi);
-    TB_TRY(tb_graph_node(w->g, &tb_op_quantize, &(quantize_attrs){s->step, s->zero}, 0, NULL, 1, &value, ids));
+    const quantize_attrs attrs = {s->step, s->zero};
+    TB_TRY(tb_graph_node(w->g, &tb_op_quantize, &attrs, 0, NULL, 1, &value, ids));
     *out = ids[0];
     if (value < w->n_values) {
         w->as_u8[value] = ids[0];
@@ -188,15 +193,18 @@ static tb_status u8_input(rewriter *w, int value, int *out, scale *s)
     return TB_OK;
 }
 
-/* linear -> [relu ->] the next integer layer: the result stays u8, the relu is the clamp at the zero point. */
+/* linear -> [relu ->] the next integer layer: the result stays u8, the relu is the clamp at the zero
+ * point. */
 static tb_status rewrite_linear(rewriter *w, int node)
 {
-    int result = w->g->nodes[node].out[0], relu = only_user(w, result), x = TB_NO_VALUE, ids[3] = {0}, out[TB_MAX_OUT];
+    int result = w->g->nodes[node].out[0], relu = only_user(w, result);
+    int x = TB_NO_VALUE, ids[3] = {0}, out[TB_MAX_OUT];
     scale xs, ys = {1, 0};
     float lo, hi;
     if (relu >= 0 && w->g->nodes[relu].op != &tb_op_relu) relu = -1;
     int end = relu >= 0 ? w->g->nodes[relu].out[0] : result, next = only_user(w, end);
-    bool to_u8 = next >= 0 && is_quantizable(w, next) && w->g->nodes[next].in[0] == end && range_of(w, end, &lo, &hi);
+    bool to_u8 = next >= 0 && is_quantizable(w, next) && w->g->nodes[next].in[0] == end &&
+                 range_of(w, end, &lo, &hi);
     TB_TRY(u8_input(w, w->g->nodes[node].in[0], &x, &xs));
     if (to_u8) ys = scale_of(lo, hi);
     TB_TRY(layer_constants(w, &w->g->nodes[node], xs, ys.step, ids));
@@ -214,7 +222,8 @@ static tb_status rewrite_linear(rewriter *w, int node)
 static double macs_of(const tb_graph *g, const tb_node *n)
 {
     double macs = 1;
-    const tb_value *w = n->n_in > 1 && n->in[1] != TB_NO_VALUE ? &g->values[n->in[1]] : NULL, *y = &g->values[n->out[0]];
+    const tb_value *w = n->n_in > 1 && n->in[1] != TB_NO_VALUE ? &g->values[n->in[1]] : NULL;
+    const tb_value *y = &g->values[n->out[0]];
     bool is_conv = strcmp(n->op->name, "conv2d") == 0;
     if (!w || (n->op != &tb_op_linear && n->op != &tb_op_matmul && !is_conv)) return 0;
     int64_t sizes[TB_MAX_SYMBOLS] = {1, 1};
@@ -229,7 +238,8 @@ tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, tb_quant_report *re
     rewriter w = {.g = g, .ranges = r, .report = report, .n_nodes = g->n_nodes, .n_values = g->n_values};
     *report = (tb_quant_report){0};
     if (r->n_nodes != g->n_nodes)
-        return TB_FAIL(TB_ERR_INVALID, "quantize: ranges of %d nodes, the graph has %d: calibrate the same graph", r->n_nodes, g->n_nodes);
+        return TB_FAIL(TB_ERR_INVALID, "quantize: ranges of %d nodes, the graph has %d: calibrate the same graph",
+                       r->n_nodes, g->n_nodes);
     w.as_u8 = tb_calloc((size_t)g->n_values + 1, sizeof *w.as_u8);
     w.u8_scale = tb_calloc((size_t)g->n_values + 1, sizeof *w.u8_scale);
     tb_status st = w.as_u8 && w.u8_scale ? TB_OK : TB_ERR_OOM;
@@ -240,7 +250,9 @@ tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, tb_quant_report *re
         report->n_linear += g->nodes[i].op == &tb_op_linear;
         if (macs == 0) continue;
         if (!is_quantizable(&w, i)) {
-            keep(&w, i, g->nodes[i].op == &tb_op_linear ? "its input has no range, or its weights are not constant" : "no integer kernel for this op");
+            bool is_linear = g->nodes[i].op == &tb_op_linear;
+            keep(&w, i, is_linear ? "its input has no range, or its weights are not constant"
+                                  : "no integer kernel for this op");
             continue;
         }
         report->int8_macs += macs;

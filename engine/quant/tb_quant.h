@@ -1,9 +1,9 @@
 /* INT8 quantization of a captured graph after training.
  *
- * Calibration runs the f32 graph on real rows and notes the range of every value; the rewrite then turns linear layers
- * with constant weights into integer ones (engine/ops/quantized.c has the scheme). A chain linear, relu, linear stays in
- * u8 from one layer to the next. What stays f32 is counted: the share of multiply-adds that became integer is part of
- * every report. Convolutions stay f32. */
+ * Calibration runs the f32 graph on real rows and notes the range of every value; the rewrite then turns
+ * linear layers with constant weights into integer ones (engine/ops/quantized.c has the scheme). A chain linear,
+ * relu, linear stays in u8 from one layer to the next. What stays f32 is counted: the share of multiply-adds that
+ * became integer is part of every report. Convolutions stay f32. */
 #pragma once
 #include "tb_exec.h"
 
@@ -16,13 +16,13 @@ typedef struct tb_ranges {
 
 TB_MUST_USE tb_status tb_ranges_create(const tb_graph *g, tb_ranges *out);
 void tb_ranges_free(tb_ranges *r);
-/* Every later run of `s` widens the ranges (minimum and maximum of all f32 results), until tb_session_observe(s, NULL, NULL).
- * `r` must outlive that. */
+/* Every later run of `s` widens the ranges (minimum and maximum of all f32 results), until
+ * tb_session_observe(s, NULL, NULL). `r` must outlive that. */
 void tb_ranges_observe(tb_ranges *r, tb_session *s);
 
 typedef struct tb_quant_report {
     int n_linear, n_quantized;
-    double macs, int8_macs; /* multiply-adds of linear and convolution layers at N = 1; those that became integer */
+    double macs, int8_macs; /* multiply-adds of linear and convolution layers at N = 1; the integer ones */
     int n_kept;             /* layers left f32, with the reason */
     struct {
         char layer[64];

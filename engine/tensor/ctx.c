@@ -56,7 +56,8 @@ int64_t tb_ctx_destroy(tb_ctx *ctx)
     tb_free(ctx);
 #ifdef TB_DEBUG
     if (scopes || tensors || blocks)
-        tb_log_write(TB_LOG_ERROR, "context destroyed with %lld scopes open, %lld tensors and %lld blocks still alive",
+        tb_log_write(TB_LOG_ERROR,
+                     "context destroyed with %lld scopes open, %lld tensors and %lld blocks still alive",
                      (long long)scopes, (long long)tensors, (long long)blocks);
 #endif
     return scopes + (tensors > blocks ? tensors : blocks);
