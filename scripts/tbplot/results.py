@@ -1,6 +1,7 @@
 """Result files as Python objects. The layout is results/SCHEMA.md; what a file holds is not computed again."""
 import json
 import math
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -129,7 +130,8 @@ class Point:
 
 
 def load(paths):
-    """Every result file under the paths; of several with one hash the one that started last. By experiment."""
+    """Every result file under the paths; of several with one hash the one that started last. By experiment, those that
+    started last at the end; points in the order of their labels, numbers in them by size."""
     newest = {}
     for path in map(Path, paths):
         if not path.exists():
@@ -142,6 +144,9 @@ def load(paths):
     runs = {}
     for _, point in sorted(newest.values(), key=lambda entry: entry[0]):
         runs.setdefault(point.experiment, []).append(point)
+    for points in runs.values():
+        points.sort(key=lambda p: [(part.isdigit(), int(part) if part.isdigit() else 0, part)
+                                   for part in re.split(r"(\d+)", p.label)])
     return runs
 
 

@@ -62,12 +62,12 @@ def legend_scopes(ax, scopes):
 
 
 def finish(fig, title, caption, path):
-    """Title, caption below the axes, then PNG and SVG without dates."""
-    fig.axes[0].set_title(title)
-    wide = int(fig.get_figwidth() * 16.5)
-    lines = textwrap.wrap(caption, wide)
-    inch = (0.15 * len(lines) + 0.1) / fig.get_figheight()
-    fig.tight_layout(rect=(0, inch, 1, 1))
+    """Title above, caption below the axes, then PNG and SVG without dates."""
+    high = fig.get_figheight()
+    heading = textwrap.wrap(title, int(fig.get_figwidth() * 11))
+    lines = textwrap.wrap(caption, int(fig.get_figwidth() * 16.5))
+    fig.tight_layout(rect=(0, (0.15 * len(lines) + 0.1) / high, 1, 1 - (0.19 * len(heading) + 0.06) / high))
+    fig.text(0.015, 1 - 0.06 / high, "\n".join(heading), fontsize=10.5, fontweight="bold", va="top", linespacing=1.2)
     fig.text(0.015, 0.06 / fig.get_figheight(), "\n".join(lines), fontsize=7.2, color="#555555", va="bottom",
              linespacing=1.3)
     fig.savefig(f"{path}.png", metadata={"Software": None})

@@ -27,7 +27,7 @@ def draw(points, spec):
         raise ResultError(f"plot 'gantt': no result has events {names or ''} with a duration")
     kinds = names or list(dict.fromkeys(e["name"] for _, s in shown for e, _ in s))
     rows = [sorted({e["rank"] for e, _ in s}) for _, s in shown]
-    fig, axes = style.figure(7.6, 1.5 + sum(0.55 + 0.32 * len(r) for r in rows), nrows=len(shown), squeeze=False,
+    fig, axes = style.figure(7.6, 2.1 + sum(0.55 + 0.32 * len(r) for r in rows), nrows=len(shown), squeeze=False,
                              sharex=True, gridspec_kw={"height_ratios": [0.6 + len(r) for r in rows]})
     end = max((e["t1_ns"] - start) / 1e6 for _, s in shown for e, start in s)
     for ax, (point, events), ranks in zip(axes[:, 0], shown, rows):
@@ -47,7 +47,7 @@ def draw(points, spec):
     axes[-1, 0].set_xlabel("time (ms)")
     for kind, name in enumerate(kinds):
         axes[0, 0].barh([0], [0], color=style.color(kind), label=name)
-    axes[0, 0].legend(ncol=len(kinds), loc="lower left", bbox_to_anchor=(0.35, 1.0), borderaxespad=0.2)
+    axes[0, 0].legend(ncol=min(4, len(kinds)), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=1.8)
     return fig, describe.title(points, spec, "timeline"), describe.caption(
         [p for p, _ in shown], f"launch {launch}; the numbers are micro-batches",
         "" if all(one_clock(p) for p, _ in shown) else "each rank's time counts from its own first event")

@@ -36,6 +36,6 @@ def draw(points, spec):
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.1)
     ax.set_xlabel(f"memory at the peak ({unit})")
-    ax.legend(ncol=min(5, len(known)), loc="upper center", bbox_to_anchor=(0.45, -0.62 / fig.get_figheight()))
+    ax.legend(ncol=min(3, len(known)), loc="upper center", bbox_to_anchor=(0.4, -0.62 / fig.get_figheight()))
     return fig, describe.title(points, spec, "peak memory by purpose"), describe.caption(
         points, "counted by the allocator, not sampled; the rank with the highest peak, first launch")
