@@ -10,6 +10,7 @@
 typedef struct plotted {
     const char *experiment, *label, *config, *plots, *scope;
     int launches;
+    const char *status;
 } plotted;
 
 typedef void (*fill_fn)(tb_journal *j, int launch, const plotted *p, double knob);
@@ -45,7 +46,7 @@ static void add_point(const plotted *p, fill_fn fill, double knob)
         assert_ok(tb_journal_fact(j, &(tb_fact){"host/cores_online", "2", -1}));
         assert_ok(tb_journal_fact(j, &(tb_fact){"build/git_sha", "0123456789abcdef", -1}));
         fill(j, l, p, knob);
-        assert_ok(tb_journal_end(j, &(tb_end){.status = "ok", .failed_rank = -1}));
+        assert_ok(tb_journal_end(j, &(tb_end){.status = p->status, .failed_rank = -1}));
         assert_ok(tb_journal_close(j));
     }
     char out[64];
@@ -192,21 +193,24 @@ static int write_samples(void **state)
                      "\"model\":\"%s\"}}",
                      1 << k, model ? "cnn" : "mlp");
             add_point(
-                &(plotted){"training", label, config, training, k == 2 ? "oversubscribed" : "measured", 10},
+                &(plotted){"training", label, config, training, k == 2 ? "oversubscribed" : "measured", 10, "ok"},
                 fill_training, speed[model][k]);
         }
     for (int k = 0; k < 2; k++)
         add_point(&(plotted){"pipeline", k ? "1f1b p=4 m=8" : "gpipe p=4 m=8", "{}", "[{\"kind\":\"gantt\"}]",
-                             "modelled", 1},
+                             "modelled", 1, "ok"},
                   fill_pipeline, k);
     for (int rate = 200; rate <= 1400; rate += 200) {
         char label[32], config[64];
         snprintf(label, sizeof label, "rate=%d", rate);
         snprintf(config, sizeof config, "{\"params\":{\"rate\":%d}}", rate);
-        add_point(&(plotted){"serving", label, config, serving, "measured", 8}, fill_serving, rate);
+        add_point(&(plotted){"serving", label, config, serving, "measured", 8, "ok"}, fill_serving, rate);
     }
-    add_point(&(plotted){"kernels", "avx2", "{}", "[{\"kind\":\"roofline\"}]", "measured", 1}, fill_kernels,
+    add_point(&(plotted){"kernels", "avx2", "{}", "[{\"kind\":\"roofline\"}]", "measured", 1, "ok"}, fill_kernels,
               0);
+    add_point(&(plotted){"training", "mlp ranks=8", "{\"launch\":{\"ranks\":8},\"params\":{\"model\":\"mlp\"}}", training,
+                         "measured", 1, "invalid"},
+              fill_training, 20000); /* 00000011.h5 */
     return 0;
 }
 
@@ -282,12 +286,13 @@ static void a_readme_quotes_what_the_results_say(void **state)
     const char *root = temporary_folder();
     tb_text out = {0};
     static const char text[] =
-        "Before.\n<!-- tb:training metrics=samples_per_s -->\nstale\n<!-- /tb -->\nAfter.\n";
+        "Before.\n<!-- tb:training metrics=samples_per_s -->\nstale\n<!-- /tb -->\nAfter.\n"
+        "<!-- tb:training table=compared -->\n<!-- /tb -->\n";
     assert_int_equal(
         shell(&out, "cp -r " TB_SOURCE_DIR "/scripts %s/scripts && mkdir %s/results", root, root), 0);
     snprintf(path, sizeof path, "%s/README.md", root);
     write_bytes(path, text, sizeof text - 1);
-    int exit_code = shell(&out, "cd %s && scripts/report --headline 0000000[1-6].h5", root);
+    int exit_code = shell(&out, "cd %s && scripts/report --headline 0000000[1-6].h5 00000011.h5", root);
     if (exit_code != 0) fail_msg("%s", tb_text_str(&out));
     assert_int_equal(shell(&out, "%s/scripts/report --check", root), 1); /* stale */
     assert_int_equal(shell(&out, "%s/scripts/report --write", root), 0);
@@ -298,7 +303,11 @@ static void a_readme_quotes_what_the_results_say(void **state)
     assert_non_null(strstr(filled, "Before.\n<!-- tb:training"));
     assert_non_null(strstr(filled, "| mlp ranks=2 | 9,"));
     assert_non_null(strstr(filled, "| mlp ranks=4 | - |")); /* oversubscribed: no time is quoted */
+    assert_non_null(strstr(filled, "| mlp ranks=8 (invalid) | - |")); /* named, without a number */
     assert_non_null(strstr(filled, "99.8 % interval"));
+    assert_non_null(strstr(filled, "| training | efficiency in samples per s |"));
+    assert_non_null(strstr(filled, "| mlp, ranks 2 | 0.9"));
+    assert_null(strstr(filled, "ranks 8"));
     assert_non_null(strstr(filled, "<!-- /tb -->\nAfter.\n"));
     free(filled);
     tb_text_free(&out);
@@ -309,7 +318,7 @@ static void results_that_do_not_hold_up_are_not_quoted(void **state)
     (void)state;
     static const struct {
         const char *status, *sha, *dirty, *profile, *why;
-    } cases[] = {{"failed", "0123", "0", "", "it is failed"},
+    } cases[] = {{"failed", "0123", "0", "", "no point of it is ok"},
                  {"ok", "0123", "1", "", "not clean"},
                  {"ok", "", "0", "", "unknown"},
                  {"ok", "0123", "0", "smoke", "profile 'smoke'"}};
