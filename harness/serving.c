@@ -133,6 +133,25 @@ int64_t tb_serving_cpu_ns(const tb_serving *s)
     return clock_getcpuclockid(tb_peer_pid(s->peer), &clock) == 0 ? clock_ns(clock) : 0;
 }
 
+static double metric(const char *text, const char *name, const char *stage)
+{
+    char key[96];
+    snprintf(key, sizeof key, "\ntensorbrain_stage_seconds_%s{stage=\"%s\"} ", name, stage);
+    const char *at = strstr(text, key);
+    return at ? strtod(at + strlen(key), NULL) : 0;
+}
+
+tb_status tb_serving_stage_us(const tb_serving *s, const char *stage, double *us)
+{
+    tb_target at = {.host = "127.0.0.1", .port = s->port};
+    char *text;
+    TB_TRY(tb_target_get(&at, "GET", "/metrics", &text));
+    double count = metric(text, "count", stage);
+    *us = metric(text, "sum", stage) * 1e6 / count;
+    tb_free(text);
+    return count > 0 ? TB_OK : TB_FAIL(TB_ERR_NOT_FOUND, "the server counts no answers by stage '%s'", stage);
+}
+
 tb_status tb_serving_reload(tb_serving *s) { return request(s, "POST", "/v2/repository/models/model/load"); }
 
 tb_status tb_serving_drain(tb_serving *s)

@@ -18,6 +18,9 @@ TB_MUST_USE tb_status tb_serving_start(const tb_serving_config *config, tb_servi
 int tb_serving_port(const tb_serving *s);
 /* CPU time so far of everything but the calling thread (ours), of the peer's process. */
 int64_t tb_serving_cpu_ns(const tb_serving *s);
+/* Ours only: mean time of a stage over all inferences answered so far; the stages are receive, parse, queue, compute,
+ * serialize, as /metrics names them. */
+TB_MUST_USE tb_status tb_serving_stage_us(const tb_serving *s, const char *stage, double *us);
 /* Ours only. Reload: the model's files are read, checked and put in place of the running model. Drain: the
  * server says it is not ready, answers what comes for half a second, closes. Restart: waits for a drained
  * server's end, tells how it ended, and starts another. */

@@ -207,12 +207,26 @@ static void emit_batches(const tb_run *run, const tb_serve_state *s)
     tb_emit_value(run, "batch_sizes", "", sizes);
 }
 
+static tb_status emit_stages(const tb_run *run, const tb_serve_state *s)
+{
+    static const char *const stages[] = {"receive", "parse", "queue", "compute", "serialize"};
+    char key[32];
+    double us;
+    for (size_t k = 0; k < sizeof stages / sizeof stages[0]; k++) {
+        TB_TRY(tb_serving_stage_us(s->serving, stages[k], &us));
+        snprintf(key, sizeof key, "stage_us.%s", stages[k]);
+        tb_emit_value(run, key, "us", us);
+    }
+    return TB_OK;
+}
+
 static tb_status finish(const tb_run *run, void *state)
 {
     tb_serve_state *s = state;
     emit_spectrum(run, "corrected_ms", s->latency);
     emit_spectrum(run, "uncorrected_ms", s->service);
     if (s->arms) emit_batches(run, s);
+    if (s->arms && tb_scenario_is(run, "load")) TB_TRY(emit_stages(run, s));
     tb_emit_value(run, "answers_verified", "", (double)s->verified);
     tb_emit_value(run, "late_iterations", "", (double)s->late);
     if (s->actions) tb_emit_value(run, "actions", "", (double)s->actions);

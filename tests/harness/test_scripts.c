@@ -144,6 +144,9 @@ static void fill_serving(tb_journal *j, int launch, const plotted *p, double rat
         assert_ok(tb_journal_value(j, &(tb_value){name, "ms", 0, (k + 1) * load}));
         snprintf(name, sizeof name, "uncorrected_ms.%g", at[k]);
         assert_ok(tb_journal_value(j, &(tb_value){name, "ms", 0, k + 1}));
+        static const char *const stages[] = {"receive", "parse", "compute", "serialize"};
+        snprintf(name, sizeof name, "stage_us.%s", stages[k]);
+        assert_ok(tb_journal_value(j, &(tb_value){name, "us", 0, rate / 100 + k}));
         snprintf(name, sizeof name, "batch.%d", 1 << k);
         assert_ok(tb_journal_value(j, &(tb_value){name, "requests", 0, rate / (k + 1)}));
     }
@@ -181,7 +184,7 @@ static int write_samples(void **state)
         "{\"kind\":\"histogram\",\"metric\":\"samples_per_s\",\"series\":[\"params.model\",\"launch.ranks\"]}"
         "]";
     static const char *const serving =
-        "[{\"kind\":\"latency\",\"metric\":\"latency_ms\",\"slo\":25},{\"kind\":\"spectrum\"},{\"kind\":\"batches\"},"
+        "[{\"kind\":\"latency\",\"metric\":\"latency_ms\",\"slo\":25},{\"kind\":\"spectrum\"},{\"kind\":\"batches\"},{\"kind\":\"stages\"},"
         "{\"kind\":\"latency\",\"name\":\"percentiles\",\"metric\":[\"p95_ms\"],\"knee\":\"max_rate_per_s\"}]";
     static const double speed[2][3] = {{5200, 9950, 11900}, {1400, 2710, 3100}};
     for (int model = 0; model < 2; model++)
@@ -237,7 +240,7 @@ static void every_kind_is_drawn_and_twice_the_same(void **state)
     static const char *const figures[] = {"training-curve",      "training-throughput", "training-memory",
                                           "training-efficiency", "training-ratio",      "training-histogram",
                                           "pipeline-gantt",      "serving-latency",     "serving-percentiles",
-                                          "serving-spectrum",    "serving-batches",     "kernels-roofline"};
+                                          "serving-spectrum",    "serving-batches",     "serving-stages",      "kernels-roofline"};
     char a[64], b[64], path[128];
     tb_text out = {0};
     const char *kept = getenv("TB_PLOT_OUT");
