@@ -6,6 +6,7 @@ import unittest
 import engine  # before torch: it says so where torch is missing
 
 import torch
+
 import cases
 import compare
 from run_case import Run

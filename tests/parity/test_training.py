@@ -20,6 +20,7 @@ SEED = random.SystemRandom().randrange(1 << 30) if FULL else 1
 C = 1
 
 SGD, ADAM, ADAMW = range(3)
+# Rates at which training is stable: on its edge any two roundings part, PyTorch's f32 from its own f64 too.
 OPTIMIZERS = {  # name: (engine's configuration, torch's)
     "sgd": (dict(kind=SGD, rate=0.1), lambda p: torch.optim.SGD(p, 0.1)),
     "sgd with decay": (dict(kind=SGD, rate=0.1, decay=0.01),
@@ -28,12 +29,12 @@ OPTIMIZERS = {  # name: (engine's configuration, torch's)
                  lambda p: torch.optim.SGD(p, 0.05, 0.9, weight_decay=0.01)),
     "nesterov": (dict(kind=SGD, rate=0.05, momentum=0.9, nesterov=True, decay=0.01),
                  lambda p: torch.optim.SGD(p, 0.05, 0.9, weight_decay=0.01, nesterov=True)),
-    "clipped": (dict(kind=SGD, rate=0.1, momentum=0.9, clip_norm=0.5),
-                lambda p: torch.optim.SGD(p, 0.1, 0.9)),
+    "clipped": (dict(kind=SGD, rate=0.02, momentum=0.9, clip_norm=0.5),
+                lambda p: torch.optim.SGD(p, 0.02, 0.9)),
     "adam": (dict(kind=ADAM, rate=0.01, beta1=0.9, beta2=0.99, eps=1e-3, decay=0.01),
              lambda p: torch.optim.Adam(p, 0.01, (0.9, 0.99), 1e-3, 0.01)),
-    "adamw": (dict(kind=ADAMW, rate=0.01, beta1=0.9, beta2=0.99, eps=1e-3, decay=0.1, clip_norm=0.2),
-              lambda p: torch.optim.AdamW(p, 0.01, (0.9, 0.99), 1e-3, 0.1)),
+    "adamw": (dict(kind=ADAMW, rate=0.003, beta1=0.9, beta2=0.99, eps=1e-3, decay=0.1, clip_norm=0.2),
+              lambda p: torch.optim.AdamW(p, 0.003, (0.9, 0.99), 1e-3, 0.1)),
 }
 
 
