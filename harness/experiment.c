@@ -252,6 +252,14 @@ static tb_status parse_setting(const tb_experiment *e, const tb_key *key, const 
     return (*list)->items[0] ? TB_OK : TB_ERR_OOM;
 }
 
+static bool a_case_sets(const tb_experiment *e, const char *path)
+{
+    const tb_conf *cases = tb_conf_find(e->tree, "sweep.cases");
+    for (int i = 0; cases && i < cases->n_items; i++)
+        if (tb_conf_find(cases->items[i], path)) return true;
+    return false;
+}
+
 /* One -s key=value. A list becomes a dimension of the sweep; a key that the sweep varies is held at the
  * value. */
 static tb_status apply_set(tb_experiment *e, const char *setting)
@@ -267,9 +275,9 @@ static tb_status apply_set(tb_experiment *e, const char *setting)
     const tb_key *key = tbi_experiment_key(e, NULL, path);
     if (!key) TB_GO(TB_ERR_CONFIG);
     TB_GO(parse_setting(e, key, setting, &list));
-    if (tb_conf_find(e->tree, zip))
-        TB_GO(TB_FAIL(TB_ERR_CONFIG, "%s: '%s' is varied by sweep.zip; choose its rows with --where", e->name,
-                      path));
+    if (tb_conf_find(e->tree, zip) || a_case_sets(e, path))
+        TB_GO(TB_FAIL(TB_ERR_CONFIG, "%s: '%s' is varied by sweep.%s; choose its rows with --where", e->name,
+                      path, a_case_sets(e, path) ? "cases" : "zip"));
     if (equals[1] == '[' || tb_conf_find(e->tree, product)) {
         st = tb_conf_set(e->tree, product, list);
         list = NULL;

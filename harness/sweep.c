@@ -1,4 +1,4 @@
-/* From an experiment's tree to its points: product x zip, each assignment applied, checked, hashed, named. */
+/* From an experiment's tree to its points: cases x product x zip, each assignment applied, checked, hashed, named. */
 #include "experiment.h"
 #include "experiment_internal.h"
 #include "tb_alloc.h"
@@ -10,23 +10,36 @@
 enum { DIMS_MAX = 16, KEYS_MAX = 16, POINTS_MAX = 10000 };
 
 /* One dimension: keys that change together. A product key is a dimension of one key; all of zip is one
- * dimension. */
+ * dimension, and so are the cases. */
 typedef struct dim {
     char path[KEYS_MAX][96];
-    const tb_conf *values[KEYS_MAX]; /* lists */
+    const tb_conf *values[KEYS_MAX]; /* lists; of no use where there are cases */
+    const tb_conf *cases;            /* a list of maps, each with the values of the keys that it sets */
     int n_keys, n_values;
 } dim;
+
+/* NULL: the case leaves the key as it is. */
+static const tb_conf *value_at(const dim *d, int key, int value)
+{
+    return d->cases ? tb_conf_find(d->cases->items[value], d->path[key]) : d->values[key]->items[value];
+}
 
 /* What only plans the run is no part of a point. */
 static const char *const planning[] = {"measure.launches", "measure.order", "launch.timeout_s"};
 
-static tb_status check_values(const tb_experiment *e, const char *path, const tb_conf *list)
+static tb_status check_key(const tb_experiment *e, const char *path, const tb_conf *node)
 {
-    if (!tbi_experiment_key(e, list, path)) return TB_ERR_CONFIG;
+    if (!tbi_experiment_key(e, node, path)) return TB_ERR_CONFIG;
     for (int i = 0; i < 3; i++)
         if (strcmp(path, planning[i]) == 0)
-            return tb_conf_fail(list, TB_ERR_CONFIG, "sweep: '%s' plans the run and cannot be varied in it",
+            return tb_conf_fail(node, TB_ERR_CONFIG, "sweep: '%s' plans the run and cannot be varied in it",
                                 path);
+    return TB_OK;
+}
+
+static tb_status check_values(const tb_experiment *e, const char *path, const tb_conf *list)
+{
+    TB_TRY(check_key(e, path, list));
     if (list->kind != TB_CONF_LIST || list->n_items == 0)
         return tb_conf_fail(list, TB_ERR_CONFIG, "sweep: '%s' wants a list of values", path);
     return TB_OK;
@@ -59,16 +72,55 @@ static tb_status collect_dims(const tb_experiment *e, const tb_conf *map, const 
     return TB_OK;
 }
 
+/* Adds the keys of one case that no case before it has named. */
+static tb_status collect_case_keys(const tb_experiment *e, const tb_conf *map, const char *prefix, dim *d)
+{
+    for (int i = 0; i < map->n_items; i++) {
+        char path[96];
+        bool known = false;
+        const tb_conf *item = map->items[i];
+        snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", map->keys[i]);
+        if (item->kind == TB_CONF_MAP) {
+            TB_TRY(collect_case_keys(e, item, path, d));
+            continue;
+        }
+        TB_TRY(check_key(e, path, item));
+        for (int k = 0; k < d->n_keys; k++) known |= strcmp(d->path[k], path) == 0;
+        if (known) continue;
+        if (d->n_keys == KEYS_MAX)
+            return tb_conf_fail(item, TB_ERR_CONFIG, "sweep.cases: more than %d keys", KEYS_MAX);
+        memcpy(d->path[d->n_keys++], path, sizeof path);
+    }
+    return TB_OK;
+}
+
+static tb_status collect_cases(const tb_experiment *e, const tb_conf *cases, dim *dims, int *n)
+{
+    if (!cases) return TB_OK;
+    if (cases->kind != TB_CONF_LIST || cases->n_items == 0)
+        return tb_conf_fail(cases, TB_ERR_CONFIG, "sweep.cases: a list of maps, each with the keys of one case");
+    dim *d = &dims[(*n)++];
+    *d = (dim){.cases = cases, .n_values = cases->n_items};
+    for (int i = 0; i < cases->n_items; i++) {
+        if (cases->items[i]->kind != TB_CONF_MAP)
+            return tb_conf_fail(cases->items[i], TB_ERR_CONFIG, "sweep.cases: each is a map of keys");
+        TB_TRY(collect_case_keys(e, cases->items[i], "", d));
+    }
+    return TB_OK;
+}
+
 static tb_status find_dims(const tb_experiment *e, dim *dims, int *n)
 {
-    static const char *const known[] = {"product", "zip", "exclude"};
+    static const char *const known[] = {"cases", "product", "zip", "exclude"};
+    enum { N_KNOWN = sizeof known / sizeof *known };
     const tb_conf *sweep = tb_conf_find(e->tree, "sweep");
     for (int i = 0; sweep && i < sweep->n_items; i++) {
-        const char *near = tb_nearest(sweep->keys[i], known, 3);
+        const char *near = tb_nearest(sweep->keys[i], known, N_KNOWN);
         if (near && strcmp(near, sweep->keys[i]) == 0) continue;
         return tb_conf_fail(sweep->items[i], TB_ERR_CONFIG,
-                            "unknown key 'sweep.%s'; it may hold product, zip, exclude", sweep->keys[i]);
+                            "unknown key 'sweep.%s'; it may hold cases, product, zip, exclude", sweep->keys[i]);
     }
+    TB_TRY(collect_cases(e, tb_conf_find(sweep, "cases"), dims, n));
     TB_TRY(collect_dims(e, tb_conf_find(sweep, "product"), "", false, dims, n));
     dim zipped[2] = {0}; /* one is filled; collect_dims() joins to the last */
     int n_zipped = 0;
@@ -93,16 +145,19 @@ static tb_status apply_dim(const dim *d, int value, tb_conf *config)
 {
     for (int k = 0; k < d->n_keys; k++) {
         tb_conf *copy;
-        TB_TRY(tb_conf_clone(d->values[k]->items[value], &copy));
+        const tb_conf *given = value_at(d, k, value);
+        if (!given) continue;
+        TB_TRY(tb_conf_clone(given, &copy));
         TB_TRY(tb_conf_set(config, d->path[k], copy));
     }
     return TB_OK;
 }
 
 /* "cnn ranks=2": texts stand for themselves, numbers and flags get their key. */
-static void add_label(const tb_experiment *e, const dim *d, const tb_conf *config, tb_text *label)
+static void add_label(const tb_experiment *e, const dim *d, int value, const tb_conf *config, tb_text *label)
 {
     for (int k = 0; k < d->n_keys; k++) {
+        if (!value_at(d, k, value)) continue;
         const char *path = d->path[k], *last = strrchr(path, '.') + 1;
         const tb_key *key = tbi_experiment_key(e, NULL, path);
         bool is_text = key->type == TB_KEY_STR || key->type == TB_KEY_CHOICE;
@@ -222,13 +277,15 @@ static tb_status build_point(tb_experiment *e, const dim *dims, int n_dims, int6
     if (tb_conf_find(e->tree, "valid")) TB_TRY(tb_conf_clone(tb_conf_find(e->tree, "valid"), &valid));
     else TB_TRY(tb_conf_parse("[]", 2, e->path, &valid));
     TB_TRY(tb_conf_set(p->config, "valid", valid));
+    int value[DIMS_MAX];
     for (int d = n_dims - 1; d >= 0; d--) { /* the last key changes fastest */
-        TB_TRY(apply_dim(&dims[d], (int)(index % dims[d].n_values), p->config));
+        value[d] = (int)(index % dims[d].n_values);
+        TB_TRY(apply_dim(&dims[d], value[d], p->config));
         index /= dims[d].n_values;
     }
     tb_text label = {0};
     TB_TRY(complete(e, p->config, p));
-    for (int d = 0; d < n_dims; d++) add_label(e, &dims[d], p->config, &label);
+    for (int d = 0; d < n_dims; d++) add_label(e, &dims[d], value[d], p->config, &label);
     if (label.size == 0) tb_text_add(&label, "%s", e->name);
     p->label = label.data;
     return label.failed ? TB_ERR_OOM : TB_OK;

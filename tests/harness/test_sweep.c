@@ -54,6 +54,27 @@ static void zip_changes_its_keys_together(void **state)
     tb_experiment_free(e);
 }
 
+static void a_case_sets_its_keys_and_leaves_the_others(void **state)
+{
+    (void)state;
+    tb_experiment *e =
+        load("driver: 'null'\nparams: {work_us: 5}\nsweep:\n  cases:\n    - {params.work_us: 1, launch.ranks: 2}\n"
+             "    - {launch: {ranks: 3}}\n  product: {params.fault_iter: [7, 8]}\n");
+    assert_int_equal(e->n_points, 4);
+    assert_string_equal(e->points[0].label, "work_us=1 ranks=2 fault_iter=7");
+    assert_string_equal(e->points[1].label, "work_us=1 ranks=2 fault_iter=8");
+    assert_string_equal(e->points[2].label, "ranks=3 fault_iter=7");
+    assert_string_equal(tb_conf_find(e->points[3].config, "params.work_us")->text, "5");
+    tb_experiment_free(e);
+    const char *set[] = {"launch.ranks=1"};
+    refuses_with("driver: 'null'\nsweep: {cases: [{launch.ranks: 2}]}\n",
+                 &(tb_experiment_options){.set = set, .n_set = 1}, "varied by sweep.cases");
+    refuses("driver: 'null'\nsweep: {cases: [{params.wrk_us: 2}]}\n", "nearest: 'params.work_us'");
+    refuses("driver: 'null'\nsweep: {cases: {launch.ranks: 2}}\n", "a list of maps");
+    refuses("driver: 'null'\nsweep: {cases: [2]}\n", "each is a map");
+    refuses("driver: 'null'\nsweep: {cases: [{measure.launches: 2}]}\n", "plans the run");
+}
+
 static void where_and_set_narrow_a_sweep_and_keep_names(void **state)
 {
     (void)state;
@@ -254,6 +275,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_SCRATCH(the_last_key_of_a_product_changes_fastest),
         IN_SCRATCH(zip_changes_its_keys_together),
+        IN_SCRATCH(a_case_sets_its_keys_and_leaves_the_others),
         IN_SCRATCH(where_and_set_narrow_a_sweep_and_keep_names),
         IN_SCRATCH(a_list_on_the_command_line_is_a_dimension),
         IN_SCRATCH(one_value_on_the_command_line_keeps_its_commas),
