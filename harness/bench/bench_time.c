@@ -85,6 +85,7 @@ static tb_status take_samples(const tb_bench_run *run, const tb_bench_case *c, s
             TB_TRY(settled_block(is_peer ? &c->peer : &c->ours, has_pools, times[is_peer],
                                  is_peer ? &s->peer[s->n] : &s->ours[s->n]));
         }
+        if (run->pair) run->pair(run->pair_arg, s->n, s->ours[s->n], has_peer ? s->peer[s->n] : (double)NAN);
     }
     return TB_OK;
 }

@@ -1,6 +1,6 @@
 /* Microbenchmarks. One kind, one file, harness/bench/<name>.c, with one
  *     TB_BENCH(name, .doc = "...", .shape_form = ..., .shapes = ..., .dtypes = ..., .run = ...);
- * found at build time by that line; `tb bench` is its only caller. (`tb bench train-step` runs
+ * found at build time by that line; `tb bench` and the driver `bench` call it. (`tb bench train-step` runs
  * TB_BENCH(train_step).)
  *
  * A kind builds a case and hands it to tb_bench_measure(): the output is checked against a plain reference
@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { TB_BENCH_DIMS = 8, TB_BENCH_EXTRAS = 6, TB_BENCH_LEVEL_PERCENT = 99 };
+enum { TB_BENCH_DIMS = 8, TB_BENCH_EXTRAS = 6, TB_BENCH_LEVEL_PERCENT = 99, TB_BENCH_NAME = 32 };
 
 typedef struct tb_bench_shape {
     int n;
@@ -52,6 +52,9 @@ typedef struct tb_bench_run {
     tb_bench_shape shape; /* n = 0 where the kind takes none */
     tb_bench_row *rows;   /* grows; the caller frees it */
     int n_rows;
+    /* Called with every pair of blocks, times of one run; peer_ns NaN: no peer. May be NULL. */
+    void (*pair)(void *arg, int64_t i, double ours_ns, double peer_ns);
+    void *pair_arg;
 } tb_bench_run;
 
 /* One side of a comparison: does its work `times` times. *ns is 0 and stays so, or becomes the time by the
@@ -107,6 +110,14 @@ typedef struct tb_bench {
     const char *const *peers;            /* NULL at the end; NULL: none */
     tb_status (*run)(tb_bench_run *run); /* once a shape and peer */
 } tb_bench;
+
+/* Kinds as they are typed ("train-step"); what is not known is an error that names the nearest, or all. `name` of
+ * a dtype NULL: the kind's first. */
+void tb_bench_spell(const tb_bench *kind, char out[TB_BENCH_NAME]);
+TB_MUST_USE tb_status tb_bench_find(const char *word, const tb_bench **out);
+TB_MUST_USE tb_status tb_bench_parse_shape(const tb_bench *kind, const char *word, tb_bench_shape *out);
+TB_MUST_USE tb_status tb_bench_find_peer(const tb_bench *kind, const char *name, const char **out);
+TB_MUST_USE tb_status tb_bench_find_dtype(const tb_bench *kind, const char *name, tb_dtype *out);
 
 #define TB_BENCH(name_, ...)  const tb_bench tb_bench_##name_ = {.name = #name_, __VA_ARGS__}
 #define TB_BENCH_ENTRY(name_) extern const tb_bench tb_bench_##name_;

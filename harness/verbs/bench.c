@@ -11,14 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_SHAPES = 64, LARGEST_DIM = 1 << 24, MOST_PEERS = 8, NAME_BYTES = 32 };
-
-static const tb_bench *const kinds[] = {
-#define TB_BENCH_ENTRY(name) &tb_bench_##name,
-#include "tb_bench_list.inc"
-#undef TB_BENCH_ENTRY
-};
-enum { N_KINDS = sizeof kinds / sizeof kinds[0] };
+enum { MOST_SHAPES = 64, MOST_PEERS = 8 };
 
 typedef struct request {
     const tb_bench *kind;
@@ -30,51 +23,10 @@ typedef struct request {
 } request;
 
 /* ---- the command line ---- */
-static void spell(const char *name, char out[NAME_BYTES]) /* train_step as it is typed: train-step */
-{
-    snprintf(out, NAME_BYTES, "%s", name);
-    for (char *c = out; *c; c++)
-        if (*c == '_') *c = '-';
-}
-
-static tb_status find_kind(const char *word, const tb_bench **out)
-{
-    char spelled[N_KINDS][NAME_BYTES];
-    const char *names[N_KINDS];
-    for (int i = 0; i < N_KINDS; i++) {
-        spell(kinds[i]->name, spelled[i]);
-        names[i] = spelled[i];
-        if (strcmp(word, spelled[i]) == 0) return *out = kinds[i], TB_OK;
-    }
-    const char *near = tb_nearest(word, names, N_KINDS);
-    return TB_FAIL(TB_ERR_CONFIG, "bench: no kind '%s'%s%s.  tb bench --help lists all", word,
-                   near ? "; nearest: " : "", near ? near : "");
-}
-
-static tb_status parse_shape(const tb_bench *kind, const char *word, tb_bench_shape *out)
-{
-    int wanted = 1;
-    if (!kind->shape_form) return TB_FAIL(TB_ERR_CONFIG, "bench %s: takes no shape ('%s')", kind->name, word);
-    for (const char *c = kind->shape_form; *c; c++) wanted += *c == 'x';
-    const char *at = word;
-    *out = (tb_bench_shape){0};
-    for (;;) {
-        char *end;
-        long long d = *at >= '0' && *at <= '9' ? strtoll(at, &end, 10) : 0;
-        if (d < 1 || d > LARGEST_DIM || out->n == wanted) break;
-        out->at[out->n++] = d;
-        if (!*end && out->n == wanted) return TB_OK;
-        if (*end != 'x') break;
-        at = end + 1;
-    }
-    return TB_FAIL(TB_ERR_CONFIG, "bench %s: shape '%s' is not %s with sizes from 1 to 1048576", kind->name,
-                   word, kind->shape_form);
-}
-
 static tb_status add_shape(request *r, const char *word)
 {
     if (r->n_shapes == MOST_SHAPES) return TB_FAIL(TB_ERR_CONFIG, "bench: at most %d shapes", MOST_SHAPES);
-    return parse_shape(r->kind, word, &r->shapes[r->n_shapes++]);
+    return tb_bench_parse_shape(r->kind, word, &r->shapes[r->n_shapes++]);
 }
 
 static tb_status parse_shapes(request *r, const tb_args *args)
@@ -89,54 +41,18 @@ static tb_status parse_shapes(request *r, const tb_args *args)
     return TB_OK;
 }
 
-static tb_status add_peer(request *r, const char *name)
-{
-    int n = 0;
-    for (; r->kind->peers && r->kind->peers[n]; n++) {
-        if (strcmp(r->kind->peers[n], name) != 0) continue;
-        if (r->n_peers == MOST_PEERS) return TB_FAIL(TB_ERR_CONFIG, "bench: at most %d peers", MOST_PEERS);
-        r->peers[r->n_peers++] = r->kind->peers[n];
-        return TB_OK;
-    }
-    tb_text known = {0};
-    for (int i = 0; i < n; i++) tb_text_add(&known, " %s", r->kind->peers[i]);
-    tb_status st = TB_FAIL(TB_ERR_CONFIG, "bench %s: no peer '%s'; known:%s", r->kind->name, name,
-                           n ? tb_text_str(&known) : " none");
-    tb_text_free(&known);
-    return st;
-}
-
 static tb_status parse_peers(request *r, const tb_args *args)
 {
     const char *list = tb_args_get(args, "peer");
     while (list) {
-        char name[NAME_BYTES];
+        char name[TB_BENCH_NAME];
         size_t n = strcspn(list, ",");
         snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : sizeof name - 1), list);
-        TB_TRY(add_peer(r, name));
+        if (r->n_peers == MOST_PEERS) return TB_FAIL(TB_ERR_CONFIG, "bench: at most %d peers", MOST_PEERS);
+        TB_TRY(tb_bench_find_peer(r->kind, name, &r->peers[r->n_peers++]));
         list = list[n] == ',' ? list + n + 1 : NULL;
     }
     return TB_OK;
-}
-
-static tb_status parse_dtype(request *r, const tb_args *args)
-{
-    const char *name = tb_args_get(args, "dtype");
-    tb_text known = {0};
-    tb_status st = TB_ERR_CONFIG;
-    for (int t = TB_DTYPES - 1; t >= 0; t--) {
-        if (!(r->kind->dtypes >> t & 1u)) continue;
-        if (!name || strcmp(name, tb_dtype_name((tb_dtype)t)) == 0) {
-            r->dtype = (tb_dtype)t;
-            st = TB_OK;
-        }
-        tb_text_add(&known, " %s", tb_dtype_name((tb_dtype)t));
-    }
-    if (st != TB_OK)
-        st = TB_FAIL(TB_ERR_CONFIG, "bench %s: nothing to measure in %s; known:%s", r->kind->name, name,
-                     tb_text_str(&known));
-    tb_text_free(&known);
-    return st;
 }
 
 /* Looked at before the process is bound; neighbours on the host can move the cores apart. */
@@ -171,8 +87,8 @@ static tb_status parse_threads(request *r, const tb_args *args)
 static tb_status parse(const tb_args *args, request *r)
 {
     *r = (request){0};
-    TB_TRY(find_kind(args->words[0], &r->kind));
-    TB_TRY(parse_dtype(r, args));
+    TB_TRY(tb_bench_find(args->words[0], &r->kind));
+    TB_TRY(tb_bench_find_dtype(r->kind, tb_args_get(args, "dtype"), &r->dtype));
     TB_TRY(parse_shapes(r, args));
     TB_TRY(parse_peers(r, args));
     return parse_threads(r, args);
@@ -266,8 +182,8 @@ static void print_row(const tb_bench_row *r)
 
 static void print_table(const request *r, const tb_bench_row *rows, int n)
 {
-    char name[NAME_BYTES];
-    spell(r->kind->name, name);
+    char name[TB_BENCH_NAME];
+    tb_bench_spell(r->kind, name);
     printf("bench %s: %s, %s, %d thread%s\n", name, r->kind->doc, tb_dtype_name(r->dtype), r->threads,
            r->threads > 1 ? "s" : "");
     printf("medians; beside them the ends of their %d %% intervals; percent of what this machine could do, "

@@ -17,6 +17,8 @@ def series_of(point, key):
     parts = []
     for k in keys:
         value = point.get(k)
+        if value == "":
+            continue
         text = {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
         parts.append(text if isinstance(value, str) else f"{name_of(k)} {text}")
     return ", ".join(parts)
