@@ -1,6 +1,6 @@
-/* Fusion. Epilogue: an activation moves into the linear that feeds it. Pointwise: a chain or tree of pointwise nodes
- * becomes one program. A producer joins only when nothing else uses it: its value then lives in registers or L1 and
- * is never written. */
+/* Fusion. Epilogue: an activation moves into the linear or convolution that feeds it. Pointwise: a chain or tree of
+ * pointwise nodes becomes one program. A producer joins only when nothing else uses it: its value then lives in
+ * registers or L1 and is never written. */
 #include "pass_internal.h"
 #include "fused_pointwise.h"
 #include "tb_ops.h"
@@ -12,12 +12,30 @@ static int act_number(const tb_op *op)
            : op == &tb_op_gelu_erf ? TB_ACT_GELU_ERF : op == &tb_op_silu ? TB_ACT_SILU : TB_ACT_NONE;
 }
 
-static tb_status attach(tb_graph *g, int linear, int act)
+/* An anchor with an activation is another op: the same operands, and the activation's number among its attributes. */
+static const tb_op *with_epilogue(const tb_op *anchor)
 {
+    return anchor == &tb_op_linear ? &tb_op_linear_act : anchor == &tb_op_conv2d ? &tb_op_conv2d_act : NULL;
+}
+
+static const tb_attr *attr_named(const tb_op *op, const char *name)
+{
+    for (int i = 0; i < op->n_attrs; i++)
+        if (strcmp(op->attrs[i].name, name) == 0) return &op->attrs[i];
+    return NULL;
+}
+
+static tb_status attach(tb_graph *g, int anchor, int act)
+{
+    const tb_node *n = &g->nodes[anchor];
+    const tb_op *op = with_epilogue(n->op);
     int out[TB_MAX_OUT], in[3];
+    uint64_t attrs[MAX_ATTR_WORDS] = {0};
     int64_t number = act_number(g->nodes[act].op);
-    memcpy(in, g->nodes[linear].in, sizeof *in * (size_t)g->nodes[linear].n_in);
-    TB_TRY(tb_graph_node(g, &tb_op_linear_act, &number, 0, NULL, g->nodes[linear].n_in, in, out));
+    memcpy(in, n->in, sizeof *in * (size_t)n->n_in);
+    if (n->attrs) memcpy(attrs, n->attrs, n->op->attrs_bytes); /* what both ops have lies at the same places */
+    memcpy((char *)attrs + attr_named(op, "act")->offset, &number, sizeof number);
+    TB_TRY(tb_graph_node(g, op, attrs, n->n_symbolic, n->symbolic, n->n_in, in, out));
     tb_graph_replace(g, g->nodes[act].out[0], out[0]);
     return TB_OK;
 }
@@ -27,19 +45,19 @@ static tb_status epilogue(tb_graph *g, tb_pass_run *r)
     int n = g->n_nodes;
     for (int i = 0; i < n; i++) {
         if (!g->nodes[i].op || act_number(g->nodes[i].op) == TB_ACT_NONE) continue;
-        int linear = tbi_producer(g, g->nodes[i].in[0], &tb_op_linear, false);
-        if (linear < 0) continue;
+        int anchor = tbi_producer(g, g->nodes[i].in[0], NULL, false);
+        if (anchor < 0 || !with_epilogue(g->nodes[anchor].op)) continue;
         if (tb_graph_uses(g, g->nodes[i].in[0]) != 1) {
-            tbi_why(r, g, linear, i, "its result has other uses");
+            tbi_why(r, g, anchor, i, "its result has other uses");
             continue;
         }
         if (!tbi_may_rewrite(r)) return TB_OK;
-        TB_TRY(attach(g, linear, i));
+        TB_TRY(attach(g, anchor, i));
     }
     return TB_OK;
 }
 
-const tb_pass tbi_pass_epilogue = {"epilogue", "moves activations into the linear before them", false, epilogue};
+const tb_pass tbi_pass_epilogue = {"epilogue", "moves activations into the linear or convolution before them", false, epilogue};
 
 /* ---- pointwise groups ---- */
 typedef struct group {

@@ -21,6 +21,7 @@ typedef struct conv2d_attrs {
     tb_ints stride, pad, dilation;
     int64_t groups;
     tb_ints size; /* backward ops: height and width of what they compute */
+    int64_t act;  /* conv2d_act: tb_epilogue_act */
 } conv2d_attrs;
 #define CONV2D_ATTRS                                                                                         \
     TB_ATTR_LIST(conv2d_attrs, stride, "step of the window: height, width"),                                 \
@@ -30,6 +31,10 @@ typedef struct conv2d_attrs {
 static const tb_attr conv2d_attr_table[] = {CONV2D_ATTRS};
 static const tb_attr conv2d_grad_attr_table[] = {
     CONV2D_ATTRS, TB_ATTR_LIST(conv2d_attrs, size, "height and width of the result"),
+};
+
+static const tb_attr conv2d_act_attr_table[] = {
+    CONV2D_ATTRS, TB_ATTR_INT(conv2d_attrs, act, TB_ACT_NONE, "0 none, 1 relu, 2 gelu (tanh), 3 gelu (erf), 4 silu"),
 };
 
 /* ---- geometry ---- */
@@ -105,7 +110,12 @@ static int64_t output_place(const geometry *g, int axis, int64_t i, int64_t k)
     return at / g->stride[axis] < g->out[axis] ? at / g->stride[axis] : -1;
 }
 
-/* ---- kernels: all three ops take dense operands and split themselves over the pool ---- */
+static tb_epilogue_act act_of(const tb_op_call *c)
+{
+    return c->op == &tb_op_conv2d_act ? (tb_epilogue_act)((const conv2d_attrs *)c->attrs)->act : TB_ACT_NONE;
+}
+
+/* ---- kernels: all ops take dense operands and split themselves over the pool ---- */
 static tb_status run_kernel(tb_op_call *c, const geometry *g, const tb_conv_args *operands)
 {
     tb_conv_args a = *operands;
@@ -114,6 +124,7 @@ static tb_status run_kernel(tb_op_call *c, const geometry *g, const tb_conv_args
     for (int i = 0; i < 2; i++)
         a.stride[i] = g->stride[i], a.pad[i] = g->pad[i], a.dilation[i] = g->dilation[i];
     a.out = tb_op_data(c->out[0]);
+    a.act = act_of(c);
     a.tree = c->op == &tb_op_conv2d_weight_grad ? c->ctx->batch_blocks : 1;
     a.pool = c->ctx->pool;
     for (int i = 0; i < c->n_in; i++)
@@ -137,6 +148,8 @@ static tb_status conv2d_shape(tb_op_call *c)
         return TB_FAIL(TB_ERR_SHAPE, "conv2d: bias must be %s [%lld] for weight %s, not %s %s",
                        tb_dtype_name((tb_dtype)c->in[0]->dtype), (long long)g.o, tb_shape_text(c->in[1]),
                        tb_dtype_name((tb_dtype)b->dtype), tb_shape_text(b));
+    if (act_of(c) < TB_ACT_NONE || act_of(c) > TB_ACT_SILU)
+        return TB_FAIL(TB_ERR_INVALID, "conv2d_act: no activation has the number %d", (int)act_of(c));
     tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, 4, (int64_t[]){g.n, g.o, g.out[0], g.out[1]});
     return TB_OK;
 }
@@ -167,7 +180,7 @@ static tb_status conv2d_ref(tb_op_call *c)
             double bias = b ? tbi_get(b, o * b->strides[0]) : 0;
             for (int64_t i = 0; i < g.out[0]; i++)
                 for (int64_t j = 0; j < g.out[1]; j++)
-                    tbi_put(c->out[0], to++, bias + window_sum(&g, x, w, n, o, i, j));
+                    tbi_put(c->out[0], to++, tbi_act_f64(act_of(c), bias + window_sum(&g, x, w, n, o, i, j)));
         }
     return TB_OK;
 }
@@ -378,7 +391,7 @@ static void grad_cost(const tb_op_call *c, tb_cost *out)
 
 /* ---- samples ---- */
 #define PAIR(a, b) {2, {a, b}}
-#define ATTRS(s, s2, p, p2, d, d2, g) {PAIR(s, s2), PAIR(p, p2), PAIR(d, d2), g, {0}}
+#define ATTRS(s, s2, p, p2, d, d2, g) {PAIR(s, s2), PAIR(p, p2), PAIR(d, d2), g, {0}, 0}
 static const struct {
     conv2d_attrs attrs;
     int64_t x[4], w[4], out[2];
@@ -404,6 +417,16 @@ static void conv2d_samples(tb_samples *to)
     }
 }
 
+static void conv2d_act_samples(tb_samples *to)
+{
+    for (int i = 0; i < 5; i++) {
+        conv2d_attrs a = cases[i].attrs;
+        a.act = i;
+        tb_sample(to, &a, 3,
+                  (tb_sample_in[]){image(cases[i].x), image(cases[i].w), {TB_SHAPE(cases[i].w[0])}});
+    }
+}
+
 static void grad_samples(tb_samples *to, bool is_weight)
 {
     for (int i = 0; i < CASES; i++) {
@@ -426,6 +449,11 @@ TB_OP(conv2d, .doc = "2-d convolution (NCHW, OIHW)", CONV2D, .n_in = 3,
       TB_ATTRS(conv2d_attrs, conv2d_attr_table), .shape = conv2d_shape, .ref = conv2d_ref,
       .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad, .cost = conv2d_cost,
       .samples = conv2d_samples);
+TB_OP(conv2d_act, .doc = "act(conv2d), made by the compiler", .n_in_min = 2, .n_in = 3, .n_out = 1,
+      .dtypes = TB_FLOATS, .dtypes_reason = "a layer's weights are floats",
+      TB_ATTRS(conv2d_attrs, conv2d_act_attr_table), .shape = conv2d_shape, .ref = conv2d_ref,
+      .fast = conv2d_fast, .primitives = {"conv2d"}, .no_grad = "made by fusion, after gradients are traced",
+      .fusion = TB_FUSE_ANCHOR, .cost = conv2d_cost, .samples = conv2d_act_samples, .tol = TB_TOL(4));
 TB_OP(conv2d_input_grad, .doc = "gradient of conv2d's input", CONV2D, .n_in = 2,
       TB_ATTRS(conv2d_attrs, conv2d_grad_attr_table), .shape = input_grad_shape, .ref = input_grad_ref,
       .fast = input_grad_fast, .primitives = {"conv2d_input_grad"}, .grad = input_grad_grad,

@@ -61,7 +61,7 @@ static tb_status linear_shape(tb_op_call *c)
     return TB_OK;
 }
 
-static double act_f64(tb_epilogue_act act, double x)
+double tbi_act_f64(tb_epilogue_act act, double x)
 {
     switch (act) {
     case TB_ACT_RELU: return x > 0 || isnan(x) ? x : 0;
@@ -87,17 +87,30 @@ static tb_status linear_ref(tb_op_call *c)
                 sum += tb_load_f64(t, px + (at + p * x_step) * size) *
                        tb_load_f64(t, pw + (j * w->strides[0] + p * w->strides[1]) * size);
             if (b) sum += tb_load_f64(t, pb + j * b->strides[0] * size);
-            tb_store_f64(t, out, act_f64(act_of(c), sum));
+            tb_store_f64(t, out, tbi_act_f64(act_of(c), sum));
         }
     }
     return TB_OK;
 }
 
-static tb_status run_gemm(tb_op_call *c, tb_gemm_args *g)
+/* A weight in the kernel's layout, where it pays to keep that: packing it takes longer than a product with few rows. */
+static tb_status use_packed(tb_op_call *c, const tb_kernel *k, const tb_tensor *w, tb_gemm_args *g)
+{
+    size_t bytes = k->pack_bytes ? k->pack_bytes(g) : 0;
+    if (bytes == 0 || (g->packed_b = tbi_packed(w, bytes)) || !tbi_packing_pays(w, c->arena)) return TB_OK;
+    void *fresh = tbi_packed_new(w, bytes);
+    if (!fresh) return TB_ERR_OOM;
+    k->pack(g, fresh);
+    g->packed_b = tbi_packed_keep(w, fresh);
+    return TB_OK;
+}
+
+static tb_status run_gemm(tb_op_call *c, tb_gemm_args *g, const tb_tensor *weight)
 {
     if ((g->a_row != 1 && g->a_col != 1) || (g->b_row != 1 && g->b_col != 1)) return TB_ERR_UNSUPPORTED;
     const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)c->in[0]->dtype, g);
     if (!k) return TB_ERR_UNSUPPORTED;
+    if (weight) TB_TRY(use_packed(c, k, weight, g));
     size_t scratch = k->scratch_bytes ? k->scratch_bytes(g) : 0;
     if (scratch && !(g->scratch = tb_op_scratch(c, scratch))) return TB_ERR_OOM;
     k->run(g);
@@ -114,7 +127,7 @@ static tb_status linear_fast(tb_op_call *c)
         .pool = c->ctx->pool,
     };
     if (!tbi_rows_are_even(x, &g.a_row) || (b && !b->is_contiguous)) return TB_ERR_UNSUPPORTED;
-    return run_gemm(c, &g);
+    return run_gemm(c, &g, w);
 }
 
 /* dx = g W, dW = g^T x (over the batch), db = sum of g over the batch. */
@@ -189,7 +202,7 @@ static tb_status weight_grad_fast(tb_op_call *c)
         .accumulate = c->n_in > 2 && c->in[2], .pool = c->ctx->pool,
     };
     if (!tbi_rows_are_even(g, &m.a_col) || !tbi_rows_are_even(x, &m.b_row)) return TB_ERR_UNSUPPORTED;
-    return run_gemm(c, &m);
+    return run_gemm(c, &m, NULL);
 }
 
 static void weight_grad_grad(tb_grad_call *c)

@@ -34,6 +34,9 @@ static inline bool tbi_rows_are_dense(const tb_tensor *t, int64_t *stride)
     return (tbi_last_stride(t) == 1 || tbi_last_dim(t) == 1) && tbi_rows_are_even(t, stride);
 }
 
+/* The activation of an epilogue, in f64: what the ops that take one mean by it. */
+double tbi_act_f64(tb_epilogue_act act, double x);
+
 /* The tensor with one axis moved to the end, so that its rows run along that axis. */
 tb_tensor tbi_axis_last(const tb_tensor *t, int axis);
 

@@ -81,6 +81,14 @@ const void *tbi_packed(const tb_tensor *t, size_t bytes)
     return p && is_whole && s->packed_version == s->version && tb_heap_block_bytes(p) == bytes ? p : NULL;
 }
 
+bool tbi_packing_pays(const tb_tensor *t, bool is_planned)
+{
+    tb_storage *s = t->storage;
+    if (s->is_wrapped || t->offset != 0 || tb_tensor_bytes(t) != s->bytes) return false; /* others may write there */
+    uint32_t now = s->version + 1;
+    return is_planned || atomic_exchange_explicit(&s->seen, now, memory_order_relaxed) == now;
+}
+
 void *tbi_packed_new(const tb_tensor *t, size_t bytes)
 {
     (void)t;

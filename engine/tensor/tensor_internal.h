@@ -14,6 +14,7 @@ typedef struct tb_storage {
     bool is_wrapped;        /* memory of somebody else */
     _Atomic(void *) packed; /* the contents in a kernel's layout (tbi_packed), or NULL */
     uint32_t packed_version;
+    _Atomic(uint32_t) seen;  /* 1 + the version that tbi_packing_pays saw last */
 } tb_storage;
 
 struct tb_tensor {
@@ -101,5 +102,8 @@ void tbi_row_major(int rank, const int64_t *dims, int64_t *strides);
  * if they are of the storage's present version; tbi_packed_new gives memory to fill; tbi_packed_keep publishes it (when
  * two threads packed at once the first wins) and returns what is kept. From the process heap: readers are many. */
 const void *tbi_packed(const tb_tensor *t, size_t bytes);
+/* Whether a packed form is worth its bytes: contents that never change (a planned run's constants), or that are used
+ * for the second time since they changed (not the weights of a training step). */
+bool tbi_packing_pays(const tb_tensor *t, bool is_planned);
 void *tbi_packed_new(const tb_tensor *t, size_t bytes);
 const void *tbi_packed_keep(const tb_tensor *t, void *fresh);
