@@ -67,6 +67,14 @@ def conv2d(r):
     return Case([r.floats(*x), r.floats(*w), r.pick(None, r.floats(w[0]))], run, attrs, k=math.prod(w[1:]))
 
 
+@case("conv2d_act")
+def conv2d_act(r):
+    x, w, attrs, run, _ = convolution(r)
+    act = r.number % 5
+    return Case([r.floats(*x), r.floats(*w), r.pick(None, r.floats(w[0]))],
+                lambda *a: ACTIVATIONS[act](run(*a)), {**attrs, "act": act}, k=math.prod(w[1:]))
+
+
 @case("conv2d_input_grad")
 def conv2d_input_grad(r):
     x, w, attrs, run, y = convolution(r)
