@@ -1,5 +1,6 @@
 /* The executor: a plan holds, for concrete sizes, a tensor for every value and a prepared call for every node. A run
- * points the external tensors at the caller's buffers and goes down the list. */
+ * points the external tensors at the caller's buffers and goes down the list. A new plan is rehearsed once on zeros, so
+ * that weights are packed, kernels looked up and scratch reserved before the first real run. */
 #include "plan.h"
 
 struct tb_exec {
@@ -143,6 +144,44 @@ static tb_status plan_node(tb_session *s, plan *p, int at, tb_tensor **operands,
     return TB_OK;
 }
 
+static bool same_place(const tb_tensor *a, const tb_tensor *b)
+{
+    return a->is_contiguous && b->is_contiguous && a->offset == b->offset && a->rank == b->rank && a->dtype == b->dtype &&
+           memcmp(a->dims, b->dims, sizeof *a->dims * (size_t)a->rank) == 0;
+}
+
+/* A pointwise node writes where it reads: its result takes the buffer of an operand that has its last use here, unless
+ * another operand shows the same bytes in another way. */
+static void take_over(const tb_graph *g, plan *p, int at)
+{
+    const tb_op_call *c = &p->calls[at];
+    tb_tensor *out = c->out[0];
+    if (c->op->fusion != TB_FUSE_POINTWISE || c->op->n_out != 1 || c->spec[0].is_view) return;
+    tb_storage *mine = out->storage;
+    for (int k = 0; k < c->n_in && out->storage == mine; k++) {
+        const tb_tensor *in = c->in[k];
+        buffer *b = in ? buffer_of(p, in) : NULL;
+        bool may = b && !b->is_external && b->last == at && b->bytes == buffer_of(p, out)->bytes && same_place(in, out);
+        for (int o = 0; may && o < c->n_in; o++)
+            may = !c->in[o] || c->in[o]->storage != in->storage || same_place(c->in[o], in);
+        if (!may) continue;
+        b->last = buffer_of(p, out)->last;
+        buffer_of(p, out)->is_external = true;
+        for (int i = 0; i < g->n_values; i++) /* the result and its views */
+            if (p->tensors[i].storage == mine) p->tensors[i].storage = in->storage;
+    }
+}
+
+/* An output that a node computes goes straight to the caller; a view or a repeated output is copied. */
+static bool is_direct(const tb_graph *g, const plan *p, int output)
+{
+    const tb_value *v = &g->values[g->outputs[output]];
+    if (v->producer < 0 || p->calls[v->producer].spec[v->output].is_view || !p->calls[v->producer].op->ref) return false;
+    for (int i = 0; i < output; i++)
+        if (p->tensors[g->outputs[i]].storage == p->tensors[g->outputs[output]].storage) return false;
+    return true;
+}
+
 static tb_status plan_build(tb_session *s, const int64_t *sizes, plan *p)
 {
     const tb_graph *g = s->exec->graph;
@@ -180,6 +219,9 @@ static tb_status plan_build(tb_session *s, const int64_t *sizes, plan *p)
         buffer *b = buffer_of(p, &p->tensors[g->outputs[i]]);
         if (b) b->last = g->n_nodes;
     }
+    for (int i = 0; i < g->n_nodes; i++) take_over(g, p, i);
+    for (int i = 0; i < g->n_outputs; i++)
+        if (is_direct(g, p, i)) buffer_of(p, &p->tensors[g->outputs[i]])->is_external = true;
     return tbi_plan_memory(p->buffers, p->n_buffers, &p->slab_bytes, &p->naive_bytes, &p->bound_bytes);
 }
 
@@ -203,6 +245,62 @@ static tb_status scratch_reserve(tb_session *s)
     return TB_OK;
 }
 
+/* ---- running ---- */
+static void point_at_buffers(tb_session *s, plan *p, const void *const *in, void *const *out)
+{
+    const tb_graph *g = s->exec->graph;
+    for (int i = 0; i < p->n_buffers; i++)
+        if (!p->buffers[i].is_external) p->storages[i].mem.data = s->slab + p->buffers[i].offset;
+    for (int i = 0; i < g->n_inputs; i++) p->tensors[g->inputs[i]].storage->mem.data = (void *)(uintptr_t)in[i];
+    for (int i = 0; i < g->n_outputs; i++)
+        if (is_direct(g, p, i)) p->tensors[g->outputs[i]].storage->mem.data = out[i];
+}
+
+static tb_status run_nodes(tb_session *s, plan *p)
+{
+    const tb_graph *g = s->exec->graph;
+    for (int i = 0; i < g->n_nodes; i++) {
+        tb_op_call *c = &p->calls[i];
+        if (c->spec[0].is_view || !c->op->ref) continue;
+        int64_t start = s->observer ? tb_now_ns() : 0;
+        s->scratch.used = 0;
+        tb_status st = tbi_op_compute(c);
+        if (st != TB_OK) {
+            tb_error_add("node %d, %s, of graph %s", i, c->op->name, g->name);
+            return st;
+        }
+        if (s->observer) s->observer(s->observer_arg, i, c, tb_now_ns() - start);
+    }
+    return TB_OK;
+}
+
+/* One run on zeros, unseen by the observer: whatever is made on first use is made now. */
+static tb_status rehearse(tb_session *s, plan *p)
+{
+    const tb_graph *g = s->exec->graph;
+    void *buffers[2 * MAX_OPERANDS] = {0};
+    int n = g->n_inputs + g->n_outputs, made = 0;
+    tb_node_observer observer = s->observer;
+    tb_status st = n > 2 * MAX_OPERANDS ? TB_FAIL(TB_ERR_UNSUPPORTED, "graph %s: %d inputs and outputs", g->name, n) : TB_OK;
+    for (; made < n && st == TB_OK; made++) {
+        int value = made < g->n_inputs ? g->inputs[made] : g->outputs[made - g->n_inputs];
+        size_t bytes = tb_tensor_bytes(&p->tensors[value]);
+        buffers[made] = tb_heap_alloc(s->ctx->heap, bytes + 1, TB_MEM_WORKSPACE);
+        if (buffers[made]) memset(buffers[made], 0, bytes);
+        else st = TB_ERR_OOM;
+    }
+    s->observer = NULL;
+    if (st == TB_OK) {
+        tb_ctx *before = tb_ctx_enter(s->ctx);
+        point_at_buffers(s, p, (const void *const *)buffers, buffers + g->n_inputs);
+        st = run_nodes(s, p);
+        tb_ctx_enter(before);
+    }
+    s->observer = observer;
+    while (made > 0) tb_heap_free(s->ctx->heap, buffers[--made]);
+    return st == TB_OK ? scratch_reserve(s) : st;
+}
+
 static tb_status plan_for(tb_session *s, const int64_t *sizes, plan **out)
 {
     int n_symbols = s->exec->graph->n_symbols, at = s->n_plans;
@@ -215,6 +313,7 @@ static tb_status plan_for(tb_session *s, const int64_t *sizes, plan **out)
     plan *p = tb_calloc(1, sizeof *p);
     tb_status st = p ? plan_build(s, sizes, p) : TB_ERR_OOM;
     if (st == TB_OK) st = slab_reserve(s, p->slab_bytes);
+    if (st == TB_OK) st = rehearse(s, p);
     if (st != TB_OK) {
         plan_free(p);
         return st;
@@ -264,46 +363,8 @@ tb_status tb_session_plan_stats(tb_session *s, const int64_t *sizes, tb_plan_sta
     plan *p;
     TB_TRY(plan_for(s, sizes, &p));
     *out = (tb_plan_stats){.planned_bytes = p->slab_bytes, .naive_bytes = p->naive_bytes,
-                           .bound_bytes = p->bound_bytes};
+                           .bound_bytes = p->bound_bytes, .scratch_bytes = s->scratch.bytes};
     for (int i = 0; i < p->n_buffers; i++) out->n_buffers += !p->buffers[i].is_external;
-    return TB_OK;
-}
-
-/* An output that a node computes goes straight to the caller; a view or a repeated output is copied. */
-static bool is_direct(const tb_graph *g, const plan *p, int output)
-{
-    const tb_value *v = &g->values[g->outputs[output]];
-    if (v->producer < 0 || p->calls[v->producer].spec[v->output].is_view || !p->calls[v->producer].op->ref) return false;
-    for (int i = 0; i < output; i++)
-        if (g->outputs[i] == g->outputs[output]) return false;
-    return true;
-}
-
-static void point_at_buffers(tb_session *s, plan *p, const void *const *in, void *const *out)
-{
-    const tb_graph *g = s->exec->graph;
-    for (int i = 0; i < p->n_buffers; i++)
-        if (!p->buffers[i].is_external) p->storages[i].mem.data = s->slab + p->buffers[i].offset;
-    for (int i = 0; i < g->n_inputs; i++) p->tensors[g->inputs[i]].storage->mem.data = (void *)(uintptr_t)in[i];
-    for (int i = 0; i < g->n_outputs; i++)
-        if (is_direct(g, p, i)) p->tensors[g->outputs[i]].storage->mem.data = out[i];
-}
-
-static tb_status run_nodes(tb_session *s, plan *p)
-{
-    const tb_graph *g = s->exec->graph;
-    for (int i = 0; i < g->n_nodes; i++) {
-        tb_op_call *c = &p->calls[i];
-        if (c->spec[0].is_view || !c->op->ref) continue;
-        int64_t start = s->observer ? tb_now_ns() : 0;
-        s->scratch.used = 0;
-        tb_status st = tbi_op_compute(c);
-        if (st != TB_OK) {
-            tb_error_add("node %d, %s, of graph %s", i, c->op->name, g->name);
-            return st;
-        }
-        if (s->observer) s->observer(s->observer_arg, i, c, tb_now_ns() - start);
-    }
     return TB_OK;
 }
 
@@ -312,7 +373,6 @@ tb_status tb_session_run(tb_session *s, const int64_t *sizes, const void *const 
     const tb_graph *g = s->exec->graph;
     plan *p;
     TB_TRY(plan_for(s, sizes, &p));
-    TB_TRY(scratch_reserve(s));
     tb_ctx *before = tb_ctx_enter(s->ctx);
     point_at_buffers(s, p, in, out);
     tb_status st = run_nodes(s, p);

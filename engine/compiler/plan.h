@@ -7,10 +7,11 @@
 typedef struct buffer {
     size_t bytes, offset;
     int first, last;   /* nodes between which it is live */
-    bool is_external;  /* an input, an output or a constant: not in the slab */
+    bool is_external;  /* the caller's, or part of another buffer: not in the slab */
 } buffer;
 
-/* Gives every buffer that is not external an offset such that buffers live at the same time do not overlap: largest
- * first, each at the lowest gap that fits (greedy by size: Pisarchyk and Lee, "Efficient Memory Management for Deep
- * Neural Net Inference", 2020). Returns the slab's size; `naive` and `bound` may be NULL. */
+/* Gives every buffer that is not external an offset such that buffers live at the same time do not overlap: one after the
+ * other, each in the smallest gap that fits it; once in order of size, once in order of the bytes live around them, once
+ * in order of time, and the smallest slab is kept (greedy by size and by breadth: Pisarchyk and Lee, "Efficient Memory
+ * Management for Deep Neural Net Inference", 2020). Returns the slab's size; `naive` and `bound` may be NULL. */
 TB_MUST_USE tb_status tbi_plan_memory(buffer *buffers, int n, size_t *total, size_t *naive, size_t *bound);

@@ -1,4 +1,4 @@
-/* Running a graph: one planned slab, no allocation after the first run at a size.
+/* Running a graph: one planned slab, no allocation once a size is planned (by tb_session_plan_stats or the first run).
  *
  * A tb_exec holds a verified graph and may be shared by threads; a tb_session belongs to one thread and has its own
  * slab and plans (one per combination of symbol sizes, the least recently used of 64 makes room). Results have the
@@ -22,10 +22,12 @@ TB_MUST_USE tb_status tb_session_run(tb_session *s, const int64_t *sizes, const 
 
 typedef struct tb_plan_stats {
     size_t planned_bytes; /* the slab */
-    size_t naive_bytes;   /* a buffer for every intermediate value */
+    size_t naive_bytes;   /* every buffer for itself */
     size_t bound_bytes;   /* most bytes live at one time: no plan is smaller */
-    int n_buffers;
+    size_t scratch_bytes; /* the kernels' scratch, most of all sizes planned so far */
+    int n_buffers;        /* intermediate values, those that take over another's buffer and outputs left out */
 } tb_plan_stats;
+/* Plans these sizes and rehearses the plan once on zeros: runs at these sizes then allocate nothing. */
 TB_MUST_USE tb_status tb_session_plan_stats(tb_session *s, const int64_t *sizes, tb_plan_stats *out);
 /* Called after every node with its time; NULL switches it off. For profiles and `tb verify`. */
 typedef void (*tb_node_observer)(void *arg, int node, const tb_op_call *call, int64_t ns);
