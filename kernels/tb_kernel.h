@@ -194,6 +194,35 @@ typedef struct tb_gemm_u8s8_args {
     int32_t zero, low;
 } tb_gemm_u8s8_args;
 
+/* ---- conv2d_u8s8 (dtype TB_I8): x u8 [n, h, w, c] (strided), weights s8 [o, kh, kw, c / groups], out [n, oh, ow, o].
+ * The sum of gemm_u8s8 over k = (kh, kw, c) of a window, and its epilogue; pixels outside x count as x_zero. Kernels
+ * take the weights in their own layout (pack, which reads sizes and `weight`). ---- */
+typedef struct tb_conv_u8s8_args {
+    int64_t n, h, w, c, o, kh, kw, oh, ow;
+    int64_t stride[2], pad[2], dilation[2], groups; /* as in tb_conv_args */
+    const uint8_t *x;
+    int64_t x_stride[4];   /* of image, row, column, channel */
+    const int8_t *weight;
+    const void *packed_w;
+    const int32_t *offset; /* [o] */
+    const float *scale;    /* [o] */
+    void *out;             /* u8 or f32, dense */
+    bool to_u8;
+    int32_t x_zero, zero, low;
+    void *scratch;         /* .scratch_bytes, 64-byte aligned; depends on all fields but pointers */
+    struct tb_pool *pool;  /* the kernel splits itself over the pool's threads; NULL: one thread */
+} tb_conv_u8s8_args;
+
+/* ---- max_pool2d_u8 (dtype TB_U8): dense u8 images [n, h, w, c] -> [n, oh, ow, c], windows clipped to the image; rows
+ * [from, to) of the n * oh rows of the result ---- */
+typedef struct tb_pool_u8_args {
+    int64_t h, w, c, oh, ow, kh, kw;
+    int64_t stride[2], pad[2];
+    int64_t from, to;
+    const uint8_t *x;
+    uint8_t *out;
+} tb_pool_u8_args;
+
 /* ---- quantize_u8 (pointwise, f32 -> u8): clamp(round_half_even(x * inverse) + zero, 0, 255), NaN gives 0 ---- */
 typedef struct tb_quantize_args {
     float inverse, zero;

@@ -2,6 +2,7 @@
  * w[o,c,p,q], zero outside x; with groups, output channel o sees the input channels of its group. The
  * gradients of input and weight are ops, and each is the others' gradient: all three are linear in both
  * operands. The weight's is a sum over the batch (pairwise tree over the context's blocks of samples). */
+#include "conv2d.h"
 #include "rows.h"
 #include "tb_ops.h"
 
@@ -38,18 +39,11 @@ static const tb_attr conv2d_act_attr_table[] = {
 };
 
 /* ---- geometry ---- */
-typedef struct geometry {
-    int64_t n, c, o, groups, cg, og;       /* cg, og: channels of a group */
-    int64_t in[2], kernel[2], out[2];      /* height, width */
-    int64_t stride[2], pad[2], dilation[2];
-} geometry;
-
-/* Of an input x, a weight w and the attributes. */
-static tb_status geometry_of(const char *op, const conv2d_attrs *a, const int64_t *x, const int64_t *w,
-                             geometry *to)
+tb_status tbi_conv_geometry_of(const char *op, tbi_conv_window a, const int64_t *x, const int64_t *w,
+                               tbi_conv_geometry *to)
 {
-    geometry g = {.n = x[0], .c = x[1], .o = w[0], .groups = a->groups, .cg = w[1]};
-    if (a->stride.n != 2 || a->pad.n != 2 || a->dilation.n != 2)
+    tbi_conv_geometry g = {.n = x[0], .c = x[1], .o = w[0], .groups = a.groups, .cg = w[1]};
+    if (a.stride.n != 2 || a.pad.n != 2 || a.dilation.n != 2)
         return TB_FAIL(TB_ERR_INVALID, "%s: stride, pad and dilation have two entries: height, width", op);
     if (g.groups < 1 || g.c % g.groups || g.o % g.groups || g.c / g.groups != g.cg)
         return TB_FAIL(TB_ERR_SHAPE,
@@ -60,9 +54,9 @@ static tb_status geometry_of(const char *op, const conv2d_attrs *a, const int64_
     for (int i = 0; i < 2; i++) {
         g.in[i] = x[2 + i];
         g.kernel[i] = w[2 + i];
-        g.stride[i] = a->stride.at[i];
-        g.pad[i] = a->pad.at[i];
-        g.dilation[i] = a->dilation.at[i];
+        g.stride[i] = a.stride.at[i];
+        g.pad[i] = a.pad.at[i];
+        g.dilation[i] = a.dilation.at[i];
         if (g.stride[i] < 1 || g.dilation[i] < 1 || g.pad[i] < 0)
             return TB_FAIL(TB_ERR_INVALID, "%s: stride and dilation must be at least 1 and pad at least 0",
                            op);
@@ -70,12 +64,19 @@ static tb_status geometry_of(const char *op, const conv2d_attrs *a, const int64_
         if (g.kernel[i] < 1 || room < 0)
             return TB_FAIL(TB_ERR_SHAPE,
                            "%s: a window of %s (dilation %s) does not fit into input %s with pad %s", op,
-                           tb_dims_text(2, w + 2), tb_dims_text(2, a->dilation.at), tb_dims_text(4, x),
-                           tb_dims_text(2, a->pad.at));
+                           tb_dims_text(2, w + 2), tb_dims_text(2, a.dilation.at), tb_dims_text(4, x),
+                           tb_dims_text(2, a.pad.at));
         g.out[i] = room / g.stride[i] + 1;
     }
     *to = g;
     return TB_OK;
+}
+
+/* Of an input x, a weight w and the attributes. */
+static tb_status geometry_of(const char *op, const conv2d_attrs *a, const int64_t *x, const int64_t *w,
+                             tbi_conv_geometry *to)
+{
+    return tbi_conv_geometry_of(op, (tbi_conv_window){a->stride, a->pad, a->dilation, a->groups}, x, w, to);
 }
 
 static tb_status check_images(const tb_op_call *c, const char *first, const char *second)
@@ -95,15 +96,8 @@ static int64_t at4(const tb_tensor *t, int64_t a, int64_t b, int64_t c, int64_t 
     return a * t->strides[0] + b * t->strides[1] + c * t->strides[2] + d * t->strides[3];
 }
 
-/* Place in the input that output place `o` sees through window element `k`; -1 in the padding. */
-static int64_t input_place(const geometry *g, int axis, int64_t o, int64_t k)
-{
-    int64_t i = o * g->stride[axis] - g->pad[axis] + k * g->dilation[axis];
-    return i < g->in[axis] ? i : -1;
-}
-
 /* Place in the output that sees input place `i` through window element `k`; -1: none. */
-static int64_t output_place(const geometry *g, int axis, int64_t i, int64_t k)
+static int64_t output_place(const tbi_conv_geometry *g, int axis, int64_t i, int64_t k)
 {
     int64_t at = i + g->pad[axis] - k * g->dilation[axis];
     if (at < 0 || at % g->stride[axis]) return -1;
@@ -116,7 +110,7 @@ static tb_epilogue_act act_of(const tb_op_call *c)
 }
 
 /* ---- kernels: all ops take dense operands and split themselves over the pool ---- */
-static tb_status run_kernel(tb_op_call *c, const geometry *g, const tb_conv_args *operands)
+static tb_status run_kernel(tb_op_call *c, const tbi_conv_geometry *g, const tb_conv_args *operands)
 {
     tb_conv_args a = *operands;
     a.n = g->n, a.c = g->c, a.h = g->in[0], a.w = g->in[1], a.groups = g->groups;
@@ -141,7 +135,7 @@ static tb_status run_kernel(tb_op_call *c, const geometry *g, const tb_conv_args
 static tb_status conv2d_shape(tb_op_call *c)
 {
     const tb_tensor *b = c->n_in > 2 ? c->in[2] : NULL;
-    geometry g;
+    tbi_conv_geometry g;
     TB_TRY(check_images(c, "input", "weight"));
     TB_TRY(geometry_of("conv2d", c->attrs, c->in[0]->dims, c->in[1]->dims, &g));
     if (b && (b->dtype != c->in[0]->dtype || b->rank != 1 || b->dims[0] != g.o))
@@ -155,7 +149,7 @@ static tb_status conv2d_shape(tb_op_call *c)
 }
 
 /* sum over the window of one output element */
-static double window_sum(const geometry *g, const tb_tensor *x, const tb_tensor *w, int64_t n, int64_t o,
+static double window_sum(const tbi_conv_geometry *g, const tb_tensor *x, const tb_tensor *w, int64_t n, int64_t o,
                          int64_t i, int64_t j)
 {
     double sum = 0;
@@ -163,7 +157,7 @@ static double window_sum(const geometry *g, const tb_tensor *x, const tb_tensor 
     for (int64_t ch = 0; ch < g->cg; ch++)
         for (int64_t p = 0; p < g->kernel[0]; p++)
             for (int64_t q = 0; q < g->kernel[1]; q++) {
-                int64_t y = input_place(g, 0, i, p), z = input_place(g, 1, j, q);
+                int64_t y = tbi_conv_input_place(g, 0, i, p), z = tbi_conv_input_place(g, 1, j, q);
                 if (y >= 0 && z >= 0)
                     sum += tbi_get(x, at4(x, n, first + ch, y, z)) * tbi_get(w, at4(w, o, ch, p, q));
             }
@@ -173,7 +167,7 @@ static double window_sum(const geometry *g, const tb_tensor *x, const tb_tensor 
 static tb_status conv2d_ref(tb_op_call *c)
 {
     const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL;
-    geometry g;
+    tbi_conv_geometry g;
     TB_TRY(geometry_of("conv2d", c->attrs, x->dims, w->dims, &g));
     for (int64_t n = 0, to = 0; n < g.n; n++)
         for (int64_t o = 0; o < g.o; o++) {
@@ -188,7 +182,7 @@ static tb_status conv2d_ref(tb_op_call *c)
 static tb_status conv2d_fast(tb_op_call *c)
 {
     const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL;
-    geometry g;
+    tbi_conv_geometry g;
     TB_TRY(geometry_of("conv2d", c->attrs, x->dims, w->dims, &g));
     const void *bias = b ? tb_op_data(b) : NULL;
     return run_kernel(c, &g, &(tb_conv_args){.x = tb_op_data(x), .weight = tb_op_data(w), .bias = bias});
@@ -222,7 +216,7 @@ static void conv2d_grad(tb_grad_call *c)
 }
 
 /* ---- conv2d_input_grad: g [N, O, H', W'], w -> [N, C, size] ---- */
-static tb_status check_gradient(const tb_op_call *c, const geometry *g)
+static tb_status check_gradient(const tb_op_call *c, const tbi_conv_geometry *g)
 {
     if (tbi_has_dims(c->in[0], 4, (int64_t[]){g->n, g->o, g->out[0], g->out[1]})) return TB_OK;
     return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s does not belong to an output [%lld, %lld, %lld, %lld]",
@@ -230,7 +224,7 @@ static tb_status check_gradient(const tb_op_call *c, const geometry *g)
                    (long long)g->out[0], (long long)g->out[1]);
 }
 
-static tb_status input_geometry(const tb_op_call *c, int64_t *dims, geometry *g)
+static tb_status input_geometry(const tb_op_call *c, int64_t *dims, tbi_conv_geometry *g)
 {
     const conv2d_attrs *a = c->attrs;
     const tb_tensor *w = c->in[1];
@@ -245,14 +239,14 @@ static tb_status input_geometry(const tb_op_call *c, int64_t *dims, geometry *g)
 static tb_status input_grad_shape(tb_op_call *c)
 {
     int64_t dims[4];
-    geometry g;
+    tbi_conv_geometry g;
     TB_TRY(check_images(c, "gradient", "weight"));
     TB_TRY(input_geometry(c, dims, &g));
     tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, 4, dims);
     return TB_OK;
 }
 
-static double input_grad_at(const geometry *g, const tb_tensor *dy, const tb_tensor *w, int64_t n, int64_t ch,
+static double input_grad_at(const tbi_conv_geometry *g, const tb_tensor *dy, const tb_tensor *w, int64_t n, int64_t ch,
                             int64_t i, int64_t j)
 {
     double sum = 0;
@@ -270,7 +264,7 @@ static double input_grad_at(const geometry *g, const tb_tensor *dy, const tb_ten
 static tb_status input_grad_ref(tb_op_call *c)
 {
     int64_t dims[4];
-    geometry g;
+    tbi_conv_geometry g;
     TB_TRY(input_geometry(c, dims, &g));
     for (int64_t n = 0, to = 0; n < g.n; n++)
         for (int64_t ch = 0; ch < g.c; ch++)
@@ -283,7 +277,7 @@ static tb_status input_grad_ref(tb_op_call *c)
 static tb_status input_grad_fast(tb_op_call *c)
 {
     int64_t dims[4];
-    geometry g;
+    tbi_conv_geometry g;
     TB_TRY(input_geometry(c, dims, &g));
     return run_kernel(c, &g, &(tb_conv_args){.g = tb_op_data(c->in[0]), .weight = tb_op_data(c->in[1])});
 }
@@ -298,7 +292,7 @@ static void input_grad_grad(tb_grad_call *c)
 }
 
 /* ---- conv2d_weight_grad: g [N, O, H', W'], x -> [O, C / groups, size] ---- */
-static tb_status weight_geometry(const tb_op_call *c, int64_t *dims, geometry *g)
+static tb_status weight_geometry(const tb_op_call *c, int64_t *dims, tbi_conv_geometry *g)
 {
     const conv2d_attrs *a = c->attrs;
     const tb_tensor *x = c->in[1];
@@ -313,21 +307,21 @@ static tb_status weight_geometry(const tb_op_call *c, int64_t *dims, geometry *g
 static tb_status weight_grad_shape(tb_op_call *c)
 {
     int64_t dims[4];
-    geometry g;
+    tbi_conv_geometry g;
     TB_TRY(check_images(c, "gradient", "input"));
     TB_TRY(weight_geometry(c, dims, &g));
     tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, 4, dims);
     return TB_OK;
 }
 
-static double weight_grad_at(const geometry *g, const tb_tensor *dy, const tb_tensor *x, int64_t o,
+static double weight_grad_at(const tbi_conv_geometry *g, const tb_tensor *dy, const tb_tensor *x, int64_t o,
                              int64_t ch, int64_t p, int64_t q)
 {
     double sum = 0;
     for (int64_t n = 0; n < g->n; n++)
         for (int64_t i = 0; i < g->out[0]; i++)
             for (int64_t j = 0; j < g->out[1]; j++) {
-                int64_t y = input_place(g, 0, i, p), z = input_place(g, 1, j, q);
+                int64_t y = tbi_conv_input_place(g, 0, i, p), z = tbi_conv_input_place(g, 1, j, q);
                 if (y >= 0 && z >= 0)
                     sum += tbi_get(dy, at4(dy, n, o, i, j)) * tbi_get(x, at4(x, n, ch, y, z));
             }
@@ -337,7 +331,7 @@ static double weight_grad_at(const geometry *g, const tb_tensor *dy, const tb_te
 static tb_status weight_grad_ref(tb_op_call *c)
 {
     int64_t dims[4];
-    geometry g;
+    tbi_conv_geometry g;
     TB_TRY(weight_geometry(c, dims, &g));
     for (int64_t o = 0, to = 0; o < g.o; o++)
         for (int64_t ch = 0; ch < g.cg; ch++)
@@ -351,7 +345,7 @@ static tb_status weight_grad_ref(tb_op_call *c)
 static tb_status weight_grad_fast(tb_op_call *c)
 {
     int64_t dims[4];
-    geometry g;
+    tbi_conv_geometry g;
     TB_TRY(weight_geometry(c, dims, &g));
     return run_kernel(c, &g, &(tb_conv_args){.g = tb_op_data(c->in[0]), .x = tb_op_data(c->in[1])});
 }

@@ -1,7 +1,7 @@
 /* max_pool2d and avg_pool2d over NCHW images. Max keeps, as a hidden output, where in its plane each maximum
  * lies (the first of equals; the first NaN wins over all), so that backward only puts gradients back; padding
  * never wins. Average counts padding as zeros unless told otherwise. Each backward op is linear, and its
- * gradient is the pooling that it undoes. */
+ * gradient is the pooling that it undoes. max_pool2d_u8 is the integer networks' one: channels last, no indices. */
 #include "rows.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -16,6 +16,8 @@ typedef struct tb_pool2d_opts {
 /* x: [N, C, H, W] floats -> [N, C, H', W'], H' = (H + 2 pad - kernel) / stride + 1, rounded down. */
 tb_tensor *tb_max_pool2d(tb_tensor *x, const tb_pool2d_opts *opts);
 tb_tensor *tb_avg_pool2d(tb_tensor *x, const tb_pool2d_opts *opts);
+/* x: u8 [N, H, W, C] -> [N, H', W', C]; the zero point stays what it was. */
+tb_tensor *tb_max_pool2d_u8(tb_tensor *x, const tb_pool2d_opts *opts);
 //<<<
 #endif
 
@@ -395,6 +397,93 @@ TB_OP(avg_pool2d_grad, .doc = "gradient of avg_pool2d", POOL(avg_grad_attr_table
       .shape = grad_shape, .ref = avg_grad_ref, .fast = grad_fast, .primitives = {"avg_pool2d_grad"},
       .grad = avg_grad_grad, .samples = avg_grad_samples, .tol = TB_TOL(2));
 
+/* ---- max_pool2d_u8: x [N, H, W, C] ---- */
+static tb_status u8_geometry(const tb_op_call *c, geometry *g)
+{
+    const tb_tensor *x = c->in[0];
+    if (x->dtype != TB_U8) return TB_FAIL(TB_ERR_DTYPE, "max_pool2d_u8: takes u8, not %s", tb_dtype_name((tb_dtype)x->dtype));
+    int64_t dims[4] = {x->dims[0], x->dims[3], x->dims[1], x->dims[2]};
+    return geometry_of("max_pool2d_u8", c->attrs, x->rank, dims, g);
+}
+
+static tb_status u8_shape(tb_op_call *c)
+{
+    geometry g;
+    TB_TRY(u8_geometry(c, &g));
+    tb_out_set(c, 0, TB_U8, 4, (int64_t[]){c->in[0]->dims[0], g.out[0], g.out[1], c->in[0]->dims[3]});
+    return TB_OK;
+}
+
+static tb_status u8_ref(tb_op_call *c)
+{
+    const tb_tensor *x = c->in[0];
+    const uint8_t *in = tb_op_data(x);
+    uint8_t *out = tb_op_data(c->out[0]);
+    int64_t channels = x->dims[3], places;
+    geometry g;
+    TB_TRY(u8_geometry(c, &g));
+    places = g.out[0] * g.out[1];
+    for (int64_t i = 0; i < c->out[0]->numel; i++) {
+        rectangle r = window_at(&g, i / channels % places);
+        uint8_t best = 0;
+        for (int64_t y = r.top; y < r.bottom; y++)
+            for (int64_t z = r.left; z < r.right; z++) {
+                uint8_t v = in[i / channels / places * x->strides[0] + y * x->strides[1] + z * x->strides[2] +
+                               i % channels * x->strides[3]];
+                best = v > best ? v : best;
+            }
+        out[i] = best;
+    }
+    return TB_OK;
+}
+
+typedef struct u8_job {
+    const tb_kernel *kernel;
+    tb_pool_u8_args args;
+} u8_job;
+
+static void run_u8_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const u8_job *j = arg;
+    tb_pool_u8_args a = j->args;
+    a.from = begin;
+    a.to = end;
+    j->kernel->run(&a);
+}
+
+static tb_status u8_fast(tb_op_call *c)
+{
+    const tb_tensor *x = c->in[0];
+    geometry g;
+    TB_TRY(u8_geometry(c, &g));
+    u8_job j = {.args = {.h = g.in[0], .w = g.in[1], .c = x->dims[3], .oh = g.out[0], .ow = g.out[1],
+                         .kh = g.a->kernel.at[0], .kw = g.a->kernel.at[1], .x = tb_op_data(x),
+                         .out = tb_op_data(c->out[0])}};
+    for (int i = 0; i < 2; i++) j.args.stride[i] = g.a->stride.at[i], j.args.pad[i] = g.a->pad.at[i];
+    if (!x->is_contiguous || !(j.kernel = tb_call_kernel(c, 0, TB_U8, &j.args))) return TB_ERR_UNSUPPORTED;
+    if (c->out[0]->numel > 0)
+        tb_pool_run(x->numel > 1 << 17 ? c->ctx->pool : NULL, x->dims[0] * g.out[0], run_u8_rows, &j);
+    return TB_OK;
+}
+
+static void u8_samples(tb_samples *to)
+{
+    static const pool2d_attrs attrs[] = {{{2, {2, 2}}, {2, {2, 2}}, {2, {0, 0}}, false, {0}},
+                                         {{2, {3, 2}}, {2, {1, 2}}, {2, {1, 1}}, false, {0}}};
+    static const int64_t x[][4] = {{2, 8, 6, 32}, {3, 5, 7, 3}, {0, 4, 4, 4}, {1, 2, 2, 70}};
+    for (size_t i = 0; i < 8; i++) {
+        const int64_t *d = x[i / 2];
+        tb_sample(to, &attrs[i % 2], 1, &(tb_sample_in){TB_SHAPE(d[0], d[1], d[2], d[3]), .has_dtype = true,
+                                                        .dtype = TB_U8, .lo = 0, .hi = 255, .fill = TB_FILL_INTEGER});
+    }
+}
+
+TB_OP(max_pool2d_u8, .doc = "max pooling of u8 images (NHWC)", .n_in_min = 1, .n_in = 1, .n_out = 1,
+      .dtypes = TB_DTYPE_BIT(TB_U8), .dtypes_reason = "activations are u8", TB_ATTRS(pool2d_attrs, max_attr_table),
+      .shape = u8_shape, .ref = u8_ref, .fast = u8_fast, .primitives = {"max_pool2d_u8"},
+      .no_grad = "integers have none", .samples = u8_samples, .tol = TB_TOL_EXACT);
+
 static tb_tensor *pool(const tb_op *op, tb_tensor *x, const tb_pool2d_opts *o)
 {
     pool2d_attrs a = {.kernel.n = 2, .stride.n = 2, .pad.n = 2, .exclude_pad = o->exclude_pad};
@@ -413,4 +502,8 @@ tb_tensor *tb_max_pool2d(tb_tensor *x, const tb_pool2d_opts *opts)
 tb_tensor *tb_avg_pool2d(tb_tensor *x, const tb_pool2d_opts *opts)
 {
     return pool(&tb_op_avg_pool2d, x, opts);
+}
+tb_tensor *tb_max_pool2d_u8(tb_tensor *x, const tb_pool2d_opts *opts)
+{
+    return pool(&tb_op_max_pool2d_u8, x, opts);
 }

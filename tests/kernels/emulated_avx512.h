@@ -122,6 +122,9 @@ EMULATED __m512 emulated_shuffle_f32x4(__m512 a, __m512 b, int select)
 }
 #define _mm512_shuffle_f32x4(a, b, select) emulated_shuffle_f32x4((a), (b), (select))
 
+#undef _mm512_madd_epi16 /* SIMDe 0.7.4 gives the name to the masked form */
+#define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16((a), (b))
+
 #include "tb_kernel.h"
 #undef TB_KERNEL
 #define TB_KERNEL(name_) extern const tb_kernel tbi_emulated_##name_; const tb_kernel tbi_emulated_##name_

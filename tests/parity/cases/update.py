@@ -1,5 +1,6 @@
 """Optimizer steps, and the integers of INT8 inference. torch.optim itself takes the step."""
 import torch
+import torch.nn.functional as F
 
 from . import Case, case, fixed
 
@@ -83,3 +84,32 @@ def linear_u8s8(r):
         y = (x.int() @ w.int().T + offset).float() * scale
         return (torch.round(y) + zero).clamp(0, 255).to(torch.uint8) if to_u8 else y
     return Case([x, w, offset, scale], run, {"to_u8": to_u8, "zero": zero, "low": 0})
+
+
+@case("conv2d_u8s8")
+def conv2d_u8s8(r):
+    n, c, o, kernel, to_u8 = r.size(3), r.size(20), r.size(40), r.integer(1, 3), r.pick(True, False)
+    x_zero, zero, stride, pad = r.integer(0, 200), r.integer(0, 200), r.integer(1, 2), r.integer(0, 2)
+    x = r.indices(n, r.integer(3, 9), r.integer(3, 9), c, below=256, dtype=torch.uint8)
+    w, offset = r.indices(o, kernel, kernel, c, below=255), r.indices(o, below=5000, dtype=torch.int32)
+    w = fixed((w.value - 127).to(torch.int8))
+    scale = fixed((torch.rand(o, generator=r.generator) + 0.1) / 1000)
+
+    def run(x, w, offset, scale):
+        image = F.pad(x.permute(0, 3, 1, 2).double(), (pad,) * 4, value=x_zero)
+        sums = F.conv2d(image, w.permute(0, 3, 1, 2).double(), stride=stride).permute(0, 2, 3, 1)
+        y = (sums.to(torch.int32) + offset).float() * scale
+        return (torch.round(y) + zero).clamp(0, 255).to(torch.uint8) if to_u8 else y
+    return Case([x, w, offset, scale], run,
+                {"stride": [stride] * 2, "pad": [pad] * 2, "dilation": [1, 1], "groups": 1, "x_zero": x_zero,
+                 "to_u8": to_u8, "zero": zero, "low": 0})
+
+
+@case("max_pool2d_u8")
+def max_pool2d_u8(r):
+    kernel, stride = r.integer(1, 3), r.integer(1, 3)
+    pad = r.integer(0, kernel // 2)
+    x = r.indices(r.size(3), r.integer(3, 9), r.integer(3, 9), r.size(70), below=256, dtype=torch.uint8)
+    return Case([x], lambda x: F.max_pool2d(x.permute(0, 3, 1, 2).double(), kernel, stride, pad)
+                .permute(0, 2, 3, 1).to(torch.uint8),
+                {"kernel": [kernel] * 2, "stride": [stride] * 2, "pad": [pad] * 2})

@@ -1,0 +1,25 @@
+/* The geometry of a convolution, which its ops share whatever their dtypes and layouts are. */
+#pragma once
+#include "tb_op.h"
+
+typedef struct tbi_conv_window {
+    tb_ints stride, pad, dilation; /* height, width */
+    int64_t groups;
+} tbi_conv_window;
+
+typedef struct tbi_conv_geometry {
+    int64_t n, c, o, groups, cg, og;  /* cg, og: channels of a group */
+    int64_t in[2], kernel[2], out[2]; /* height, width */
+    int64_t stride[2], pad[2], dilation[2];
+} tbi_conv_geometry;
+
+/* Of an input x [N, C, H, W] and a weight w [O, C / groups, P, Q]; fails where they do not fit each other. */
+TB_MUST_USE tb_status tbi_conv_geometry_of(const char *op, tbi_conv_window a, const int64_t *x, const int64_t *w,
+                                           tbi_conv_geometry *to);
+
+/* Place in the input that output place `o` sees through window element `k`; negative in the padding. */
+static inline int64_t tbi_conv_input_place(const tbi_conv_geometry *g, int axis, int64_t o, int64_t k)
+{
+    int64_t i = o * g->stride[axis] - g->pad[axis] + k * g->dilation[axis];
+    return i < g->in[axis] ? i : -1;
+}
