@@ -7,6 +7,7 @@
 #include "tb_graph.h"
 #include "tb_ops.h"
 #include "tb_pass.h"
+#include "tb_profile.h"
 #include "tb_safetensors.h"
 #include "tb_status.h"
 #include "tb_tensor.h"

@@ -2,12 +2,15 @@
  *
  * Each step is timed by itself and counted: calls of the allocator and minor page faults of the whole process, which a
  * steady step must not make. Memory at the peak is told by purpose. Beside a text model's loss stand the entropy of
- * single bytes and what bzip2 makes of the text. */
+ * single bytes and what bzip2 makes of the text.
+ *
+ * --trace profiles a few steps after the warm-up; their samples are kept apart, as those of the warm-up are. */
 #include "malloc_count.h"
 #include "tb_alloc.h"
 #include "tb_comm.h"
 #include "tb_cpu.h"
 #include "tb_driver.h"
+#include "tb_profile.h"
 #include "tb_train.h"
 #include "text_reference.h"
 #include <math.h>
@@ -15,7 +18,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { WARMUP_STEPS = 10, TEXT_EVAL_BATCH = 64, IMAGE_EVAL_BATCH = 500 };
+enum { WARMUP_STEPS = 10, PROFILED_STEPS = 5, PROFILED_CALLS = 1 << 15, TEXT_EVAL_BATCH = 64, IMAGE_EVAL_BATCH = 500 };
 
 static const tb_key keys[] = {
     {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "a model, with options: gpt:layers=2,width=64"},
@@ -66,6 +69,7 @@ typedef struct train_state {
     tb_dataset *data;
     tb_model *model;
     tb_trainer *trainer;
+    tb_profile *profile; /* NULL without --trace */
     int64_t steps, context;
     bool is_text;
     int64_t evaluations;
@@ -129,6 +133,7 @@ static tb_status setup(const tb_run *run, void **out)
     tb_trainer_config config = config_of(run, s);
     TB_TRY(tb_trainer_create(&config, &s->trainer));
     if (resume[0]) TB_TRY(tb_trainer_load(s->trainer, resume));
+    if (run->traced) TB_TRY(tb_profile_create(s->ctx, PROFILED_CALLS, &s->profile));
     tb_emit_fact(run, "data/train/sha256", tb_dataset_part(s->data, TB_SPLIT_TRAIN)->sha256);
     tb_emit_fact(run, "data/test/sha256", tb_dataset_part(s->data, TB_SPLIT_TEST)->sha256);
     tb_emit_fact(run, "model/spec", tb_model_spec(s->model));
@@ -165,6 +170,16 @@ static tb_status timed_step(const tb_run *run, train_state *s, int64_t step)
     return isfinite(loss) ? TB_OK : TB_FAIL(TB_ERR_INVALID, "training: the loss is %g in step %lld", loss, (long long)step);
 }
 
+static tb_status profiled_step(const tb_run *run, train_state *s, int64_t step)
+{
+    int64_t start = tb_now_ns();
+    tb_profile_on(s->profile, true);
+    TB_TRY(timed_step(run, s, step));
+    tb_profile_on(s->profile, false);
+    tb_profile_span(s->profile, "step", start, tb_now_ns());
+    return TB_OK;
+}
+
 static tb_status evaluate(const tb_run *run, train_state *s)
 {
     tb_evaluation e;
@@ -196,9 +211,11 @@ static tb_status train(const tb_run *run, void *state)
     int64_t start_ns = tb_now_ns();
     bool stop = false;
     for (int64_t step = first; step < s->steps && !stop; step++) {
-        tb_run_warming(run, step - first < WARMUP_STEPS);
+        int64_t done = step - first;
+        bool profiled = s->profile && done >= WARMUP_STEPS && done < WARMUP_STEPS + PROFILED_STEPS;
+        tb_run_warming(run, done < WARMUP_STEPS || profiled);
         tb_run_phase(run, "train", step, s->steps);
-        TB_TRY(timed_step(run, s, step));
+        TB_TRY(profiled ? profiled_step(run, s, step) : timed_step(run, s, step));
         if (++since == interval) {
             TB_TRY(sync(run, s, start_ns, &interval, &stop));
             since = 0;
@@ -271,11 +288,27 @@ static tb_status emit_sample_text(const tb_run *run, const train_state *s)
     return st;
 }
 
+static tb_status emit_profile(const tb_run *run, const train_state *s)
+{
+    tb_text trace = {0}, table = {0};
+    tb_profile_trace(s->profile, run->rank, &trace);
+    tb_status st = tb_profile_table(s->profile, &table);
+    if (st == TB_OK && trace.failed) st = TB_ERR_OOM;
+    if (st == TB_OK) {
+        tb_emit_text(run, "profile", tb_text_str(&table));
+        tb_emit_text(run, "trace", tb_text_str(&trace));
+    }
+    tb_text_free(&trace);
+    tb_text_free(&table);
+    return st;
+}
+
 static tb_status finish(const tb_run *run, void *state)
 {
     train_state *s = state;
     const char *save = tb_param_str(run, "save");
     emit_memory(run, s);
+    if (s->profile) TB_TRY(emit_profile(run, s));
     TB_TRY(evaluate(run, s));
     TB_TRY(emit_hash(run, s));
     if (run->rank == 0 && save[0]) TB_TRY(tb_trainer_save(s->trainer, save));
@@ -288,6 +321,7 @@ static void teardown(void *state)
 {
     train_state *s = state;
     if (!s) return;
+    tb_profile_destroy(s->profile);
     tb_trainer_destroy(s->trainer);
     tb_model_destroy(s->model);
     tb_dataset_close(s->data);

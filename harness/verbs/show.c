@@ -121,6 +121,30 @@ static void print_result(const tb_result *r, bool with_facts)
     else printf("\n  --facts shows build, machine, libraries and environment\n");
 }
 
+/* A text alone, as its driver wrote it, ready for the tool that reads it. The first launch that has it speaks. */
+static int show_text(const char *path, const char *name)
+{
+    tb_results results;
+    if (tb_results_read(path, &results) != TB_OK) return tb_report(stderr);
+    const tb_artefact *found = NULL;
+    for (int r = 0; r < results.n && !found; r++)
+        for (int l = 0; l < results.at[r]->n_launches && !found; l++) {
+            const tb_launch *launch = results.at[r]->launches[l];
+            for (int i = 0; i < launch->n_artefacts && !found; i++)
+                if (strcmp(launch->artefacts[i].name, name) == 0) found = &launch->artefacts[i];
+        }
+    int code = 0;
+    if (found) {
+        fputs(found->text, stdout);
+    } else {
+        (void)TB_FAIL(TB_ERR_NOT_FOUND, "%s holds no text '%s'%s", path, name,
+                      strcmp(name, "trace") == 0 ? "; tb run --trace writes one" : "");
+        code = tb_report(stderr);
+    }
+    tb_results_free(&results);
+    return code;
+}
+
 static int show_results(const char *path, bool json, bool with_facts)
 {
     tb_results results;
@@ -151,6 +175,8 @@ static int show(const tb_args *args)
     bool is_yaml = strstr(what, ".yaml") != NULL;
     bool is_path = !is_yaml && access(what, F_OK) == 0;
     if (tb_args_has(args, "keys") || !is_path) return show_experiment(what, tb_args_has(args, "keys"));
+    const char *text = tb_args_get(args, "text");
+    if (text) return show_text(what, text);
     return show_results(what, tb_args_has(args, "json"), tb_args_has(args, "facts"));
 }
 
@@ -158,10 +184,11 @@ static const tb_option options[] = {
     {"keys", 0, NULL, "an experiment's keys: type, default, range, meaning; and its metrics"},
     {"facts", 0, NULL, "a result's provenance too"},
     {"json", 0, NULL, "results as JSON"},
+    {"text", 0, "NAME", "one text that the run wrote, alone: profile, trace, sample"},
 };
 
 TB_VERB(show, .group = TB_VERB_EXPERIMENT, .args = "EXPERIMENT | RUN", .min_args = 1, .max_args = 1,
         .doc = "An experiment, or what a run measured",
         .help = "RUN is a folder in results/runs/, one of its .h5 files, or a .journal: also of a run that "
                 "was killed.",
-        .options = options, .n_options = 3, .run = show);
+        .options = options, .n_options = sizeof options / sizeof options[0], .run = show);

@@ -1,5 +1,5 @@
 /* Max and average pooling of planes, f32, and their gradients: plain loops that the compiler vectorises for the file's
- * ISA (nothing here rounds differently for it).
+ * ISA (nothing here rounds differently for it), and windows of 2x2 over the lanes of vec_*.h, which comes first.
  *
  * A row of outputs is made in two steps, in pieces that fit a buffer: down the window's rows for every column, then
  * across its columns. Among equal maxima the first in row-major order wins, NaN wins over numbers. Sums of average
@@ -12,6 +12,7 @@
 #include <string.h>
 
 enum { PIECE = 1024 };
+static const int32_t lane_numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 /* Outputs [j0, j1) of row i, and the part of the plane under them: columns [x0, x1), rows [y0, y1). */
 typedef struct piece {
@@ -43,6 +44,9 @@ static inline void window(const tb_pool2d_args *p, const piece *q, int64_t j, in
     *to = clip_i64(left + p->kw, q->x0, q->x1) - q->x0;
 }
 
+/* Whether x takes the place of the best so far. */
+static inline bool wins(float x, float best) { return (x > best) | ((x != x) & (best == best)); }
+
 static void max_piece(const tb_pool2d_args *p, const piece *q, const float *plane, float *out, int32_t *index)
 {
     float best[PIECE];
@@ -56,9 +60,9 @@ static void max_piece(const tb_pool2d_args *p, const piece *q, const float *plan
             continue;
         }
         for (int64_t x = 0; x < n; x++) {
-            bool wins = row[x] > best[x] || (row[x] != row[x] && best[x] == best[x]);
-            best[x] = wins ? row[x] : best[x];
-            at[x] = wins ? here + (int32_t)x : at[x];
+            bool better = wins(row[x], best[x]);
+            best[x] = better ? row[x] : best[x];
+            at[x] = better ? here + (int32_t)x : at[x];
         }
     }
     for (int64_t j = q->j0; j < q->j1; j++) {
@@ -73,6 +77,44 @@ static void max_piece(const tb_pool2d_args *p, const piece *q, const float *plan
         }
         out[j] = b;
         if (index) index[j] = where;
+    }
+}
+
+/* The greater of two with where it lies: the first of equals, NaN over numbers. */
+VEC void keep_greater(vf *best, vi *at, vf x, vi x_at)
+{
+    vm stays = vf_le(x, *best), is_nan = vf_isnan(*best);
+    *at = vi_select(is_nan, *at, vi_select(stays, *at, x_at));
+    *best = vf_select(is_nan, *best, vf_select(stays, *best, x));
+}
+
+/* One row of outputs of windows 2x2 side by side, all inside the plane: the usual case, without a buffer. The four
+ * are looked at in row-major order. */
+static void max_row_2x2(const float *top, const float *bottom, int64_t ow, int32_t w, int32_t first, float *out, int32_t *index)
+{
+    vi lane = vf_bits(vf_load((const float *)lane_numbers)), at, one = vi_set1(1), below = vi_set1(w), across = vi_set1(w + 1);
+    for (int64_t j = 0; j < ow; j += VL) {
+        int n = ow - j < VL ? (int)(ow - j) : VL;
+        vf a, b, c, d;
+        vf_load_pairs(top + 2 * j, n, &a, &b);
+        vf_load_pairs(bottom + 2 * j, n, &c, &d);
+        at = vi_add(vi_set1(first + 2 * (int32_t)j), vi_add(lane, lane));
+        vi a_at = at;
+        keep_greater(&a, &at, b, vi_add(a_at, one));
+        keep_greater(&a, &at, c, vi_add(a_at, below));
+        keep_greater(&a, &at, d, vi_add(a_at, across));
+        vf_store_part(out + j, a, n);
+        vf_store_part((float *)index + j, vi_as_vf(at), n); /* bits */
+    }
+}
+
+static void run_max_pool2d_2x2(const tb_pool2d_args *p)
+{
+    for (int64_t row = 0; row < p->planes * p->oh; row++) {
+        int64_t y = row % p->oh * 2;
+        const float *top = (const float *)p->in + (row / p->oh * p->h + y) * p->w;
+        max_row_2x2(top, top + p->w, p->ow, (int32_t)p->w, (int32_t)(y * p->w), (float *)p->out + row * p->ow,
+                    (int32_t *)p->index + row * p->ow);
     }
 }
 
@@ -95,6 +137,10 @@ static void average_piece(const tb_pool2d_args *p, const piece *q, const float *
 static void run_max_pool2d(const void *args)
 {
     const tb_pool2d_args *p = args;
+    if (p->index && p->kh == 2 && p->kw == 2 && p->stride[0] == 2 && p->stride[1] == 2 && p->pad[0] == 0 && p->pad[1] == 0) {
+        run_max_pool2d_2x2(p);
+        return;
+    }
     for (int64_t row = 0; row < p->planes * p->oh; row++) {
         const float *plane = (const float *)p->in + row / p->oh * p->h * p->w;
         int32_t *index = p->index ? (int32_t *)p->index + row * p->ow : NULL;

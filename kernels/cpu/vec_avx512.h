@@ -65,6 +65,14 @@ VEC vm vm_first(int n) { return lanes_below(n); }
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 VEC vi vi_select(vm m, vi yes, vi no) { return _mm512_mask_blend_epi32(m, no, yes); }
 
+VEC void vf_load_pairs(const float *p, int n, vf *even, vf *odd)
+{
+    vf a = vf_load_n(p, n > VL / 2 ? VL : 2 * n), b = vf_load_n(p + VL, n > VL / 2 ? 2 * n - VL : 0);
+    vi at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    *even = _mm512_permutex2var_ps(a, at, b);
+    *odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(at, _mm512_set1_epi32(1)), b);
+}
+
 VEC vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 
 VEC vm vm_load_bool(const uint8_t *p)

@@ -77,6 +77,11 @@ VEC vm vm_first(int n) { return n > 0; }
 VEC vf vf_select(vm m, vf yes, vf no) { return m ? yes : no; }
 VEC vi vi_select(vm m, vi yes, vi no) { return m ? yes : no; }
 
+VEC void vf_load_pairs(const float *p, int n, vf *even, vf *odd)
+{
+    *even = n > 0 ? p[0] : 0.0f;
+    *odd = n > 0 ? p[1] : 0.0f;
+}
 VEC vi vi_load_u8(const uint8_t *p) { return *p; }
 VEC vm vm_load_bool(const uint8_t *p) { return *p != 0; }
 

@@ -85,6 +85,25 @@ static void a_run_can_be_shown_and_compared(void **state)
     expect(&run, 2, "missing: No such file or directory");
 }
 
+static void a_traced_run_shows_its_profile(void **state)
+{
+    (void)state;
+    write_file("experiments/x.yaml", "driver: train\nparams: {model: 'gpt:layers=1,width=32', data: 'text:words', context: 16,"
+                                     " steps: 20, batch: 2}\n");
+    char words[8192];
+    for (size_t i = 0; i < sizeof words; i++) words[i] = "a few words "[i % 12];
+    words[sizeof words - 1] = '\0';
+    write_file("words", words);
+    program_run run = run_program("run x --out a --trace");
+    expect(&run, 0, "1 of 1 points ok");
+    run = run_program("show a --text profile");
+    expect(&run, 0, "\ncross_entropy ");
+    run = run_program("show a --text trace | head -c 40");
+    expect(&run, 0, "{\"displayTimeUnit\":");
+    run = run_program("show a --text nothing");
+    expect(&run, 2, "a holds no text 'nothing'");
+}
+
 static void info_and_doctor_know_this_machine(void **state)
 {
     (void)state;
@@ -125,6 +144,7 @@ int main(void)
         IN_SCRATCH(list_tells_what_an_experiment_asks),
         IN_SCRATCH(keys_are_shown_from_the_tables_that_check_them),
         IN_SCRATCH(a_run_can_be_shown_and_compared),
+        IN_SCRATCH(a_traced_run_shows_its_profile),
         IN_SCRATCH(info_and_doctor_know_this_machine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
