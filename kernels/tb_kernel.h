@@ -84,7 +84,9 @@ typedef struct tb_gemm_args {
     int tree;             /* 1, or a power of two <= 8 */
     bool accumulate;      /* C += instead of C = (the sum of the chains is added to C once) */
     const void *bias;     /* [N] or NULL: added to the finished sum */
-    tb_epilogue_act act;  /* applied after the bias */
+    const void *residual; /* like C, rows residual_row elements apart, or NULL: added after the bias; may be C itself */
+    int64_t residual_row;
+    tb_epilogue_act act;  /* applied last */
     const void *packed_b; /* from .pack of the same kernel, or NULL */
     void *scratch;        /* .scratch_bytes of it, 64-byte aligned; what is needed depends on all fields but pointers
                              (a NULL packed_b and the pool's size count) */
@@ -106,7 +108,8 @@ typedef struct tb_conv_args {
     const void *g;         /* gradient of y: input_grad, weight_grad */
     void *out;             /* y, dx or dw */
     const void *bias;      /* forward: [O] or NULL */
-    tb_epilogue_act act;   /* forward */
+    const void *residual;  /* forward: like out, or NULL: added after the bias; may be out itself */
+    tb_epilogue_act act;   /* forward, last */
     bool accumulate;       /* gradients: add to out, once */
     int tree;              /* weight_grad: 1, 2, 4 or 8 */
     void *scratch;         /* .scratch_bytes, 64-byte aligned; depends on all fields but pointers */

@@ -150,20 +150,21 @@ static bool same_place(const tb_tensor *a, const tb_tensor *b)
            memcmp(a->dims, b->dims, sizeof *a->dims * (size_t)a->rank) == 0;
 }
 
-/* A pointwise node writes where it reads: its result takes the buffer of an operand that has its last use here, unless
+/* An op that may write where it reads: its result takes the buffer of an operand that has its last use here, unless
  * another operand shows the same bytes in another way. */
 static void take_over(const tb_graph *g, plan *p, int at)
 {
     const tb_op_call *c = &p->calls[at];
     tb_tensor *out = c->out[0];
-    if (c->op->fusion != TB_FUSE_POINTWISE || c->op->n_out != 1 || c->spec[0].is_view) return;
+    bool is_pointwise = c->op->fusion == TB_FUSE_POINTWISE;
+    if ((!is_pointwise && !c->op->overwrites) || c->op->n_out != 1 || c->spec[0].is_view) return;
     tb_storage *mine = out->storage;
     for (int k = 0; k < c->n_in && out->storage == mine; k++) {
         const tb_tensor *in = c->in[k];
         buffer *b = in ? buffer_of(p, in) : NULL;
-        bool may = b && !b->is_external && b->last == at && b->bytes == buffer_of(p, out)->bytes && same_place(in, out);
+        bool may = (is_pointwise || c->op->overwrites >> k & 1) && b && !b->is_external && b->last == at && b->bytes == buffer_of(p, out)->bytes && same_place(in, out);
         for (int o = 0; may && o < c->n_in; o++)
-            may = !c->in[o] || c->in[o]->storage != in->storage || same_place(c->in[o], in);
+            may = !c->in[o] || o == k || c->in[o]->storage != in->storage || (is_pointwise && same_place(c->in[o], in));
         if (!may) continue;
         b->last = buffer_of(p, out)->last;
         buffer_of(p, out)->is_external = true;

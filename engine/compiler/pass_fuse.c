@@ -1,6 +1,6 @@
-/* Fusion. Epilogue: an activation moves into the linear or convolution that feeds it. Pointwise: a chain or tree of
- * pointwise nodes becomes one program. A producer joins only when nothing else uses it: its value then lives in
- * registers or L1 and is never written. */
+/* Fusion. Epilogue: the addition of a residual, and an activation, move into the linear or convolution that feeds them.
+ * Pointwise: a chain or tree of pointwise nodes becomes one program. A producer joins only when nothing else uses it: its
+ * value then lives in registers or L1 and is never written. */
 #include "pass_internal.h"
 #include "fused_pointwise.h"
 #include "tb_ops.h"
@@ -12,31 +12,69 @@ static int act_number(const tb_op *op)
            : op == &tb_op_gelu_erf ? TB_ACT_GELU_ERF : op == &tb_op_silu ? TB_ACT_SILU : TB_ACT_NONE;
 }
 
-/* An anchor with an activation is another op: the same operands, and the activation's number among its attributes. */
+/* An anchor with an epilogue is another op: operands x, w, bias, residual, and the activation's number among its
+ * attributes. What both ops have lies at the same places. */
 static const tb_op *with_epilogue(const tb_op *anchor)
 {
-    return anchor == &tb_op_linear ? &tb_op_linear_act : anchor == &tb_op_conv2d ? &tb_op_conv2d_act : NULL;
+    return anchor == &tb_op_linear || anchor == &tb_op_linear_act   ? &tb_op_linear_act
+           : anchor == &tb_op_conv2d || anchor == &tb_op_conv2d_act ? &tb_op_conv2d_act
+                                                                    : NULL;
 }
 
-static const tb_attr *attr_named(const tb_op *op, const char *name)
+static size_t act_offset(const tb_op *op)
 {
     for (int i = 0; i < op->n_attrs; i++)
-        if (strcmp(op->attrs[i].name, name) == 0) return &op->attrs[i];
-    return NULL;
+        if (strcmp(op->attrs[i].name, "act") == 0) return op->attrs[i].offset;
+    return SIZE_MAX;
 }
 
-static tb_status attach(tb_graph *g, int anchor, int act)
+static int64_t act_of(const tb_node *n)
+{
+    size_t at = act_offset(n->op);
+    int64_t act = TB_ACT_NONE;
+    if (n->attrs && at != SIZE_MAX) memcpy(&act, (const char *)n->attrs + at, sizeof act);
+    return act;
+}
+
+static bool same_dims(const tb_value *a, const tb_value *b)
+{
+    bool same = a->rank == b->rank && a->dtype == b->dtype;
+    for (int i = 0; same && i < a->rank; i++) same = tb_dim_equal(a->dims[i], b->dims[i]);
+    return same;
+}
+
+/* The anchor that makes operand `k` of the activation or addition `user`, where it can take that over; -1: none. */
+static int anchor_for(tb_graph *g, tb_pass_run *r, int user, int k)
+{
+    const tb_node *u = &g->nodes[user];
+    int anchor = tbi_producer(g, u->in[k], NULL, false);
+    const tb_node *a = anchor < 0 ? NULL : &g->nodes[anchor];
+    const char *refusal = NULL;
+    if (!a || !with_epilogue(a->op)) return -1;
+    bool adds = u->op == &tb_op_add;
+    if (tb_graph_uses(g, u->in[k]) != 1) refusal = "its result has other uses";
+    else if (act_of(a) != TB_ACT_NONE) refusal = "it has an activation already";
+    else if (adds && a->n_in > 3) refusal = "it has a residual already";
+    else if (adds && !same_dims(&g->values[u->in[1 - k]], &g->values[u->out[0]])) refusal = "the sum broadcasts its other operand";
+    else if (adds && !same_dims(&g->values[u->in[k]], &g->values[u->out[0]])) refusal = "its shape is broadcast by the user";
+    if (refusal) tbi_why(r, g, anchor, user, refusal);
+    return refusal ? -1 : anchor;
+}
+
+/* The anchor again with what `user` does; `residual` may be TB_NO_VALUE. */
+static tb_status attach(tb_graph *g, int anchor, int user, int residual)
 {
     const tb_node *n = &g->nodes[anchor];
     const tb_op *op = with_epilogue(n->op);
-    int out[TB_MAX_OUT], in[3];
+    int out[TB_MAX_OUT], in[4] = {TB_NO_VALUE, TB_NO_VALUE, TB_NO_VALUE, TB_NO_VALUE};
     uint64_t attrs[MAX_ATTR_WORDS] = {0};
-    int64_t number = act_number(g->nodes[act].op);
+    int64_t act = act_number(g->nodes[user].op);
     memcpy(in, n->in, sizeof *in * (size_t)n->n_in);
-    if (n->attrs) memcpy(attrs, n->attrs, n->op->attrs_bytes); /* what both ops have lies at the same places */
-    memcpy((char *)attrs + attr_named(op, "act")->offset, &number, sizeof number);
-    TB_TRY(tb_graph_node(g, op, attrs, n->n_symbolic, n->symbolic, n->n_in, in, out));
-    tb_graph_replace(g, g->nodes[act].out[0], out[0]);
+    if (residual != TB_NO_VALUE) in[3] = residual;
+    if (n->attrs) memcpy(attrs, n->attrs, n->op->attrs_bytes);
+    memcpy((char *)attrs + act_offset(op), &act, sizeof act);
+    TB_TRY(tb_graph_node(g, op, attrs, n->n_symbolic, n->symbolic, in[3] == TB_NO_VALUE ? 3 : 4, in, out));
+    tb_graph_replace(g, g->nodes[user].out[0], out[0]);
     return TB_OK;
 }
 
@@ -44,20 +82,25 @@ static tb_status epilogue(tb_graph *g, tb_pass_run *r)
 {
     int n = g->n_nodes;
     for (int i = 0; i < n; i++) {
-        if (!g->nodes[i].op || act_number(g->nodes[i].op) == TB_ACT_NONE) continue;
-        int anchor = tbi_producer(g, g->nodes[i].in[0], NULL, false);
-        if (anchor < 0 || !with_epilogue(g->nodes[anchor].op)) continue;
-        if (tb_graph_uses(g, g->nodes[i].in[0]) != 1) {
-            tbi_why(r, g, anchor, i, "its result has other uses");
-            continue;
+        const tb_node *u = &g->nodes[i];
+        int k = 0, anchor = -1;
+        if (!u->op) continue;
+        if (u->op == &tb_op_add) { /* of two anchors the later one: its operands are ready last */
+            int first = anchor_for(g, r, i, 0), second = anchor_for(g, r, i, 1);
+            k = second > first;
+            anchor = k ? second : first;
+        } else if (act_number(u->op) != TB_ACT_NONE) {
+            anchor = anchor_for(g, r, i, 0);
         }
+        if (anchor < 0) continue;
         if (!tbi_may_rewrite(r)) return TB_OK;
-        TB_TRY(attach(g, anchor, i));
+        TB_TRY(attach(g, anchor, i, u->op == &tb_op_add ? u->in[1 - k] : TB_NO_VALUE));
     }
     return TB_OK;
 }
 
-const tb_pass tbi_pass_epilogue = {"epilogue", "moves activations into the linear or convolution before them", false, epilogue};
+const tb_pass tbi_pass_epilogue = {"epilogue", "moves residual sums and activations into the linear or convolution before them",
+                                   false, epilogue};
 
 /* ---- pointwise groups ---- */
 typedef struct group {
@@ -72,13 +115,6 @@ static bool fits(const tb_graph *g, int node)
     for (int k = 0; k < n->n_in; k++)
         if (g->values[n->in[k]].dtype != TB_F32) return false;
     return true;
-}
-
-static bool same_dims(const tb_value *a, const tb_value *b)
-{
-    bool same = a->rank == b->rank;
-    for (int i = 0; same && i < a->rank; i++) same = tb_dim_equal(a->dims[i], b->dims[i]);
-    return same;
 }
 
 static int index_of(const int *list, int n, int x)

@@ -121,8 +121,9 @@ static tb_status run_kernel(tb_op_call *c, const tbi_conv_geometry *g, const tb_
     a.act = act_of(c);
     a.tree = c->op == &tb_op_conv2d_weight_grad ? c->ctx->batch_blocks : 1;
     a.pool = c->ctx->pool;
-    for (int i = 0; i < c->n_in; i++)
+    for (int i = 0; i < c->n_in && i < 3; i++)
         if (c->in[i] && !c->in[i]->is_contiguous) return TB_ERR_UNSUPPORTED;
+    if (c->n_in > 3 && c->in[3]) TB_TRY(tbi_dense(c, c->in[3], &a.residual));
     const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)c->in[0]->dtype, &a);
     if (!k) return TB_ERR_UNSUPPORTED;
     size_t scratch = k->scratch_bytes ? k->scratch_bytes(&a) : 0;
@@ -144,7 +145,12 @@ static tb_status conv2d_shape(tb_op_call *c)
                        tb_dtype_name((tb_dtype)b->dtype), tb_shape_text(b));
     if (act_of(c) < TB_ACT_NONE || act_of(c) > TB_ACT_SILU)
         return TB_FAIL(TB_ERR_INVALID, "conv2d_act: no activation has the number %d", (int)act_of(c));
-    tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, 4, (int64_t[]){g.n, g.o, g.out[0], g.out[1]});
+    const int64_t dims[4] = {g.n, g.o, g.out[0], g.out[1]};
+    const tb_tensor *residual = c->n_in > 3 ? c->in[3] : NULL;
+    if (residual && (residual->dtype != c->in[0]->dtype || !tbi_has_dims(residual, 4, dims)))
+        return TB_FAIL(TB_ERR_SHAPE, "conv2d_act: residual %s is not the shape of the result %s", tb_shape_text(residual),
+                       tb_dims_text(4, dims));
+    tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, 4, dims);
     return TB_OK;
 }
 
@@ -166,15 +172,17 @@ static double window_sum(const tbi_conv_geometry *g, const tb_tensor *x, const t
 
 static tb_status conv2d_ref(tb_op_call *c)
 {
-    const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL;
+    const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL, *r = c->n_in > 3 ? c->in[3] : NULL;
     tbi_conv_geometry g;
     TB_TRY(geometry_of("conv2d", c->attrs, x->dims, w->dims, &g));
     for (int64_t n = 0, to = 0; n < g.n; n++)
         for (int64_t o = 0; o < g.o; o++) {
             double bias = b ? tbi_get(b, o * b->strides[0]) : 0;
             for (int64_t i = 0; i < g.out[0]; i++)
-                for (int64_t j = 0; j < g.out[1]; j++)
-                    tbi_put(c->out[0], to++, tbi_act_f64(act_of(c), bias + window_sum(&g, x, w, n, o, i, j)));
+                for (int64_t j = 0; j < g.out[1]; j++) {
+                    double sum = bias + window_sum(&g, x, w, n, o, i, j) + (r ? tbi_get(r, at4(r, n, o, i, j)) : 0);
+                    tbi_put(c->out[0], to++, tbi_act_f64(act_of(c), sum));
+                }
         }
     return TB_OK;
 }
@@ -418,6 +426,9 @@ static void conv2d_act_samples(tb_samples *to)
         a.act = i;
         tb_sample(to, &a, 3,
                   (tb_sample_in[]){image(cases[i].x), image(cases[i].w), {TB_SHAPE(cases[i].w[0])}});
+        tb_sample(to, &a, 4,
+                  (tb_sample_in[]){image(cases[i].x), image(cases[i].w), {TB_SHAPE(cases[i].w[0]), .absent = i % 2 == 1},
+                                   {TB_SHAPE(cases[i].x[0], cases[i].w[0], cases[i].out[0], cases[i].out[1])}});
     }
 }
 
@@ -443,8 +454,8 @@ TB_OP(conv2d, .doc = "2-d convolution (NCHW, OIHW)", CONV2D, .n_in = 3,
       TB_ATTRS(conv2d_attrs, conv2d_attr_table), .shape = conv2d_shape, .ref = conv2d_ref,
       .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad, .cost = conv2d_cost,
       .samples = conv2d_samples);
-TB_OP(conv2d_act, .doc = "act(conv2d), made by the compiler", .n_in_min = 2, .n_in = 3, .n_out = 1,
-      .dtypes = TB_FLOATS, .dtypes_reason = "a layer's weights are floats",
+TB_OP(conv2d_act, .doc = "act(conv2d + residual), made by the compiler", .n_in_min = 2, .n_in = 4, .n_out = 1,
+      .overwrites = 1u << 3, .dtypes = TB_FLOATS, .dtypes_reason = "a layer's weights are floats",
       TB_ATTRS(conv2d_attrs, conv2d_act_attr_table), .shape = conv2d_shape, .ref = conv2d_ref,
       .fast = conv2d_fast, .primitives = {"conv2d"}, .no_grad = "made by fusion, after gradients are traced",
       .fusion = TB_FUSE_ANCHOR, .cost = conv2d_cost, .samples = conv2d_act_samples, .tol = TB_TOL(4));

@@ -1,5 +1,5 @@
 /* linear: y = x W^T + b over the last dimension of x, W as PyTorch keeps it: one gemm with the bias in its
- * epilogue. linear_act is the same with an activation, which the compiler makes of two ops.
+ * epilogue. linear_act is act(x W^T + b + residual), which the compiler makes of up to three ops.
  * linear_weight_grad contracts over the rows: a sum over the batch (pairwise tree over the context's blocks),
  * apart from dx so that it can wait, and able to add into a given gradient. */
 #include "rows.h"
@@ -53,10 +53,13 @@ static tb_status linear_shape(tb_op_call *c)
     if (b && (b->rank != 1 || b->dims[0] != w->dims[0]))
         return TB_FAIL(TB_ERR_SHAPE, "linear: bias must be [%lld] for weight %s, not %s",
                        (long long)w->dims[0], tb_shape_text(w), tb_shape_text(b));
-    if (act_of(c) < TB_ACT_NONE || act_of(c) > TB_ACT_SILU)
-        return TB_FAIL(TB_ERR_INVALID, "linear_act: no activation has the number %d", (int)act_of(c));
     memcpy(dims, x->dims, sizeof dims);
     dims[x->rank - 1] = w->dims[0];
+    if (c->n_in > 3 && c->in[3] && !tbi_has_dims(c->in[3], x->rank, dims))
+        return TB_FAIL(TB_ERR_SHAPE, "linear_act: residual %s is not the shape of the result %s", tb_shape_text(c->in[3]),
+                       tb_dims_text(x->rank, dims));
+    if (act_of(c) < TB_ACT_NONE || act_of(c) > TB_ACT_SILU)
+        return TB_FAIL(TB_ERR_INVALID, "linear_act: no activation has the number %d", (int)act_of(c));
     tb_out_set(c, 0, (tb_dtype)x->dtype, x->rank, dims);
     return TB_OK;
 }
@@ -78,6 +81,7 @@ static tb_status linear_ref(tb_op_call *c)
     tb_dtype t = (tb_dtype)x->dtype;
     int64_t size = (int64_t)tb_dtype_size(t), features = w->dims[1], x_step = tbi_last_stride(x);
     const char *px = tb_op_data(x), *pw = tb_op_data(w), *pb = b ? tb_op_data(b) : NULL;
+    const tb_tensor *residual = c->n_in > 3 ? c->in[3] : NULL;
     char *out = tb_op_data(c->out[0]);
     for (int64_t row = 0; row < tbi_rows(x); row++) {
         int64_t at = tbi_row_at(x, row);
@@ -87,6 +91,7 @@ static tb_status linear_ref(tb_op_call *c)
                 sum += tb_load_f64(t, px + (at + p * x_step) * size) *
                        tb_load_f64(t, pw + (j * w->strides[0] + p * w->strides[1]) * size);
             if (b) sum += tb_load_f64(t, pb + j * b->strides[0] * size);
+            if (residual) sum += tbi_get(residual, tbi_row_at(residual, row) + j * tbi_last_stride(residual));
             tb_store_f64(t, out, tbi_act_f64(act_of(c), sum));
         }
     }
@@ -127,6 +132,10 @@ static tb_status linear_fast(tb_op_call *c)
         .pool = c->ctx->pool,
     };
     if (!tbi_rows_are_even(x, &g.a_row) || (b && !b->is_contiguous)) return TB_ERR_UNSUPPORTED;
+    if (c->n_in > 3 && c->in[3]) {
+        TB_TRY(tbi_dense(c, c->in[3], &g.residual));
+        g.residual_row = g.n;
+    }
     return run_gemm(c, &g, w);
 }
 
@@ -241,8 +250,11 @@ static void linear_samples(tb_samples *to)
 static void linear_act_samples(tb_samples *to)
 {
     for (int64_t act = TB_ACT_NONE; act <= TB_ACT_SILU; act++) {
-        tb_sample(to, &(linear_act_attrs){act}, 3, linear_cases[1]);
-        tb_sample(to, &(linear_act_attrs){act}, 3, linear_cases[5]);
+        const tb_sample_in *small = linear_cases[1], *large = linear_cases[5];
+        tb_sample(to, &(linear_act_attrs){act}, 3, small);
+        tb_sample(to, &(linear_act_attrs){act}, 3, large);
+        tb_sample(to, &(linear_act_attrs){act}, 4, (tb_sample_in[]){small[0], small[1], small[2], {TB_SHAPE(2, 3, 5)}});
+        tb_sample(to, &(linear_act_attrs){act}, 4, (tb_sample_in[]){large[0], large[1], large[2], {TB_SHAPE(17, 19)}});
     }
 }
 
@@ -259,18 +271,18 @@ static void weight_grad_samples(tb_samples *to)
 }
 
 #define LINEAR                                                                                               \
-    .n_in_min = 2, .n_in = 3, .n_out = 1, .dtypes = TB_FLOATS,                                               \
+    .n_in_min = 2, .n_out = 1, .dtypes = TB_FLOATS,                                                          \
     .dtypes_reason = "a layer's weights are floats; use matmul for integers", .primitives = {"gemm"},        \
     .fusion = TB_FUSE_ANCHOR, .tol = TB_TOL(4)
 
-TB_OP(linear, .doc = "x W^T + b", LINEAR, .shape = linear_shape, .ref = linear_ref, .fast = linear_fast,
+TB_OP(linear, .doc = "x W^T + b", LINEAR, .n_in = 3, .shape = linear_shape, .ref = linear_ref, .fast = linear_fast,
       .grad = linear_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .cost = linear_cost,
       .samples = linear_samples);
-TB_OP(linear_act, .doc = "act(x W^T + b), made by the compiler", LINEAR,
+TB_OP(linear_act, .doc = "act(x W^T + b + residual), made by the compiler", LINEAR, .n_in = 4, .overwrites = 1u << 3,
       TB_ATTRS(linear_act_attrs, linear_act_attr_table), .shape = linear_shape, .ref = linear_ref,
       .fast = linear_fast, .no_grad = "made by fusion, after gradients are traced", .cost = linear_cost,
       .samples = linear_act_samples);
-TB_OP(linear_weight_grad, .doc = "sum over rows of g x (gradient of linear's weight)", LINEAR,
+TB_OP(linear_weight_grad, .doc = "sum over rows of g x (gradient of linear's weight)", LINEAR, .n_in = 3,
       .shape = weight_grad_shape, .ref = weight_grad_ref, .fast = weight_grad_fast, .grad = weight_grad_grad,
       .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .cost = weight_grad_cost, .samples = weight_grad_samples);
 

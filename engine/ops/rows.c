@@ -47,6 +47,17 @@ tb_tensor tbi_axis_last(const tb_tensor *t, int axis)
     return moved;
 }
 
+tb_status tbi_dense(tb_op_call *c, const tb_tensor *t, const void **out)
+{
+    *out = tb_op_data(t);
+    if (t->is_contiguous) return TB_OK;
+    void *copy = tb_op_scratch(c, tb_tensor_bytes(t));
+    if (!copy) return TB_ERR_OOM;
+    tbi_copy_elements(copy, NULL, t);
+    *out = copy;
+    return TB_OK;
+}
+
 void tbi_tree_f32(float *sums, int blocks, int64_t n)
 {
     for (int step = 1; step < blocks; step *= 2)

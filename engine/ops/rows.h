@@ -34,6 +34,9 @@ static inline bool tbi_rows_are_dense(const tb_tensor *t, int64_t *stride)
     return (tbi_last_stride(t) == 1 || tbi_last_dim(t) == 1) && tbi_rows_are_even(t, stride);
 }
 
+/* The operand's elements in row-major order: where they lie, or a copy in the call's scratch. */
+TB_MUST_USE tb_status tbi_dense(tb_op_call *c, const tb_tensor *t, const void **out);
+
 /* The activation of an epilogue, in f64: what the ops that take one mean by it. */
 double tbi_act_f64(tb_epilogue_act act, double x);
 

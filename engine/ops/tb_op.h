@@ -184,6 +184,8 @@ struct tb_op {
     const char *no_grad;         /* the reason, when grad is NULL */
     uint32_t saves;
     tb_fusion fusion;
+    uint32_t overwrites;         /* bit i: the result may be put where input i is, if that has its shape and is not read
+                                    again (each element is read before its place is written); pointwise ops: all */
     void (*cost)(const tb_op_call *c, tb_cost *out); /* NULL: pointwise (1 flop an element) */
     void (*samples)(tb_samples *to);
     tb_tol tol;

@@ -37,7 +37,7 @@ static void depthwise_row(const conv_work *c, const float *weight, const float *
         float finished[ROW_VECTORS * VL];
         for (int v = 0; v < ROW_VECTORS; v++) vf_store(finished + v * VL, acc[v]);
         epilogue_row(finished, out + j, (int)min_i64(f->out_w - j, ROW_VECTORS * VL), p->accumulate,
-                     c->bias ? &bias : NULL, 0, p->act);
+                     c->bias ? &bias : NULL, 0, conv_residual(p, out + j), p->act);
     }
 }
 

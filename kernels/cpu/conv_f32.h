@@ -106,21 +106,30 @@ static void conv_b(const gemm_block *w, tile_job *t, int64_t panel, int count, b
                      (int)min_i64(w->n - (panel + q) * NR, NR));
 }
 
+/* The residual of the output at `out`, or NULL. */
+static const float *conv_residual(const conv_problem *p, const float *out)
+{
+    return p->a->residual ? (const float *)p->a->residual + (out - p->out) : NULL;
+}
+
 static float *conv_target(const gemm_block *w, tile_job *t, int64_t i, int64_t j, int cols)
 {
     const conv_work *c = w->problem;
     (void)cols;
     t->out_row = c->p->f.out_h * c->p->f.out_w;
-    return c->p->accumulate || c->bias || c->p->act != TB_ACT_NONE ? NULL : c->out + i * t->out_row + j;
+    bool is_plain = !c->p->accumulate && !c->bias && !c->p->a->residual && c->p->act == TB_ACT_NONE;
+    return is_plain ? c->out + i * t->out_row + j : NULL;
 }
 
 static void conv_finish(const gemm_block *w, const float *sum, int64_t sum_row, int64_t i, int64_t j, int rows, int cols)
 {
     const conv_work *c = w->problem;
     int64_t outputs = c->p->f.out_h * c->p->f.out_w;
-    for (int r = 0; r < rows; r++)
-        epilogue_row(sum + r * sum_row, c->out + (i + r) * outputs + j, cols, c->p->accumulate,
-                     c->bias ? c->bias + i + r : NULL, 0, c->p->act);
+    for (int r = 0; r < rows; r++) {
+        float *out = c->out + (i + r) * outputs + j;
+        epilogue_row(sum + r * sum_row, out, cols, c->p->accumulate, c->bias ? c->bias + i + r : NULL, 0,
+                     conv_residual(c->p, out), c->p->act);
+    }
 }
 
 static const gemm_source image_source = {conv_pass, conv_a, conv_b, conv_target, conv_finish};

@@ -115,15 +115,17 @@ static float *gemm_target(const gemm_block *w, tile_job *t, int64_t i, int64_t j
     const tb_gemm_args *g = ((const gemm_plan *)w->problem)->g;
     (void)cols;
     t->out_row = g->c_row;
-    return g->accumulate || g->bias || g->act != TB_ACT_NONE ? NULL : (float *)g->c + i * g->c_row + j;
+    bool is_plain = !g->accumulate && !g->bias && !g->residual && g->act == TB_ACT_NONE;
+    return is_plain ? (float *)g->c + i * g->c_row + j : NULL;
 }
 
 static void gemm_finish(const gemm_block *w, const float *sum, int64_t sum_row, int64_t i, int64_t j, int rows, int cols)
 {
     const tb_gemm_args *g = ((const gemm_plan *)w->problem)->g;
-    const float *bias = g->bias ? (const float *)g->bias + j : NULL;
+    const float *bias = g->bias ? (const float *)g->bias + j : NULL, *residual = g->residual;
     for (int r = 0; r < rows; r++)
-        epilogue_row(sum + r * sum_row, (float *)g->c + (i + r) * g->c_row + j, cols, g->accumulate, bias, 1, g->act);
+        epilogue_row(sum + r * sum_row, (float *)g->c + (i + r) * g->c_row + j, cols, g->accumulate, bias, 1,
+                     residual ? residual + (i + r) * g->residual_row + j : NULL, g->act);
 }
 
 static const gemm_source matrix_source = {gemm_pass, gemm_a, gemm_b, gemm_target, gemm_finish};

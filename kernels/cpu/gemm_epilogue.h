@@ -1,4 +1,4 @@
-/* What happens to a finished tile of gemm on its way into C: (C +) sum (+ bias), then the activation. */
+/* What happens to a finished tile of gemm on its way into C: (C +) sum (+ bias) (+ residual), then the activation. */
 #pragma once
 #include "tb_kernel.h"
 #include "vec_math.h"
@@ -17,13 +17,14 @@ VEC vf epilogue_act(vf x, tb_epilogue_act act)
 
 /* `bias` of element j is at j * bias_step: 1 per column, 0 one for the row. */
 static void epilogue_row(const float *sum, float *c, int n, bool accumulate, const float *bias, int bias_step,
-                         tb_epilogue_act act)
+                         const float *residual, tb_epilogue_act act)
 {
     for (int j = 0; j < n; j += VL) {
         int left = n - j;
         vf x = vf_load_part(sum + j, left);
         if (accumulate) x = vf_add(vf_load_part(c + j, left), x);
         if (bias) x = vf_add(x, bias_step ? vf_load_part(bias + j, left) : vf_set1(*bias));
+        if (residual) x = vf_add(x, vf_load_part(residual + j, left));
         vf_store_part(c + j, epilogue_act(x, act), left);
     }
 }

@@ -82,9 +82,13 @@ static tb_graph *random_graph(uint64_t seed)
         case 1: values[n++] = add_node(g, unary[roll(&d, 6)], NULL, 0, NULL, 1, (int[]){a}); break;
         case 2: values[n++] = add_node(g, binary[roll(&d, 4)], NULL, 0, NULL, 2, (int[]){a, b}); break;
         case 3: values[n++] = add_node(g, binary[roll(&d, 4)], NULL, 0, NULL, 2, (int[]){a, add_constant(g, &d)}); break;
-        case 4: { /* linear, often followed by an activation */
+        case 4: { /* linear, often followed by a residual, by an activation */
             int w = add_matrix(g, &d, false), bias = roll(&d, 2) ? add_matrix(g, &d, true) : TB_NO_VALUE;
             values[n++] = add_node(g, &tb_op_linear, NULL, 0, NULL, 3, (int[]){a, w, bias});
+            if (roll(&d, 2)) {
+                int h = values[n - 1], other = values[roll(&d, n)];
+                values[n++] = add_node(g, &tb_op_add, NULL, 0, NULL, 2, roll(&d, 2) ? (int[]){h, other} : (int[]){other, h});
+            }
             if (roll(&d, 2)) {
                 int h = values[n - 1];
                 values[n++] = add_node(g, roll(&d, 2) ? &tb_op_relu : &tb_op_gelu_tanh, NULL, 0, NULL, 1, (int[]){h});

@@ -103,11 +103,12 @@ static both dw_of(const tb_conv_args *a, int64_t o, int64_t c, int64_t kh, int64
 }
 
 static void compare(const tb_kernel *k, int which, int64_t at, float got, both want, float before, const tb_conv_args *a,
-                    double bias)
+                    double bias, float residual)
 {
     float exact = want.chain;
     if (a->accumulate) exact = before + exact;
     if (bias != 0) exact += (float)bias;
+    if (a->residual) exact += residual;
     if (a->act == TB_ACT_RELU && exact < 0) exact = 0;
     if (memcmp(&exact, &got, sizeof got) != 0 && !(exact == 0 && got == 0))
         fail_msg("%s, case %d: element %lld is %.9g, must be %.9g", k->name, which, (long long)at, (double)got, (double)exact);
@@ -117,8 +118,9 @@ static void compare(const tb_kernel *k, int which, int64_t at, float got, both w
 static float *run_case(const tb_kernel *k, tb_conv_args *a, int64_t out_floats, float **before)
 {
     a->out = guarded_random(out_floats, 4);
+    if (a->residual) a->residual = a->out; /* the sum replaces it */
     *before = guarded((size_t)out_floats * sizeof(float));
-    if (!a->accumulate)
+    if (!a->accumulate && !a->residual)
         for (int64_t i = 0; i < out_floats; i++) ((float *)a->out)[i] = NAN;
     memcpy(*before, a->out, (size_t)out_floats * sizeof(float));
     a->scratch = guarded((k->scratch_bytes(a) + 63) / 64 * 64);
@@ -132,19 +134,20 @@ static void forward_is_its_chain(void **state)
     int n_kernels = kernel_test_find("conv2d", TB_F32, kernels, MAX_KERNELS);
     for (int q = 0; q < n_kernels; q++)
         for (int which = 0; which < CASES; which++)
-            for (int variant = 0; variant < 2; variant++) {
+            for (int variant = 0; variant < 3; variant++) {
                 tb_conv_args a = args_of(&cases[which]);
                 float *before, *bias = guarded_random(a.o, 3);
                 if (kernels[q]->supports && !kernels[q]->supports(&a)) continue;
                 a.x = guarded_random(a.n * a.c * a.h * a.w, 1);
                 a.weight = guarded_random(a.o * (a.c / a.groups) * a.kh * a.kw, 2);
                 if (variant) a.bias = bias, a.act = TB_ACT_RELU, a.pool = *state;
+                if (variant == 2) a.residual = bias;
                 float *y = run_case(kernels[q], &a, a.n * a.o * a.oh * a.ow, &before);
                 for (int64_t at = 0; at < a.n * a.o * a.oh * a.ow; at++) {
                     int64_t o = at / (a.oh * a.ow) % a.o;
                     compare(kernels[q], which, at, y[at],
                             y_of(&a, at / (a.o * a.oh * a.ow), o, at / a.ow % a.oh, at % a.ow), before[at], &a,
-                            variant ? (double)bias[o] : 0);
+                            variant ? (double)bias[o] : 0, before[at]);
                 }
                 guarded_free_all();
             }
@@ -167,7 +170,7 @@ static void input_gradient_is_its_chain(void **state)
                 for (int64_t at = 0; at < a.n * a.c * a.h * a.w; at++)
                     compare(kernels[q], which, at, dx[at],
                             dx_of(&a, at / (a.c * a.h * a.w), at / (a.h * a.w) % a.c, at / a.w % a.h, at % a.w),
-                            before[at], &a, 0);
+                            before[at], &a, 0, 0);
                 guarded_free_all();
             }
 }
@@ -191,7 +194,7 @@ static void weight_gradient_is_its_tree(void **state)
                 for (int64_t at = 0; at < floats; at++)
                     compare(kernels[q], which, at, dw[at],
                             dw_of(&a, at / (cg * a.kh * a.kw), at / (a.kh * a.kw) % cg, at / a.kw % a.kh, at % a.kw),
-                            before[at], &a, 0);
+                            before[at], &a, 0, 0);
                 guarded_free_all();
             }
 }

@@ -7,7 +7,7 @@ typedef struct layout {
     bool a_transposed, b_transposed, packed, accumulate;
     int tree, threads;
     tb_epilogue_act act;
-    bool bias;
+    bool bias, residual, in_place; /* in_place: the residual is C itself */
     int c_gap; /* elements between rows of C */
 } layout;
 
@@ -53,6 +53,16 @@ static void check(const tb_kernel *k, int64_t m, int64_t n, int64_t kk, const la
         for (int64_t i = 0; i < c_floats; i++) c[i] = NAN; /* reading C would show */
     memcpy(before, c, (size_t)c_floats * sizeof(float));
     g.c = c;
+    const float *residual = guarded_random(c_floats, 5);
+    if (l->residual) {
+        g.residual = residual;
+        g.residual_row = c_row;
+        if (l->in_place && !l->accumulate) {
+            memcpy(c, residual, (size_t)c_floats * sizeof(float));
+            memcpy(before, residual, (size_t)c_floats * sizeof(float));
+            g.residual = c;
+        }
+    }
     tb_gemm_args run = g;
     if (l->packed) {
         void *packed = guarded(k->pack_bytes(&g));
@@ -73,6 +83,7 @@ static void check(const tb_kernel *k, int64_t m, int64_t n, int64_t kk, const la
             float want = canonical(&g, i, j);
             if (l->accumulate) want = before[at] + want;
             if (l->bias) want += ((const float *)g.bias)[j];
+            if (l->residual) want += residual[at];
             if (l->act == TB_ACT_NONE || l->act == TB_ACT_RELU) {
                 want = (float)activated((double)want, l->act);
                 if (memcmp(&want, &c[at], sizeof want) != 0 && !(want == 0 && c[at] == 0))
@@ -104,7 +115,8 @@ static void every_shape_and_layout_gives_the_canonical_bits(void **state)
                     layout l = {.a_transposed = r & 1, .b_transposed = r >> 1 & 1, .packed = (r >> 2 & 3) == 0,
                                 .accumulate = (r >> 4 & 3) == 0, .tree = 1 << (r >> 6 & 3), .threads = 1 + (r >> 8 & 1),
                                 .act = (r >> 9 & 1) ? (tb_epilogue_act)((r >> 10) % 5) : TB_ACT_NONE,
-                                .bias = (r >> 16 & 3) == 0, .c_gap = (r >> 18 & 3) == 0 ? 5 : 0};
+                                .bias = (r >> 16 & 3) == 0,
+                                .residual = (r >> 20 & 3) == 0, .in_place = r >> 22 & 1, .c_gap = (r >> 18 & 3) == 0 ? 5 : 0};
                     check(kernels[q], ms[i], ns[j], ks[p], &l, pool);
                 }
 }

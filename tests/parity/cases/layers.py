@@ -35,8 +35,9 @@ def linear(r):
 @case("linear_act")
 def linear_act(r):
     inputs, k = linear_inputs(r)
-    act = r.number % 5
-    return Case(inputs, lambda x, w, b: ACTIVATIONS[act](F.linear(x, w, b)), {"act": act}, k=k)
+    act, residual = r.number % 5, r.pick(None, r.floats(*inputs[0].value.shape[:-1], inputs[1].value.shape[0]))
+    return Case(inputs + [residual], lambda x, w, b, y: ACTIVATIONS[act](F.linear(x, w, b) + (0 if y is None else y)),
+                {"act": act}, k=k)
 
 
 @case("linear_weight_grad")
@@ -69,10 +70,11 @@ def conv2d(r):
 
 @case("conv2d_act")
 def conv2d_act(r):
-    x, w, attrs, run, _ = convolution(r)
-    act = r.number % 5
-    return Case([r.floats(*x), r.floats(*w), r.pick(None, r.floats(w[0]))],
-                lambda *a: ACTIVATIONS[act](run(*a)), {**attrs, "act": act}, k=math.prod(w[1:]))
+    x, w, attrs, run, y = convolution(r)
+    act, residual = r.number % 5, r.pick(None, r.floats(*y))
+    return Case([r.floats(*x), r.floats(*w), r.pick(None, r.floats(w[0])), residual],
+                lambda x, w, b, y: ACTIVATIONS[act](run(x, w, b) + (0 if y is None else y)), {**attrs, "act": act},
+                k=math.prod(w[1:]))
 
 
 @case("conv2d_input_grad")
