@@ -2,6 +2,7 @@
 #pragma once
 #include "tb_op.h"
 
+/* What the attributes of conv2d and conv2d_u8s8 begin with. */
 typedef struct tbi_conv_window {
     tb_ints stride, pad, dilation; /* height, width */
     int64_t groups;
@@ -23,3 +24,10 @@ static inline int64_t tbi_conv_input_place(const tbi_conv_geometry *g, int axis,
     int64_t i = o * g->stride[axis] - g->pad[axis] + k * g->dilation[axis];
     return i < g->in[axis] ? i : -1;
 }
+
+typedef struct tbi_conv2d_u8s8_attrs {
+    tb_ints stride, pad, dilation;
+    int64_t groups, x_zero; /* x_zero: zero point of x */
+    bool to_u8;
+    int64_t zero, low;      /* of the result */
+} tbi_conv2d_u8s8_attrs;

@@ -6,8 +6,8 @@
 
 #ifndef TB_OPS_H
 //>>> tb_ops.h
-/* x u8 [N, H, W, C], w s8 [O, P, Q, C / groups], offset i32 [O], scale f32 [O] -> f32 [N, H', W', O], or u8 with the zero
- * point `zero` where to_u8; values below `low` become it (the zero point: a relu). opts NULL: all defaults. */
+/* x u8 [N, H, W, C], w s8 [O, P, Q, C / groups], offset i32 [O], scale f32 [O] -> f32 [N, H', W', O], or u8 with the
+ * zero point `zero` where to_u8; values below `low` become it (the zero point: a relu). opts NULL: all defaults. */
 typedef struct tb_u8s8_opts {
     int64_t x_zero; /* zero point of x */
     bool to_u8;
@@ -20,26 +20,20 @@ tb_tensor *tb_conv2d_u8s8(tb_tensor *x, tb_tensor *w, tb_tensor *offset, tb_tens
 
 enum { MAX_DEPTH = 66311 /* 255 * 127 * K stays below 2^31 */ };
 
-typedef struct conv2d_u8s8_attrs {
-    tb_ints stride, pad, dilation;
-    int64_t groups, x_zero;
-    bool to_u8;
-    int64_t zero, low;
-} conv2d_u8s8_attrs;
 static const tb_attr conv2d_u8s8_attr_table[] = {
-    TB_ATTR_LIST(conv2d_u8s8_attrs, stride, "step of the window: height, width"),
-    TB_ATTR_LIST(conv2d_u8s8_attrs, pad, "zero points on both sides: height, width"),
-    TB_ATTR_LIST(conv2d_u8s8_attrs, dilation, "distance of the window's elements: height, width"),
-    TB_ATTR_INT(conv2d_u8s8_attrs, groups, 1, "channels are split into this many independent groups"),
-    TB_ATTR_INT(conv2d_u8s8_attrs, x_zero, 0, "zero point of x"),
-    TB_ATTR_BOOL(conv2d_u8s8_attrs, to_u8, 0, "the result is u8"),
-    TB_ATTR_INT(conv2d_u8s8_attrs, zero, 0, "zero point of the result"),
-    TB_ATTR_INT(conv2d_u8s8_attrs, low, 0, "lowest value of the result (the zero point: relu)"),
+    TB_ATTR_LIST(tbi_conv2d_u8s8_attrs, stride, "step of the window: height, width"),
+    TB_ATTR_LIST(tbi_conv2d_u8s8_attrs, pad, "zero points on both sides: height, width"),
+    TB_ATTR_LIST(tbi_conv2d_u8s8_attrs, dilation, "distance of the window's elements: height, width"),
+    TB_ATTR_INT(tbi_conv2d_u8s8_attrs, groups, 1, "channels are split into this many independent groups"),
+    TB_ATTR_INT(tbi_conv2d_u8s8_attrs, x_zero, 0, "zero point of x"),
+    TB_ATTR_BOOL(tbi_conv2d_u8s8_attrs, to_u8, 0, "the result is u8"),
+    TB_ATTR_INT(tbi_conv2d_u8s8_attrs, zero, 0, "zero point of the result"),
+    TB_ATTR_INT(tbi_conv2d_u8s8_attrs, low, 0, "lowest value of the result (the zero point: relu)"),
 };
 
 static tb_status geometry_of(const tb_op_call *c, tbi_conv_geometry *g)
 {
-    const conv2d_u8s8_attrs *a = c->attrs;
+    const tbi_conv2d_u8s8_attrs *a = c->attrs;
     const int64_t *x = c->in[0]->dims, *w = c->in[1]->dims; /* to channels first */
     return tbi_conv_geometry_of("conv2d_u8s8", (tbi_conv_window){a->stride, a->pad, a->dilation, a->groups},
                                 (int64_t[]){x[0], x[3], x[1], x[2]}, (int64_t[]){w[0], w[3], w[1], w[2]}, g);
@@ -49,7 +43,7 @@ static bool is_byte(int64_t x) { return x >= 0 && x <= 255; }
 
 static tb_status shape(tb_op_call *c)
 {
-    const conv2d_u8s8_attrs *a = c->attrs;
+    const tbi_conv2d_u8s8_attrs *a = c->attrs;
     const tb_tensor *x = c->in[0], *w = c->in[1], *offset = c->in[2], *scale = c->in[3];
     tbi_conv_geometry g;
     bool types = x->dtype == TB_U8 && w->dtype == TB_I8 && offset->dtype == TB_I32 && scale->dtype == TB_F32;
@@ -59,8 +53,8 @@ static tb_status shape(tb_op_call *c)
                        tb_shape_text(x), tb_shape_text(w));
     TB_TRY(geometry_of(c, &g));
     if (offset->rank != 1 || offset->dims[0] != g.o || scale->rank != 1 || scale->dims[0] != g.o)
-        return TB_FAIL(TB_ERR_SHAPE, "conv2d_u8s8: w %s has %lld channels, offset %s and scale %s do not", tb_shape_text(w),
-                       (long long)g.o, tb_shape_text(offset), tb_shape_text(scale));
+        return TB_FAIL(TB_ERR_SHAPE, "conv2d_u8s8: w %s has %lld channels, offset %s and scale %s do not",
+                       tb_shape_text(w), (long long)g.o, tb_shape_text(offset), tb_shape_text(scale));
     if (g.cg * g.kernel[0] * g.kernel[1] > MAX_DEPTH)
         return TB_FAIL(TB_ERR_SHAPE, "conv2d_u8s8: a window of %lld terms could overflow 32 bits; at most %d",
                        (long long)(g.cg * g.kernel[0] * g.kernel[1]), MAX_DEPTH);
@@ -77,7 +71,7 @@ static int32_t window_sum(const tb_op_call *c, const tbi_conv_geometry *g, int64
     const tb_tensor *x = c->in[0], *w = c->in[1];
     const uint8_t *pixels = tb_op_data(x);
     const int8_t *weights = tb_op_data(w);
-    int32_t sum = 0, zero = (int32_t)((const conv2d_u8s8_attrs *)c->attrs)->x_zero;
+    int32_t sum = 0, zero = (int32_t)((const tbi_conv2d_u8s8_attrs *)c->attrs)->x_zero;
     for (int64_t p = 0; p < g->kernel[0]; p++)
         for (int64_t q = 0; q < g->kernel[1]; q++) {
             int64_t y = tbi_conv_input_place(g, 0, i, p), z = tbi_conv_input_place(g, 1, j, q);
@@ -92,15 +86,15 @@ static int32_t window_sum(const tb_op_call *c, const tbi_conv_geometry *g, int64
 
 static tb_status ref(tb_op_call *c)
 {
-    const conv2d_u8s8_attrs *a = c->attrs;
+    const tbi_conv2d_u8s8_attrs *a = c->attrs;
     const int32_t *offset = tb_op_data(c->in[2]);
     const float *scale = tb_op_data(c->in[3]);
     void *out = tb_op_data(c->out[0]);
     tbi_conv_geometry g;
     TB_TRY(geometry_of(c, &g));
     for (int64_t at = 0; at < c->out[0]->numel; at++) {
-        int64_t o = at % g.o, j = at / g.o % g.out[1], i = at / g.o / g.out[1] % g.out[0], n = at / g.o / g.out[1] / g.out[0];
-        int32_t sum = window_sum(c, &g, n, i, j, o);
+        int64_t o = at % g.o, pixel = at / g.o, row = pixel / g.out[1];
+        int32_t sum = window_sum(c, &g, row / g.out[0], row % g.out[0], pixel % g.out[1], o);
         sum = (int32_t)((uint32_t)sum + (uint32_t)offset[o * c->in[2]->strides[0]]);
         float y = (float)sum * scale[o * c->in[3]->strides[0]], q = rintf(y) + (float)a->zero;
         if (a->to_u8) ((uint8_t *)out)[at] = (uint8_t)(q < (float)a->low ? (float)a->low : q > 255 ? 255 : q);
@@ -112,7 +106,7 @@ static tb_status ref(tb_op_call *c)
 /* ---- kernels ---- */
 static tb_status fast(tb_op_call *c)
 {
-    const conv2d_u8s8_attrs *a = c->attrs;
+    const tbi_conv2d_u8s8_attrs *a = c->attrs;
     const tb_tensor *x = c->in[0], *w = c->in[1];
     tbi_conv_geometry g;
     TB_TRY(geometry_of(c, &g));
@@ -154,7 +148,7 @@ static void cost(const tb_op_call *c, tb_cost *out)
 static void samples(tb_samples *to)
 {
     static const struct {
-        conv2d_u8s8_attrs attrs;
+        tbi_conv2d_u8s8_attrs attrs;
         int64_t x[4], w[4];
     } cases[] = {
         {{WINDOW(1, 1, 0, 0, 1, 1, 1), 0, true, 3, 3}, {2, 5, 4, 2}, {3, 3, 2, 2}},
@@ -170,17 +164,18 @@ static void samples(tb_samples *to)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const int64_t *x = cases[i].x, *w = cases[i].w;
-        tb_sample(to, &cases[i].attrs, 4, (tb_sample_in[]){
-            {TB_SHAPE(x[0], x[1], x[2], x[3]), .has_dtype = true, .dtype = TB_U8, .lo = 0, .hi = 255, .fill = TB_FILL_INTEGER},
-            {TB_SHAPE(w[0], w[1], w[2], w[3]), .has_dtype = true, .dtype = TB_I8, .lo = -127, .hi = 127, .fill = TB_FILL_INTEGER},
-            {TB_SHAPE(w[0]), .has_dtype = true, .dtype = TB_I32, .lo = -5000, .hi = 5000, .fill = TB_FILL_INTEGER},
-            {TB_SHAPE(w[0]), .has_dtype = true, .dtype = TB_F32, .lo = 0.001, .hi = 0.01}});
+#define INTEGER(t, least, most) .has_dtype = true, .dtype = t, .lo = least, .hi = most, .fill = TB_FILL_INTEGER
+        tb_sample(to, &cases[i].attrs, 4,
+                  (tb_sample_in[]){{TB_SHAPE(x[0], x[1], x[2], x[3]), INTEGER(TB_U8, 0, 255)},
+                                   {TB_SHAPE(w[0], w[1], w[2], w[3]), INTEGER(TB_I8, -127, 127)},
+                                   {TB_SHAPE(w[0]), INTEGER(TB_I32, -5000, 5000)},
+                                   {TB_SHAPE(w[0]), .has_dtype = true, .dtype = TB_F32, .lo = 0.001, .hi = 0.01}});
     }
 }
 
 TB_OP(conv2d_u8s8, .doc = "integer convolution (NHWC, OHWI) with requantization", .n_in_min = 4, .n_in = 4, .n_out = 1,
       .dtypes = TB_DTYPE_BIT(TB_U8), .dtypes_reason = "activations are u8, weights i8",
-      TB_ATTRS(conv2d_u8s8_attrs, conv2d_u8s8_attr_table), .shape = shape, .ref = ref, .fast = fast,
+      TB_ATTRS(tbi_conv2d_u8s8_attrs, conv2d_u8s8_attr_table), .shape = shape, .ref = ref, .fast = fast,
       .primitives = {"conv2d_u8s8"}, .no_grad = "integers have none", .fusion = TB_FUSE_ANCHOR, .cost = cost,
       .samples = samples, .tol = TB_TOL_EXACT);
 
@@ -188,7 +183,7 @@ tb_tensor *tb_conv2d_u8s8(tb_tensor *x, tb_tensor *w, tb_tensor *offset, tb_tens
                           const tb_u8s8_opts *to)
 {
     const tb_conv2d_opts o = opts ? *opts : (tb_conv2d_opts){0};
-    conv2d_u8s8_attrs a = {.stride.n = 2, .pad.n = 2, .dilation.n = 2, .groups = o.groups ? o.groups : 1,
+    tbi_conv2d_u8s8_attrs a = {.stride.n = 2, .pad.n = 2, .dilation.n = 2, .groups = o.groups ? o.groups : 1,
                            .x_zero = to->x_zero, .to_u8 = to->to_u8, .zero = to->zero, .low = to->low};
     for (int i = 0; i < 2; i++) {
         a.stride.at[i] = o.stride[i] ? o.stride[i] : 1;

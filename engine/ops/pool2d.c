@@ -401,7 +401,8 @@ TB_OP(avg_pool2d_grad, .doc = "gradient of avg_pool2d", POOL(avg_grad_attr_table
 static tb_status u8_geometry(const tb_op_call *c, geometry *g)
 {
     const tb_tensor *x = c->in[0];
-    if (x->dtype != TB_U8) return TB_FAIL(TB_ERR_DTYPE, "max_pool2d_u8: takes u8, not %s", tb_dtype_name((tb_dtype)x->dtype));
+    if (x->dtype != TB_U8)
+        return TB_FAIL(TB_ERR_DTYPE, "max_pool2d_u8: takes u8, not %s", tb_dtype_name((tb_dtype)x->dtype));
     int64_t dims[4] = {x->dims[0], x->dims[3], x->dims[1], x->dims[2]};
     return geometry_of("max_pool2d_u8", c->attrs, x->rank, dims, g);
 }

@@ -1,4 +1,5 @@
-/* Ranges by observation, and the rewrite of linear layers. */
+/* Ranges by observation, and the rewrite of linear layers and convolutions. */
+#include "conv2d.h"
 #include "tb_quant.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -44,9 +45,10 @@ static void note(void *arg, int node, const tb_op_call *call, int64_t ns)
 void tb_ranges_observe(tb_ranges *r, tb_session *s) { tb_session_observe(s, note, r); }
 
 /* ---- scales ---- */
+/* x = (q - zero) * step. The zero point of a value that was not quantized here (bytes of an image) need not be an
+ * integer: padding takes the nearest one, sums the exact one. */
 typedef struct scale {
-    double step;
-    int64_t zero;
+    double step, zero;
 } scale;
 
 /* [lo, hi] widened to hold 0, cut into 255 steps; the zero point is the integer that means exactly 0. */
@@ -54,16 +56,24 @@ static scale scale_of(float lo, float hi)
 {
     double from = lo < 0 ? (double)lo : 0, to = hi > 0 ? (double)hi : 0, step = (to - from) / 255;
     if (!(step > 0)) step = 1; /* a value that is always 0 */
-    return (scale){step, (int64_t)rint(-from / step)};
+    return (scale){step, rint(-from / step)};
 }
+
+/* A value of the f32 graph in integers. Images have their channels last, [N, H, W, C] for an f32 [N, C, H, W]; what is
+ * flattened from such an image runs over places before channels. */
+typedef struct u8_form {
+    int value; /* u8, or TB_NO_VALUE */
+    scale s;
+    bool is_image;
+    int64_t channels; /* flattened from an image: its channels, else 0 */
+} u8_form;
 
 typedef struct rewriter {
     tb_graph *g;
     const tb_ranges *ranges;
     tb_quant_report *report;
-    int n_nodes;     /* of the graph before the rewrite */
-    int *as_u8;      /* [values before]: the value in u8, or TB_NO_VALUE */
-    scale *u8_scale; /* [values before] */
+    int n_nodes;   /* of the graph before the rewrite */
+    u8_form *form; /* [values before] */
     int n_values;
 } rewriter;
 
@@ -96,15 +106,18 @@ static tb_status add_constant(rewriter *w, const char *layer, const char *what, 
     return st;
 }
 
-/* Per-channel weights, and everything else of the layer folded into an offset and a factor per channel. */
-static tb_status layer_constants(rewriter *w, const tb_node *n, scale x, double y_step, int *ids)
+/* Per-channel weights, and everything else of the layer folded into an offset and a factor per channel. A channel's
+ * weights [channels, places] become [places, channels], as the integers lie. */
+static tb_status layer_constants(rewriter *w, const tb_node *n, int64_t channels, scale x, double y_step, int *ids)
 {
     const tb_value *values = w->g->values; /* until the first constant is added: it may move them */
     tb_tensor *weight = values[n->in[1]].constant;
     tb_tensor *bias = n->n_in > 2 && n->in[2] != TB_NO_VALUE ? values[n->in[2]].constant : NULL;
     char layer[64];
     snprintf(layer, sizeof layer, "%s", values[n->in[1]].name);
-    int64_t rows = weight->dims[0], depth = weight->dims[1];
+    int64_t rows = weight->dims[0], depth = rows ? weight->numel / rows : 0, places = depth / channels;
+    bool is_conv = weight->rank == 4;
+    int64_t dims[4] = {rows, is_conv ? weight->dims[2] : depth, is_conv ? weight->dims[3] : 1, channels};
     const float *f = tb_tensor_host(weight), *b = bias ? tb_tensor_host(bias) : NULL;
     int8_t *q = tb_calloc((size_t)(rows * depth) + 1, 1);
     int32_t *offset = tb_calloc((size_t)rows + 1, sizeof *offset);
@@ -116,14 +129,15 @@ static tb_status layer_constants(rewriter *w, const tb_node *n, scale x, double 
         for (int64_t k = 0; k < depth; k++) most = fmaxf(most, fabsf(f[j * depth + k]));
         double step = most > 0 ? (double)most / 127 : 1;
         for (int64_t k = 0; k < depth; k++) {
-            q[j * depth + k] = (int8_t)rint((double)f[j * depth + k] / step);
-            sum += q[j * depth + k];
+            int8_t integer = (int8_t)rint((double)f[j * depth + k] / step);
+            q[j * depth + k % places * channels + k / places] = integer;
+            sum += integer;
         }
-        double shift = -(double)(x.zero * sum) + (b ? rint((double)b[j] / (x.step * step)) : 0);
+        double shift = rint((b ? (double)b[j] / (x.step * step) : 0) - x.zero * (double)sum);
         offset[j] = (int32_t)fmin(fmax(shift, -2147483647.0), 2147483647.0);
         factor[j] = (float)(x.step * step / y_step);
     }
-    if (st == TB_OK) st = add_constant(w, layer, "s8", TB_I8, 2, (int64_t[]){rows, depth}, q, &ids[0]);
+    if (st == TB_OK) st = add_constant(w, layer, "s8", TB_I8, weight->rank, dims, q, &ids[0]);
     if (st == TB_OK) st = add_constant(w, layer, "offset", TB_I32, 1, &rows, offset, &ids[1]);
     if (st == TB_OK) st = add_constant(w, layer, "factor", TB_F32, 1, &rows, factor, &ids[2]);
     tb_free(q);
@@ -132,14 +146,99 @@ static tb_status layer_constants(rewriter *w, const tb_node *n, scale x, double 
     return st;
 }
 
-static bool is_quantizable(const rewriter *w, int node)
+/* ---- bytes of an image: a chain of scalings, shifts and views of a u8 input is integers already ---- */
+static bool scalar_of(const rewriter *w, int value, double *x)
+{
+    tb_tensor *t = value == TB_NO_VALUE ? NULL : w->g->values[value].constant;
+    const float *f = t && t->dtype == TB_F32 && t->numel == 1 ? tb_tensor_host(t) : NULL;
+    if (f) *x = (double)*f;
+    return f != NULL;
+}
+
+static tb_status view_of(rewriter *w, int node, int value, int *out)
+{
+    const tb_node *n = &w->g->nodes[node];
+    int ids[TB_MAX_OUT];
+    TB_TRY(tb_graph_node(w->g, n->op, n->attrs, n->n_symbolic, n->symbolic, 1, &value, ids));
+    *out = ids[0];
+    return TB_OK;
+}
+
+/* The integers of `value`, if it is a * q + b for bytes q of an input; *out is TB_NO_VALUE where it is not. With
+ * `makes` false nothing is added to the graph. */
+static tb_status bytes_of(rewriter *w, int value, bool makes, int *out, double *a, double *b)
+{
+    const tb_value *v = &w->g->values[value];
+    *out = TB_NO_VALUE;
+    if (v->producer < 0) return TB_OK;
+    const tb_node *n = &w->g->nodes[v->producer];
+    int producer = v->producer, from = n->in[0];
+    double c = 0;
+    if (n->op == &tb_op_cast && w->g->values[from].dtype == TB_U8 && w->g->values[from].is_input) {
+        *out = from;
+        *a = 1;
+        *b = 0;
+        return TB_OK;
+    }
+    bool is_view = n->op == &tb_op_reshape, is_scaled = n->op == &tb_op_mul;
+    bool is_shifted = n->op == &tb_op_add || n->op == &tb_op_sub;
+    bool has_scalar = (is_scaled || is_shifted) && scalar_of(w, n->in[1], &c) && (!is_scaled || c > 0);
+    if (n->op == &tb_op_sub) c = -c;
+    if (!is_view && !has_scalar) return TB_OK;
+    TB_TRY(bytes_of(w, from, makes, out, a, b));
+    if (*out == TB_NO_VALUE) return TB_OK;
+    if (is_scaled) *a *= c, *b *= c;
+    if (is_shifted) *b += c;
+    return is_view && makes ? view_of(w, producer, *out, out) : TB_OK;
+}
+
+static bool is_bytes(rewriter *w, int value)
+{
+    int out;
+    double a, b;
+    return bytes_of(w, value, false, &out, &a, &b) == TB_OK && out != TB_NO_VALUE && -b / a >= 0 && -b / a <= 255;
+}
+
+/* ---- what can be integers ---- */
+/* NULL, or why the layer stays f32. */
+static const char *refusal(rewriter *w, int node)
 {
     const tb_node *n = &w->g->nodes[node];
     const tb_value *values = w->g->values;
+    bool is_conv = n->op == &tb_op_conv2d;
     float lo, hi;
-    if (n->op != &tb_op_linear || !values[n->in[1]].constant) return false;
-    if (n->n_in > 2 && n->in[2] != TB_NO_VALUE && !values[n->in[2]].constant) return false;
-    return range_of(w, n->in[0], &lo, &hi) && values[n->in[1]].dims[1].base <= 66311;
+    if (n->op != &tb_op_linear && !is_conv) return "no integer kernel for this op";
+    const tb_tensor *weight = values[n->in[1]].constant;
+    bool has_bias = n->n_in > 2 && n->in[2] != TB_NO_VALUE;
+    if (!weight || (has_bias && !values[n->in[2]].constant)) return "its weights are not constant";
+    if (!is_conv && values[n->in[0]].rank == 4) return "its input is an image";
+    if (is_conv && values[n->in[0]].dims[1].base != weight->dims[1]) return "groups of few channels are faster in f32";
+    if (weight->numel > 66311 * weight->dims[0]) return "its sums could overflow 32 bits";
+    return range_of(w, n->in[0], &lo, &hi) || is_bytes(w, n->in[0]) ? NULL : "its input has no range";
+}
+
+/* A reshape that flattens what belongs to one element of the batch. */
+static bool is_row_of_each(const rewriter *w, const tb_node *reshape)
+{
+    const tb_value *x = &w->g->values[reshape->in[0]], *y = &w->g->values[reshape->out[0]];
+    return y->rank == 2 && tb_dim_equal(x->dims[0], y->dims[0]);
+}
+
+/* Whether every use of a value takes integers: layers, and what passes integers on to such uses. */
+static bool wants_u8(rewriter *w, int value)
+{
+    int uses = 0;
+    for (int i = 0; i < w->n_nodes; i++) {
+        const tb_node *n = &w->g->nodes[i];
+        for (int k = 0; n->op && k < n->n_in; k++) {
+            if (n->in[k] != value) continue;
+            bool is_pool = n->op == &tb_op_max_pool2d && tb_graph_uses(w->g, n->out[1]) == 0;
+            bool is_flat = n->op == &tb_op_reshape && is_row_of_each(w, n);
+            if (k > 0 || !(is_pool || is_flat ? wants_u8(w, n->out[0]) : !refusal(w, i))) return false;
+            uses++;
+        }
+    }
+    return uses > 0 && uses == tb_graph_uses(w->g, value);
 }
 
 /* The only user of a value, or -1. */
@@ -163,6 +262,7 @@ static void keep(rewriter *w, int node, const char *reason)
     r->kept[r->n_kept++].reason = reason;
 }
 
+/* ---- the rewrite ---- */
 typedef struct quantize_attrs {
     double scale;
     int64_t zero;
@@ -171,52 +271,115 @@ typedef struct linear_u8s8_attrs {
     bool to_u8;
     int64_t zero, low;
 } linear_u8s8_attrs;
+typedef struct cast_attrs {
+    tb_dtype dtype;
+} cast_attrs;
+typedef struct permute_attrs {
+    tb_ints order;
+} permute_attrs;
 
-static tb_status u8_input(rewriter *w, int value, int *out, scale *s)
+static tb_status permuted(rewriter *w, int value, permute_attrs order, int *out)
 {
-    float lo, hi;
     int ids[TB_MAX_OUT];
-    if (value < w->n_values && w->as_u8[value] != TB_NO_VALUE) {
-        *out = w->as_u8[value];
-        *s = w->u8_scale[value];
-        return TB_OK;
-    }
-    if (!range_of(w, value, &lo, &hi)) return TB_FAIL(TB_ERR_INTERNAL, "quantize: %%%d has no range", value);
-    *s = scale_of(lo, hi);
-    const quantize_attrs attrs = {s->step, s->zero};
-    TB_TRY(tb_graph_node(w->g, &tb_op_quantize, &attrs, 0, NULL, 1, &value, ids));
+    TB_TRY(tb_graph_node(w->g, &tb_op_permute, &order, 0, NULL, 1, &value, ids));
     *out = ids[0];
-    if (value < w->n_values) {
-        w->as_u8[value] = ids[0];
-        w->u8_scale[value] = *s;
-    }
     return TB_OK;
 }
 
-/* linear -> [relu ->] the next integer layer: the result stays u8, the relu is the clamp at the zero
- * point. */
-static tb_status rewrite_linear(rewriter *w, int node)
+/* A layer's input in integers, made once for all its users. */
+static tb_status u8_input(rewriter *w, int value, u8_form *out)
 {
-    int result = w->g->nodes[node].out[0], relu = only_user(w, result);
-    int x = TB_NO_VALUE, ids[3] = {0}, out[TB_MAX_OUT];
-    scale xs, ys = {1, 0};
+    float lo = 0, hi = 0;
+    int ids[TB_MAX_OUT];
+    double a, b;
+    *out = w->form[value];
+    if (out->value != TB_NO_VALUE) return TB_OK;
+    out->is_image = w->g->values[value].rank == 4;
+    if (is_bytes(w, value)) {
+        TB_TRY(bytes_of(w, value, true, &out->value, &a, &b));
+        out->s = (scale){a, -b / a};
+    } else {
+        if (!range_of(w, value, &lo, &hi)) return TB_FAIL(TB_ERR_INTERNAL, "quantize: %%%d has no range", value);
+        out->s = scale_of(lo, hi);
+        const quantize_attrs attrs = {out->s.step, (int64_t)out->s.zero};
+        TB_TRY(tb_graph_node(w->g, &tb_op_quantize, &attrs, 0, NULL, 1, &value, ids));
+        out->value = ids[0];
+    }
+    if (out->is_image) TB_TRY(permuted(w, out->value, (permute_attrs){{4, {0, 2, 3, 1}}}, &out->value));
+    w->form[value] = *out;
+    return TB_OK;
+}
+
+static tb_status integer_node(rewriter *w, const tb_node *n, const u8_form *x, const int *constants, bool to_u8,
+                              int64_t zero, int64_t low, int *out)
+{
+    const int in[4] = {x->value, constants[0], constants[1], constants[2]};
+    if (n->op == &tb_op_linear)
+        return tb_graph_node(w->g, &tb_op_linear_u8s8, &(linear_u8s8_attrs){to_u8, zero, low}, 0, NULL, 4, in, out);
+    tbi_conv_window window;
+    memcpy(&window, n->attrs, sizeof window);
+    const tbi_conv2d_u8s8_attrs a = {.stride = window.stride, .pad = window.pad, .dilation = window.dilation,
+                                     .groups = window.groups, .x_zero = (int64_t)rint(x->s.zero), .to_u8 = to_u8,
+                                     .zero = zero, .low = low};
+    return tb_graph_node(w->g, &tb_op_conv2d_u8s8, &a, 0, NULL, 4, in, out);
+}
+
+/* layer -> [relu ->] where integers are wanted: the result stays u8, the relu is the clamp at the zero point. */
+static tb_status rewrite_layer(rewriter *w, int node)
+{
+    tb_node n = w->g->nodes[node];
+    int result = n.out[0], relu = only_user(w, result), ids[3] = {0}, out[TB_MAX_OUT], f32;
+    bool is_conv = n.op == &tb_op_conv2d;
+    u8_form x;
+    scale ys = {1, 0};
     float lo, hi;
     if (relu >= 0 && w->g->nodes[relu].op != &tb_op_relu) relu = -1;
-    int end = relu >= 0 ? w->g->nodes[relu].out[0] : result, next = only_user(w, end);
-    bool to_u8 = next >= 0 && is_quantizable(w, next) && w->g->nodes[next].in[0] == end &&
-                 range_of(w, end, &lo, &hi);
-    TB_TRY(u8_input(w, w->g->nodes[node].in[0], &x, &xs));
+    int end = relu >= 0 ? w->g->nodes[relu].out[0] : result;
+    bool to_u8 = range_of(w, end, &lo, &hi) && wants_u8(w, end);
+    TB_TRY(u8_input(w, n.in[0], &x));
     if (to_u8) ys = scale_of(lo, hi);
-    TB_TRY(layer_constants(w, &w->g->nodes[node], xs, ys.step, ids));
-    linear_u8s8_attrs a = {to_u8, to_u8 ? ys.zero : 0, to_u8 && relu >= 0 ? ys.zero : 0};
-    TB_TRY(tb_graph_node(w->g, &tb_op_linear_u8s8, &a, 0, NULL, 4, (int[]){x, ids[0], ids[1], ids[2]}, out));
-    if (!to_u8) {
-        tb_graph_replace(w->g, result, out[0]);
+    int64_t depth = w->g->values[n.in[1]].dims[1].base, channels = is_conv || !x.channels ? depth : x.channels;
+    TB_TRY(layer_constants(w, &w->g->nodes[node], channels, x.s, ys.step, ids));
+    int64_t zero = to_u8 ? (int64_t)ys.zero : 0;
+    TB_TRY(integer_node(w, &n, &x, ids, to_u8, zero, relu >= 0 ? zero : 0, out));
+    if (to_u8) { /* the users take it from here; `end` itself loses its last use */
+        w->form[end] = (u8_form){out[0], ys, is_conv, 0};
         return TB_OK;
     }
-    w->as_u8[end] = out[0]; /* the next layer takes it from here; `end` itself loses its last use */
-    w->u8_scale[end] = ys;
+    f32 = out[0];
+    if (is_conv) {
+        TB_TRY(permuted(w, f32, (permute_attrs){{4, {0, 3, 1, 2}}}, &f32));
+        TB_TRY(tb_graph_node(w->g, &tb_op_cast, &(cast_attrs){TB_F32}, 0, NULL, 1, &f32, out)); /* a copy */
+        f32 = out[0];
+    }
+    tb_graph_replace(w->g, result, f32);
     return TB_OK;
+}
+
+/* Max pooling and flattening of what is u8 already. */
+static tb_status pass_on(rewriter *w, int node)
+{
+    tb_node n = w->g->nodes[node];
+    const tb_value *x = &w->g->values[n.in[0]];
+    u8_form form = w->form[n.in[0]];
+    int out[TB_MAX_OUT];
+    if (n.op == &tb_op_max_pool2d) {
+        TB_TRY(tb_graph_node(w->g, &tb_op_max_pool2d_u8, n.attrs, 0, NULL, 1, &form.value, out));
+        form.value = out[0];
+    } else {
+        if (form.is_image) form.channels = x->dims[1].base;
+        form.is_image = false;
+        TB_TRY(view_of(w, node, form.value, &form.value));
+    }
+    w->form[n.out[0]] = form;
+    return TB_OK;
+}
+
+static bool passes_on(rewriter *w, int node)
+{
+    const tb_node *n = &w->g->nodes[node];
+    bool is_it = n->op == &tb_op_max_pool2d || n->op == &tb_op_reshape;
+    return is_it && n->in[0] < w->n_values && w->form[n->in[0]].value != TB_NO_VALUE && wants_u8(w, n->out[0]);
 }
 
 static double macs_of(const tb_graph *g, const tb_node *n)
@@ -224,8 +387,7 @@ static double macs_of(const tb_graph *g, const tb_node *n)
     double macs = 1;
     const tb_value *w = n->n_in > 1 && n->in[1] != TB_NO_VALUE ? &g->values[n->in[1]] : NULL;
     const tb_value *y = &g->values[n->out[0]];
-    bool is_conv = strcmp(n->op->name, "conv2d") == 0;
-    if (!w || (n->op != &tb_op_linear && n->op != &tb_op_matmul && !is_conv)) return 0;
+    if (!w || (n->op != &tb_op_linear && n->op != &tb_op_matmul && n->op != &tb_op_conv2d)) return 0;
     int64_t sizes[TB_MAX_SYMBOLS] = {1, 1};
     for (int i = 0; i < y->rank; i++) macs *= (double)tb_dim_at(y->dims[i], sizes);
     if (n->op == &tb_op_matmul) return macs * (double)tb_dim_at(w->dims[w->rank - 2], sizes);
@@ -240,27 +402,27 @@ tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, tb_quant_report *re
     if (r->n_nodes != g->n_nodes)
         return TB_FAIL(TB_ERR_INVALID, "quantize: ranges of %d nodes, the graph has %d: calibrate the same graph",
                        r->n_nodes, g->n_nodes);
-    w.as_u8 = tb_calloc((size_t)g->n_values + 1, sizeof *w.as_u8);
-    w.u8_scale = tb_calloc((size_t)g->n_values + 1, sizeof *w.u8_scale);
-    tb_status st = w.as_u8 && w.u8_scale ? TB_OK : TB_ERR_OOM;
-    for (int i = 0; st == TB_OK && i < g->n_values; i++) w.as_u8[i] = TB_NO_VALUE;
+    w.form = tb_calloc((size_t)g->n_values + 1, sizeof *w.form);
+    tb_status st = w.form ? TB_OK : TB_ERR_OOM;
+    for (int i = 0; st == TB_OK && i < g->n_values; i++) w.form[i].value = TB_NO_VALUE;
     for (int i = 0; st == TB_OK && i < w.n_nodes; i++) {
         double macs = macs_of(g, &g->nodes[i]);
         report->macs += macs;
-        report->n_linear += g->nodes[i].op == &tb_op_linear;
-        if (macs == 0) continue;
-        if (!is_quantizable(&w, i)) {
-            bool is_linear = g->nodes[i].op == &tb_op_linear;
-            keep(&w, i, is_linear ? "its input has no range, or its weights are not constant"
-                                  : "no integer kernel for this op");
+        report->n_layers += g->nodes[i].op == &tb_op_linear || g->nodes[i].op == &tb_op_conv2d;
+        if (macs == 0) {
+            if (passes_on(&w, i)) st = pass_on(&w, i);
+            continue;
+        }
+        const char *reason = refusal(&w, i);
+        if (reason) {
+            keep(&w, i, reason);
             continue;
         }
         report->int8_macs += macs;
         report->n_quantized++;
-        st = rewrite_linear(&w, i);
+        st = rewrite_layer(&w, i);
     }
-    tb_free(w.as_u8);
-    tb_free(w.u8_scale);
+    tb_free(w.form);
     if (st == TB_OK) st = tb_graph_compact(g);
     return st == TB_OK ? tb_graph_verify(g) : st;
 }

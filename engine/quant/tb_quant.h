@@ -1,9 +1,10 @@
 /* INT8 quantization of a captured graph after training.
  *
  * Calibration runs the f32 graph on real rows and notes the range of every value; the rewrite then turns
- * linear layers with constant weights into integer ones (engine/ops/quantized.c has the scheme). A chain linear,
- * relu, linear stays in u8 from one layer to the next. What stays f32 is counted: the share of multiply-adds that
- * became integer is part of every report. Convolutions stay f32. */
+ * linear layers and convolutions with constant weights into integer ones (engine/ops/quantized.c has the scheme). A chain
+ * of layers, relu, max pooling and flattening stays in u8, images with their channels last; bytes of an input that are only
+ * scaled and shifted are taken as they are. What stays f32 is counted: the share of multiply-adds that became integer is
+ * part of every report. */
 #pragma once
 #include "tb_exec.h"
 
@@ -21,7 +22,7 @@ void tb_ranges_free(tb_ranges *r);
 void tb_ranges_observe(tb_ranges *r, tb_session *s);
 
 typedef struct tb_quant_report {
-    int n_linear, n_quantized;
+    int n_layers, n_quantized;
     double macs, int8_macs; /* multiply-adds of linear and convolution layers at N = 1; the integer ones */
     int n_kept;             /* layers left f32, with the reason */
     struct {

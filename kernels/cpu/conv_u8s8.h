@@ -6,9 +6,9 @@
  * weights behind a run's end are 0. A block is TILE_COLUMNS channels of all pixels of a chunk: its weights stay in L1
  * while the tiles of pixels pass by.
  *
- * The including file defines `cell` (an element of the frame), `wcell` (of packed weights), packed_place() (of a channel's
- * k-th weight within a quad of a panel), TILE_ROWS, PANELS, and
- *     tile(t, rows, panels, sums): sums[r * TILE_COLUMNS + j] = the sums of `rows` pixels and 16 * `panels` channels. */
+ * The including file defines `cell` (an element of the frame), `wcell` (of packed weights), packed_place() (of a
+ * channel's k-th weight within a quad of a panel), TILE_ROWS, PANELS, and tile(t, rows, panels, sums):
+ *     sums[r * TILE_COLUMNS + j] = the sums of `rows` pixels and 16 * `panels` channels. */
 #pragma once
 #include "blocking.h"
 #include "gemm_u8s8.h"
@@ -45,9 +45,10 @@ static conv_u8s8 plan_conv(const tb_conv_u8s8_args *args)
 {
     conv_u8s8 p = {.a = *args};
     tb_conv_u8s8_args *a = &p.a;
+    if (a->c == 1) a->x_stride[3] = 1;
     bool is_dense = a->x_stride[3] == 1 && a->x_stride[2] == a->c && a->x_stride[1] == a->w * a->c;
     bool is_pixelwise = a->kh * a->kw == 1 && a->stride[0] * a->stride[1] == 1 && a->pad[0] + a->pad[1] == 0;
-    if (is_pixelwise && is_dense && (a->x_stride[0] == a->h * a->w * a->c || a->n == 1)) { /* images are rows of one image */
+    if (is_pixelwise && is_dense && (a->x_stride[0] == a->h * a->w * a->c || a->n == 1)) { /* rows of one image */
         a->h *= a->n, a->oh *= a->n;
         a->n = 1;
     }
@@ -142,10 +143,11 @@ static void run_group(const conv_u8s8 *p, const cell *origin, int64_t group, int
 {
     const tb_conv_u8s8_args *a = &p->a;
     tb_gemm_u8s8_args out = {.n = p->og, .offset = a->offset + group * p->og, .scale = a->scale + group * p->og,
-                             .c = (char *)a->out + (size_t)(group * p->og) * (a->to_u8 ? 1 : sizeof(float)), .c_row = a->o,
-                             .to_u8 = a->to_u8, .zero = a->zero, .low = a->low};
+                             .c = (char *)a->out + (size_t)(group * p->og) * (a->to_u8 ? 1 : sizeof(float)),
+                             .c_row = a->o, .to_u8 = a->to_u8, .zero = a->zero, .low = a->low};
     tile_job t = {.kh = p->kh, .kw = p->kw, .step_h = p->step_h, .step_w = a->dilation[1] * a->c, .quads = p->quads};
-    int64_t row_step = a->stride[0] * p->width * a->c, pixel_step = a->stride[1] * a->c, tiles = div_up(pixels, TILE_ROWS);
+    int64_t row_step = a->stride[0] * p->width * a->c, pixel_step = a->stride[1] * a->c;
+    int64_t tiles = div_up(pixels, TILE_ROWS);
     _Alignas(64) int32_t sums[TILE_ROWS * TILE_COLUMNS];
     t.panel_cells = p->kh * p->kw * p->quads * PANEL * 4;
     for (int64_t panel = 0; panel < p->panels; panel += PANELS) {

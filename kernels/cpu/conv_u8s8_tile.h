@@ -1,5 +1,6 @@
-/* tile() of conv_u8s8.h in vectors of LANES 32-bit sums. A step multiplies the 32 bits of a few adjacent cells, the same
- * for all channels, with a vector of weights: one step a quad where cells are bytes, two where they are 16 bits wide.
+/* tile() of conv_u8s8.h in vectors of LANES 32-bit sums. A step multiplies the 32 bits of a few adjacent cells, the
+ * same for all channels, with a vector of weights: one step a quad where cells are bytes, two where they are 16 bits
+ * wide.
  *
  * The including file defines vi, LANES and vi_zero, vi_load, vi_store, vi_set1, vi_dot(sum, cells, weights). */
 #pragma once
@@ -7,7 +8,8 @@
 
 enum { STEPS = (int)sizeof(cell), STEP = 4 / STEPS, PANEL_VECTORS = PANEL / LANES, VECTORS = PANELS * PANEL_VECTORS };
 
-static inline __attribute__((always_inline)) void tile_of(const tile_job *t, const int rows, const int panels, int32_t *sums)
+static inline __attribute__((always_inline)) void tile_of(const tile_job *t, const int rows, const int panels,
+                                                          int32_t *sums)
 {
     const int vectors = panels * PANEL_VECTORS;
     const wcell *w = t->w;

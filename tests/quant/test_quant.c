@@ -1,4 +1,4 @@
-/* A two-layer network in integers: close to f32, the same bits on every ISA, u8 between the layers. */
+/* Networks in integers: close to f32, the same bits on every ISA, u8 between the layers. */
 #include "tb_test.h"
 #include "tb_ops.h"
 #include "tb_pass.h"
@@ -10,7 +10,8 @@ enum { IN = 37, HIDDEN = 50, OUT = 10, ROWS = 64 };
 static tb_tensor *random_tensor(const char *name, int rank, const int64_t *dims, double size)
 {
     float x[HIDDEN * HIDDEN];
-    int64_t n = rank == 2 ? dims[0] * dims[1] : dims[0];
+    int64_t n = 1;
+    for (int i = 0; i < rank; i++) n *= dims[i];
     for (int64_t i = 0; i < n; i++) x[i] = (float)(size * tb_random_normal(2, (uint64_t)name[0] * 256 + (uint64_t)name[1], (uint64_t)i));
     tb_tensor *t = tb_tensor_from(TB_F32, rank, dims, x);
     tb_tensor_set_name(t, name);
@@ -48,6 +49,18 @@ static void run(tb_graph *g, tb_ctx *ctx, const float *x, float *y, tb_ranges *r
     tb_exec_free(e);
 }
 
+/* Signal to noise of the integers, dB: above 30, as 8 bits allow in every layer. */
+static double sqnr(const float *y, const float *exact, int n)
+{
+    double error = 0, size = 0;
+    for (int i = 0; i < n; i++) {
+        error += ((double)y[i] - (double)exact[i]) * ((double)y[i] - (double)exact[i]);
+        size += (double)exact[i] * (double)exact[i];
+    }
+    assert_true(error > 0);
+    return 10 * log10(size / error);
+}
+
 static void integers_stay_close_and_agree_between_isas(void **state)
 {
     (void)state;
@@ -77,13 +90,83 @@ static void integers_stay_close_and_agree_between_isas(void **state)
         if (isa == TB_ISA_SCALAR) memcpy(first, y, sizeof y);
         assert_memory_equal(first, y, sizeof y);
     }
-    double error = 0, size = 0;
-    for (int i = 0; i < ROWS * OUT; i++) {
-        error += ((double)y[i] - (double)exact[i]) * ((double)y[i] - (double)exact[i]);
-        size += (double)exact[i] * (double)exact[i];
+    assert_true(sqnr(y, exact, ROWS * OUT) > 30);
+    tb_ranges_free(&ranges);
+}
+
+/* ---- a convolutional network from bytes of images ---- */
+enum { SIDE = 12, PIXELS = 2 * SIDE * SIDE, IMAGES = 16 };
+
+static tb_tensor *image_forward(void *arg, int n, tb_tensor *const *in)
+{
+    tb_tensor **p = arg;
+    const tb_conv2d_opts padded = {.pad = {1, 1}};
+    (void)n;
+    int64_t rows = tb_tensor_dim(in[0], 0);
+    tb_tensor *x = tb_sub(tb_mul(tb_cast(in[0], TB_F32), tb_scalar(TB_F32, 0.02)), tb_scalar(TB_F32, 1.3));
+    x = tb_reshape(x, 4, (int64_t[]){rows, 2, SIDE, SIDE});
+    x = tb_max_pool2d(tb_relu(tb_conv2d(x, p[0], p[1], &padded)), &(tb_pool2d_opts){.kernel = {2, 2}});
+    x = tb_relu(tb_conv2d(x, p[2], NULL, NULL));
+    return tb_linear(tb_reshape(x, 2, (int64_t[]){rows, -1}), p[3], NULL);
+}
+
+static tb_graph *capture_images(tb_tensor **p)
+{
+    tb_graph *g;
+    assert_ok(tb_capture("net", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_U8, 2, {-1, PIXELS}},
+                         image_forward, p, &g));
+    return g;
+}
+
+static void run_images(tb_graph *g, tb_ctx *ctx, const uint8_t *x, float *y, tb_ranges *ranges)
+{
+    tb_exec *e;
+    tb_session *s;
+    int64_t n = IMAGES;
+    assert_ok(tb_exec_create(g, &e));
+    assert_ok(tb_session_create(e, ctx, &s));
+    if (ranges) {
+        assert_ok(tb_ranges_create(g, ranges));
+        tb_ranges_observe(ranges, s);
     }
-    assert_true(error > 0);
-    assert_true(10 * log10(size / error) > 30); /* SQNR in dB: 8 bits twice */
+    assert_ok(tb_session_run(s, &n, (const void *[]){x}, (void *[]){y}));
+    tb_session_free(s);
+    tb_exec_free(e);
+}
+
+static void a_convolutional_network_stays_in_integers(void **state)
+{
+    tb_tensor *p[4] = {random_tensor("w1", 4, (int64_t[]){20, 2, 3, 3}, 0.2), random_tensor("b1", 1, (int64_t[]){20}, 0.5),
+                       random_tensor("w2", 4, (int64_t[]){7, 20, 3, 3}, 0.1), random_tensor("w3", 2, (int64_t[]){OUT, 7 * 16}, 0.2)};
+    static uint8_t x[IMAGES * PIXELS];
+    static float exact[IMAGES * OUT], first[IMAGES * OUT], y[IMAGES * OUT];
+    static const char *const nodes[] = {"u8[N, 12, 12, 20] = conv2d_u8s8(", "u8[N, 6, 6, 20] = max_pool2d_u8(",
+                                        "u8[N, 4, 4, 7] = conv2d_u8s8(", "f32[N, 10] = linear_u8s8("};
+    static const char *const gone[] = {"= quantize", "= relu", "= cast", "= mul", "= max_pool2d("};
+    tb_ranges ranges;
+    tb_quant_report report;
+    for (int i = 0; i < IMAGES * PIXELS; i++) x[i] = (uint8_t)tb_random_below(1, 2, (uint64_t)i, 256);
+    run_images(capture_images(p), *state, x, exact, &ranges);
+    for (int isa = TB_ISA_SCALAR; isa <= (int)tb_isa_detect(); isa++) {
+        tb_ctx *ctx;
+        tb_graph *g = capture_images(p);
+        assert_ok(tb_quantize_graph(g, &ranges, &report));
+        assert_int_equal(report.n_quantized, 3);
+        assert_int_equal(report.n_layers, 3);
+        assert_near(report.int8_macs / report.macs, 1, 0);
+        tb_text text = {0};
+        tb_graph_dump(g, &text);
+        for (size_t i = 0; i < sizeof nodes / sizeof nodes[0]; i++) assert_non_null(strstr(tb_text_str(&text), nodes[i]));
+        for (size_t i = 0; i < sizeof gone / sizeof gone[0]; i++) assert_null(strstr(tb_text_str(&text), gone[i]));
+        tb_text_free(&text);
+        assert_ok(tb_ctx_create(&(tb_ctx_config){0}, &ctx));
+        tb_ctx_limit_kernels(ctx, (tb_isa)isa, false);
+        run_images(g, ctx, x, y, NULL);
+        tb_ctx_destroy(ctx);
+        if (isa == TB_ISA_SCALAR) memcpy(first, y, sizeof y);
+        assert_memory_equal(first, y, sizeof y);
+    }
+    assert_true(sqnr(y, exact, IMAGES * OUT) > 30);
     tb_ranges_free(&ranges);
 }
 
@@ -103,6 +186,8 @@ static void other_graphs_are_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {ctx_test(integers_stay_close_and_agree_between_isas), ctx_test(other_graphs_are_refused)};
+    const struct CMUnitTest tests[] = {ctx_test(integers_stay_close_and_agree_between_isas),
+                                       ctx_test(a_convolutional_network_stays_in_integers),
+                                       ctx_test(other_graphs_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
