@@ -247,7 +247,7 @@ static void read_series(reader *r, hid_t group, const char *link, int64_t warmup
     hsize_t dims[3] = {0}, same[3] = {0}, counts[2] = {0};
     hid_t metric = H5Gopen2(group, link, H5P_DEFAULT);
     char *name = room(r, strlen(link) + 1);
-    if (name) strcpy(name, link);
+    if (name) memcpy(name, link, strlen(link) + 1);
     double *value = read_array(r, metric, "value", H5T_NATIVE_DOUBLE, 3, dims);
     int64_t *step = read_array(r, metric, "step", H5T_NATIVE_INT64, 3, same);
     int64_t *count = read_array(r, metric, "count", H5T_NATIVE_INT64, 2, counts);

@@ -2,6 +2,7 @@
 #include "tb_cpu.h"
 #include <cpuid.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -53,7 +54,7 @@ static void read_model(void)
     unsigned regs[12];
     for (unsigned i = 0; i < 3; i++)
         if (!__get_cpuid(0x80000002u + i, regs + 4 * i, regs + 4 * i + 1, regs + 4 * i + 2, regs + 4 * i + 3)) {
-            strcpy(model_name, "unknown");
+            snprintf(model_name, sizeof model_name, "unknown");
             return;
         }
     memcpy(model_name, regs, 48);

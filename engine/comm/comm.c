@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #define TB_COMM_ENTRY(name_) extern TB_COMM(name_);
@@ -85,7 +86,7 @@ static tb_comm *new_comm(int backend, int rank, int size, const tb_comm_options 
     c->heap = o && o->heap ? o->heap : tb_heap_process();
     c->native = o && o->native;
     c->deadline_ns = o && o->deadline_ns > 0 ? o->deadline_ns : 30 * (int64_t)1000000000;
-    strcpy(c->doing, "open");
+    snprintf(c->doing, sizeof c->doing, "open");
     return c;
 }
 

@@ -1,6 +1,7 @@
 /* The schedule container and the table of generators. */
 #include "schedule_internal.h"
 #include "tb_alloc.h"
+#include <stdio.h>
 #include <string.h>
 
 #define TB_SCHEDULE_ENTRY(name_) extern TB_SCHEDULE(name_);
@@ -51,7 +52,7 @@ tb_status tb_schedule_create(const char *name, int ranks, int stages, int microb
                        TB_SCHEDULE_MAX_MICROBATCHES);
     tb_schedule *s = tb_calloc(1, sizeof *s);
     if (!s) return tb_error_code();
-    strcpy(s->name, name);
+    snprintf(s->name, sizeof s->name, "%s", name);
     s->ranks = ranks;
     s->stages = stages;
     s->microbatches = microbatches;

@@ -6,7 +6,8 @@ source=$(cd "$(dirname "$0")/../.." && pwd)
 build=$1 to=$(mktemp -d)
 trap 'rm -rf "$to"' EXIT
 cmake --install "$build" --prefix "$to" >"$to/log"
-export PKG_CONFIG_PATH=$(dirname "$(find "$to" -name tensorbrain.pc)")
+PKG_CONFIG_PATH=$(dirname "$(find "$to" -name tensorbrain.pc)")
+export PKG_CONFIG_PATH
 prefix() { sed -i "s|^prefix=.*|prefix=$to|" "$PKG_CONFIG_PATH/tensorbrain.pc"; }
 prefix
 # shellcheck disable=SC2046

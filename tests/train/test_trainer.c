@@ -328,7 +328,8 @@ static void compare_rows(const char *spec, tb_dtype dtype, int64_t columns, cons
         assert_ok(tb_model_create(spec, TB_F32, &m));
         for (size_t i = 0; i < sizeof batches / sizeof batches[0]; i++) {
             tb_scope *scope = tb_scope_open();
-            tb_tensor *y = tb_model_forward(m, tb_tensor_from(dtype, 2, (int64_t[]){batches[i], columns}, rows));
+            tb_tensor *y =
+                tb_model_forward(m, tb_tensor_from(dtype, 2, (int64_t[]){batches[i], columns}, rows));
             size_t bytes = tb_tensor_bytes(y);
             char *got = malloc(bytes);
             assert_non_null(got);
@@ -336,8 +337,10 @@ static void compare_rows(const char *spec, tb_dtype dtype, int64_t columns, cons
             assert_ok(tb_tensor_read(y, got, bytes));
             if (want && memcmp(got, want, bytes) != 0)
                 fail_msg("%s: %lld rows at %d threads have other bits", spec, (long long)batches[i], threads);
-            if (want) free(got);
-            else want = got;
+            if (want)
+                free(got);
+            else
+                want = got;
             tb_scope_close(scope);
         }
         tb_model_destroy(m);
