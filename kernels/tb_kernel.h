@@ -195,6 +195,7 @@ typedef struct tb_gemm_u8s8_args {
     int64_t c_row;
     bool to_u8;
     int32_t zero, low;
+    struct tb_pool *pool;  /* the kernel splits itself over the pool's threads; NULL: one thread */
 } tb_gemm_u8s8_args;
 
 /* ---- conv2d_u8s8 (dtype TB_I8): x u8 [n, h, w, c] (strided), weights s8 [o, kh, kw, c / groups], out [n, oh, ow, o].

@@ -197,26 +197,6 @@ static void pack(int8_t *to, const int8_t *w, int64_t n, int64_t k)
         for (int64_t p = 0; p < k; p++) to[((j / 16 * quads + p / 4) * 16 + j % 16) * 4 + p % 4] = w[j * k + p];
 }
 
-typedef struct columns {
-    const tb_kernel *kernel;
-    const tb_gemm_u8s8_args *whole;
-} columns;
-
-/* A thread takes whole blocks of 16 columns. */
-static void run_columns(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const columns *s = arg;
-    tb_gemm_u8s8_args g = *s->whole;
-    int64_t quads = (g.k + 3) / 4, from = begin * 16, to = end * 16 < g.n ? end * 16 : g.n;
-    (void)thread;
-    g.packed_w += from * quads * 4;
-    g.offset += from;
-    g.scale += from;
-    g.c = (char *)g.c + (size_t)from * (g.to_u8 ? 1 : sizeof(float));
-    g.n = to - from;
-    s->kernel->run(&g);
-}
-
 static tb_status linear_u8s8_fast(tb_op_call *c)
 {
     const linear_u8s8_attrs *a = c->attrs;
@@ -225,7 +205,8 @@ static tb_status linear_u8s8_fast(tb_op_call *c)
     if (!x->is_contiguous || !w->is_contiguous || !c->in[2]->is_contiguous || !c->in[3]->is_contiguous || k == 0) return TB_ERR_UNSUPPORTED;
     tb_gemm_u8s8_args g = {.m = n ? c->out[0]->numel / n : 0, .n = n, .k = k, .a = tb_op_data(x), .a_row = k,
                            .offset = tb_op_data(c->in[2]), .scale = tb_op_data(c->in[3]), .c = tb_op_data(c->out[0]),
-                           .c_row = n, .to_u8 = a->to_u8, .zero = (int32_t)a->zero, .low = (int32_t)a->low};
+                           .c_row = n, .to_u8 = a->to_u8, .zero = (int32_t)a->zero, .low = (int32_t)a->low,
+                           .pool = c->ctx->pool};
     const tb_kernel *kernel = tb_call_kernel(c, 0, TB_I8, &g);
     if (!kernel) return TB_ERR_UNSUPPORTED;
     if (g.m == 0 || n == 0) return TB_OK;
@@ -238,8 +219,7 @@ static tb_status linear_u8s8_fast(tb_op_call *c)
         kept = tbi_packed_keep(w, fresh);
     }
     g.packed_w = kept;
-    columns s = {kernel, &g};
-    tb_pool_run(g.m * n * k > 1 << 17 ? c->ctx->pool : NULL, (n + 15) / 16, run_columns, &s);
+    kernel->run(&g);
     return TB_OK;
 }
 

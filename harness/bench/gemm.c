@@ -66,7 +66,8 @@ static tb_status make_i8(gemm *g)
                                 .offset = g->offset,
                                 .scale = g->scale,
                                 .c = g->c,
-                                .c_row = g->n};
+                                .c_row = g->n,
+                                .pool = g->pool};
     return TB_OK;
 }
 
@@ -131,31 +132,12 @@ static void drop(gemm *g)
 }
 
 /* ---- our side ---- */
-/* The integer kernel runs on one thread: each takes whole blocks of columns, as the op does. */
-static void run_columns(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const gemm *g = arg;
-    tb_gemm_u8s8_args part = g->i8;
-    int64_t from = begin * TB_U8S8_COLUMNS, to = end * TB_U8S8_COLUMNS < g->n ? end * TB_U8S8_COLUMNS : g->n;
-    (void)thread;
-    part.packed_w += from * ((g->k + 3) / 4) * 4;
-    part.offset += from;
-    part.scale += from;
-    part.c = (float *)part.c + from;
-    part.n = to - from;
-    g->kernel->run(&part);
-}
-
 static tb_status run_ours(void *self, int64_t times, double *ns)
 {
     gemm *g = self;
     (void)ns;
-    for (int64_t t = 0; t < times; t++) {
-        if (g->dtype == TB_I8)
-            tb_pool_run(g->m * g->k * g->n > 1 << 17 ? g->pool : NULL, (g->n + 15) / 16, run_columns, g);
-        else
-            g->kernel->run(&g->f32);
-    }
+    const void *args = g->dtype == TB_I8 ? (const void *)&g->i8 : &g->f32;
+    for (int64_t t = 0; t < times; t++) g->kernel->run(args);
     return TB_OK;
 }
 

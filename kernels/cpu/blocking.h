@@ -16,5 +16,10 @@
 #define BLOCKING_F32_AVX2 BLOCKING(6, 2, 256, 256, 1024, 12)
 #define BLOCKING_F32_AVX512 BLOCKING(14, 2, 256, 512, 1024, 28)
 
-/* A thread is worth its hand-over (about a microsecond) from this many multiply-adds on. */
-enum { MACS_PER_THREAD = 1 << 17 };
+/* The integer kernel reads A where it lies and passes over K once. BLOCK_BYTES of weights stay in half of L2; up to
+ * DIRECT_M rows, A stays there instead and the weights are read once. */
+#define BLOCKING_U8S8_AVX512VNNI enum { MR = 14, BLOCK_BYTES = 512 << 10, DIRECT_M = 56 }
+
+/* A thread is worth its hand-over (about a microsecond) from this many multiply-adds on; VNNI does four times as many
+ * in that time. */
+enum { MACS_PER_THREAD = 1 << 17, MACS_PER_THREAD_VNNI = 1 << 19 };

@@ -6,17 +6,11 @@
  * broadcasts: 6 rows x 8 columns, 12 accumulators, 24 vector instructions for 192 products; at three a clock (Zen 3,
  * measured) that bounds it to 24 products a clock, against 16 of f32 FMA. Fewer rows, or rows longer than WIDE_K: 3 rows
  * x 16 columns, widened on the way. */
+#include "blocking.h"
 #include "gemm_u8s8.h"
 #include <immintrin.h>
 
 enum { WIDE_ROWS = 6, BLOCK_ROWS = 48, BLOCK_ROWS_MIN = 8, WIDE_K = 1024, ROWS = 3 };
-
-static inline uint32_t load_quad(const uint8_t *p)
-{
-    uint32_t quad;
-    __builtin_memcpy(&quad, p, 4);
-    return quad;
-}
 
 /* Sums of 8 columns, in order, from the partial sums of columns 0-3 and 4-7: hadd works within 128-bit halves and
  * leaves the columns as 0 1 4 5 | 2 3 6 7. */
@@ -107,7 +101,7 @@ static inline __attribute__((always_inline)) void tile(const tb_gemm_u8s8_args *
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             const uint8_t *row = g->a + (i + r) * g->a_row;
-            __m256i x = spread(q < whole ? load_quad(row + 4 * q) : u8s8_quad(row, 4 * q, g->k));
+            __m256i x = spread(q < whole ? u8s8_load_quad(row + 4 * q) : u8s8_quad(row, 4 * q, g->k));
 #pragma GCC unroll 16
             for (int v = 0; v < 4; v++) acc[r][v] = _mm256_add_epi32(acc[r][v], _mm256_madd_epi16(weights[v], x));
         }
@@ -121,9 +115,8 @@ static inline __attribute__((always_inline)) void tile(const tb_gemm_u8s8_args *
     }
 }
 
-static void run(const void *args)
+static void run_part(const tb_gemm_u8s8_args *g)
 {
-    const tb_gemm_u8s8_args *g = args;
     int64_t i = 0;
     for (; g->k <= WIDE_K && i + BLOCK_ROWS_MIN <= g->m; i += BLOCK_ROWS)
         wide_rows(g, i, g->m - i < BLOCK_ROWS ? g->m - i : BLOCK_ROWS);
@@ -133,6 +126,8 @@ static void run(const void *args)
         if (g->m - i == 1) tile(g, i, j, 1);
     }
 }
+
+static void run(const void *args) { u8s8_run_split(args, MACS_PER_THREAD, run_part); }
 
 TB_KERNEL(gemm_u8s8_avx2) = {.name = "gemm_u8s8_avx2", .primitive = "gemm_u8s8", .dtype = TB_I8, .isa = TB_ISA_AVX2,
                              .run = run};

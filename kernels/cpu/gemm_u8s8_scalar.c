@@ -1,9 +1,9 @@
 /* gemm_u8s8 in plain loops. */
+#include "blocking.h"
 #include "gemm_u8s8.h"
 
-static void run(const void *args)
+static void run_part(const tb_gemm_u8s8_args *g)
 {
-    const tb_gemm_u8s8_args *g = args;
     int64_t quads = (g->k + 3) / 4;
     for (int64_t i = 0; i < g->m; i++)
         for (int64_t j = 0; j < g->n; j++) {
@@ -13,6 +13,8 @@ static void run(const void *args)
             u8s8_store(g, i, j, sum);
         }
 }
+
+static void run(const void *args) { u8s8_run_split(args, MACS_PER_THREAD, run_part); }
 
 TB_KERNEL(gemm_u8s8_scalar) = {.name = "gemm_u8s8_scalar", .primitive = "gemm_u8s8", .dtype = TB_I8,
                                .isa = TB_ISA_SCALAR, .run = run};

@@ -112,6 +112,25 @@ EMULATED __m256i emulated_cvtepi32_epi16(__m512i v)
 }
 #define _mm512_cvtepi32_epi16(v) emulated_cvtepi32_epi16(v)
 
+EMULATED __m128i emulated_cvtepi32_epi8(__m512i v)
+{
+    uint32_t x[16];
+    uint8_t b[16];
+    memcpy(x, &v, sizeof x);
+    for (int i = 0; i < 16; i++) b[i] = (uint8_t)x[i];
+    __m128i h;
+    memcpy(&h, b, sizeof h);
+    return h;
+}
+#define _mm512_cvtepi32_epi8(v) emulated_cvtepi32_epi8(v)
+
+EMULATED void emulated_mask_storeu_epi8(void *p, __mmask16 m, __m128i v)
+{
+    for (int i = 0; i < 16; i++)
+        if (m >> i & 1) memcpy((char *)p + i, (const char *)&v + i, 1);
+}
+#define _mm_mask_storeu_epi8(p, m, v) emulated_mask_storeu_epi8((p), (m), (v))
+
 EMULATED __m512 emulated_shuffle_f32x4(__m512 a, __m512 b, int select)
 {
     float x[2][16], y[16];
