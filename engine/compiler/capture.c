@@ -17,8 +17,17 @@ typedef struct record {
     int n_tensors, tensors_capacity;
     recorded *calls;
     int n_calls, calls_capacity;
-    tb_tensor *result;
+    tb_tensor *results[TB_MAX_GRAPH_OUTPUTS];
+    int n_results;
 } record;
+
+typedef struct captured { /* what is captured and between which tensors */
+    int n_inputs, n_outputs;
+    const tb_capture_input *inputs;
+    const char *const *outputs;
+    tb_captured_several f;
+    void *arg;
+} captured;
 
 static int find_tensor(const record *r, const tb_tensor *t)
 {
@@ -105,12 +114,13 @@ static void record_free(record *r)
     tb_free(r->tensors);
     tb_free(r->is_made);
     tb_free(r->calls);
-    tb_release(r->result);
+    for (int i = 0; i < r->n_results; i++) tb_release(r->results[i]);
 }
 
-static tb_status run_once(record *r, const int64_t *sizes, int n_inputs, const tb_capture_input *inputs, tb_captured f,
-                          void *arg)
+static tb_status run_once(record *r, const int64_t *sizes, const captured *what)
 {
+    int n_inputs = what->n_inputs;
+    const tb_capture_input *inputs = what->inputs;
     tb_ctx *ctx = tb_ctx_current();
     tb_tensor *in[MAX_OPERANDS];
     tb_status st = TB_OK;
@@ -130,7 +140,9 @@ static tb_status run_once(record *r, const int64_t *sizes, int n_inputs, const t
         ctx->slot[TB_SLOT_CAPTURE].state = r;
         ctx->on_read = refuse_read;
         tb_interceptor_add(ctx, &r->interceptor);
-        r->result = tb_retain(f(arg, n_inputs, in));
+        what->f(what->arg, n_inputs, in, r->results);
+        r->n_results = what->n_outputs;
+        for (int i = 0; i < r->n_results; i++) tb_retain(r->results[i]);
         tb_interceptor_remove(ctx, &r->interceptor);
         ctx->on_read = NULL;
         ctx->slot[TB_SLOT_CAPTURE].state = NULL;
@@ -229,9 +241,11 @@ static void name_constant(const tb_graph *g, const tb_tensor *t, int n, char *na
     if (taken) snprintf(name, size, "c%d", n);
 }
 
-static tb_status build(tb_graph *g, const record *records, int n_inputs, const tb_capture_input *inputs)
+static tb_status build(tb_graph *g, const record *records, const captured *what)
 {
     const record *r = &records[0];
+    int n_inputs = what->n_inputs;
+    const tb_capture_input *inputs = what->inputs;
     int *ids = tb_calloc((size_t)r->n_tensors + 1, sizeof *ids), n_constants = 0;
     tb_status st = ids ? TB_OK : TB_ERR_OOM;
     for (int i = 0; i < n_inputs && st == TB_OK; i++) {
@@ -257,36 +271,39 @@ static tb_status build(tb_graph *g, const record *records, int n_inputs, const t
         if (st == TB_OK) st = tb_graph_node(g, c->op, c->attrs, n_symbolic, symbolic, c->n_in, in, out);
         for (int o = 0; o < c->n_out && st == TB_OK; o++) ids[c->out[o]] = out[o];
     }
-    if (st == TB_OK) {
-        int result = find_tensor(r, r->result);
+    for (int i = 0; i < r->n_results && st == TB_OK; i++) {
+        int result = find_tensor(r, r->results[i]);
         st = result < 0 ? TB_FAIL(TB_ERR_INVALID, "capture: the function returned a tensor that it did not compute")
-                        : tb_graph_output(g, ids[result], "y");
+                        : tb_graph_output(g, ids[result], what->outputs[i]);
     }
     tb_free(ids);
     return st;
 }
 
-tb_status tb_capture(const char *name, int n_symbols, const char *const *symbols, int n_inputs,
-                     const tb_capture_input *inputs, tb_captured f, void *arg, tb_graph **out)
+tb_status tb_capture_several(const char *name, int n_symbols, const char *const *symbols, int n_inputs,
+                             const tb_capture_input *inputs, int n_outputs, const char *const *outputs,
+                             tb_captured_several f, void *arg, tb_graph **out)
 {
+    captured what = {n_inputs, n_outputs, inputs, outputs, f, arg};
     record records[TB_MAX_SYMBOLS + 1] = {0};
     tb_graph *g = NULL;
     tb_status st = TB_OK;
     int n_records = 0;
     *out = NULL;
-    if (n_symbols > TB_MAX_SYMBOLS || n_inputs > MAX_OPERANDS)
-        return TB_FAIL(TB_ERR_INVALID, "capture: at most %d symbols and %d inputs", TB_MAX_SYMBOLS, MAX_OPERANDS);
+    if (n_symbols > TB_MAX_SYMBOLS || n_inputs > MAX_OPERANDS || n_outputs > TB_MAX_GRAPH_OUTPUTS)
+        return TB_FAIL(TB_ERR_INVALID, "capture: at most %d symbols, %d inputs and %d outputs", TB_MAX_SYMBOLS,
+                       MAX_OPERANDS, TB_MAX_GRAPH_OUTPUTS);
     for (; n_records <= n_symbols && st == TB_OK; n_records++) {
         int64_t sizes[TB_MAX_SYMBOLS];
         tbi_symbol_sizes(n_records - 1, sizes);
-        st = run_once(&records[n_records], sizes, n_inputs, inputs, f, arg);
+        st = run_once(&records[n_records], sizes, &what);
     }
     if (st == TB_OK) st = check_alike(records, n_records, n_inputs);
     if (st == TB_OK) st = tb_graph_create(name, &g);
     if (st == TB_OK) {
         g->n_symbols = n_symbols;
         for (int s = 0; s < n_symbols; s++) snprintf(g->symbols[s], sizeof g->symbols[s], "%s", symbols[s]);
-        st = build(g, records, n_inputs, inputs);
+        st = build(g, records, &what);
     }
     if (st == TB_OK) st = tb_graph_compact(g);
     if (st == TB_OK) st = tb_graph_verify(g);
@@ -294,4 +311,23 @@ tb_status tb_capture(const char *name, int n_symbols, const char *const *symbols
     if (st != TB_OK) tb_graph_free(g);
     else *out = g;
     return st;
+}
+
+typedef struct single {
+    tb_captured f;
+    void *arg;
+} single;
+
+static void capture_single(void *arg, int n, tb_tensor *const *inputs, tb_tensor **out)
+{
+    const single *s = arg;
+    out[0] = s->f(s->arg, n, inputs);
+}
+
+tb_status tb_capture(const char *name, int n_symbols, const char *const *symbols, int n_inputs,
+                     const tb_capture_input *inputs, tb_captured f, void *arg, tb_graph **out)
+{
+    single s = {f, arg};
+    return tb_capture_several(name, n_symbols, symbols, n_inputs, inputs, 1, (const char *[]){"y"}, capture_single, &s,
+                              out);
 }

@@ -100,3 +100,9 @@ typedef struct tb_capture_input {
 typedef tb_tensor *(*tb_captured)(void *arg, int n, tb_tensor *const *inputs);
 TB_MUST_USE tb_status tb_capture(const char *name, int n_symbols, const char *const *symbols, int n_inputs,
                                  const tb_capture_input *inputs, tb_captured f, void *arg, tb_graph **out);
+/* The same with n_outputs results (at most TB_MAX_GRAPH_OUTPUTS), which f puts into out[] in the order of their names. */
+enum { TB_MAX_GRAPH_OUTPUTS = 64 };
+typedef void (*tb_captured_several)(void *arg, int n, tb_tensor *const *inputs, tb_tensor **out);
+TB_MUST_USE tb_status tb_capture_several(const char *name, int n_symbols, const char *const *symbols, int n_inputs,
+                                         const tb_capture_input *inputs, int n_outputs, const char *const *outputs,
+                                         tb_captured_several f, void *arg, tb_graph **out);

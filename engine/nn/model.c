@@ -208,3 +208,30 @@ tb_tensor *tb_model_forward_blocks(const tb_model *m, int first, int n, tb_tenso
 }
 
 tb_tensor *tb_model_forward(const tb_model *m, tb_tensor *x) { return tb_model_forward_blocks(m, 0, m->n_blocks, x); }
+
+/* ---- generation ---- */
+int tb_model_caches(const tb_model *m)
+{
+    int n = 0;
+    for (int i = 0; i < m->n_blocks; i++) n += m->blocks[i].type->cache != NULL;
+    return n;
+}
+
+int tb_model_cache_dims(const tb_model *m, int index, int64_t capacity, int64_t dims[TB_MAX_RANK])
+{
+    int i = 0;
+    while (!m->blocks[i].type->cache || index-- > 0) i++;
+    return m->blocks[i].type->cache(m->blocks[i].block, capacity, dims);
+}
+
+tb_tensor *tb_model_step(const tb_model *m, tb_tensor *x, const tb_step *at, tb_tensor **cache)
+{
+    for (int i = 0; i < m->n_blocks; i++) {
+        const tb_block *b = &m->blocks[i];
+        bool was_sound = !tb_is_poison(x);
+        x = b->type->step ? b->type->step(b->block, x, at, cache) : b->type->forward(b->block, x);
+        cache += b->type->cache != NULL;
+        if (was_sound && tb_is_poison(x)) tb_ctx_add_error(tb_ctx_current(), "block %s", b->name);
+    }
+    return x;
+}

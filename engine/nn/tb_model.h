@@ -19,6 +19,12 @@ typedef struct tb_boundary {
 typedef struct tb_model tb_model;
 typedef struct tb_model_builder tb_model_builder;
 
+/* Where the tokens of a step stand. */
+typedef struct tb_step {
+    tb_tensor *place; /* i64 [B], 0 <= place < capacity */
+    int64_t capacity; /* tokens of a row at most */
+} tb_step;
+
 typedef struct tb_block_type {
     const char *name;
     size_t bytes; /* of the block's structure */
@@ -26,6 +32,10 @@ typedef struct tb_block_type {
      * go to the set (tb_params_status). */
     void (*make)(tb_params *ps, void *block, const void *config, const tb_boundary *in, tb_boundary *out);
     tb_tensor *(*forward)(const void *block, tb_tensor *x);
+    /* Models that generate only; NULL where forward does for one token too. `step` as tb_model_step says, with the
+     * block's own cache, whose row has the dimensions dims[0 .. the result) (`cache` NULL: it keeps none). */
+    tb_tensor *(*step)(const void *block, tb_tensor *x, const tb_step *at, tb_tensor **cache);
+    int (*cache)(const void *block, int64_t capacity, int64_t dims[TB_MAX_RANK]);
 } tb_block_type;
 
 typedef struct tb_block {
@@ -54,6 +64,13 @@ const tb_block *tb_model_block_at(const tb_model *m, int index);
 tb_tensor *tb_model_forward(const tb_model *m, tb_tensor *x);
 /* Blocks first .. first + n - 1: a pipeline stage. */
 tb_tensor *tb_model_forward_blocks(const tb_model *m, int first, int n, tb_tensor *x);
+/* ---- generation: one token of every row at a time ---- */
+int tb_model_caches(const tb_model *m); /* blocks that keep something of earlier tokens; 0: the model cannot step */
+/* The rank and dimensions of a row of cache `index`, the batch left out. */
+int tb_model_cache_dims(const tb_model *m, int index, int64_t capacity, int64_t dims[TB_MAX_RANK]);
+/* tokens [B, 1] -> logits [B, 1, classes], the bits of the whole row's forward at that place. cache[tb_model_caches]: f32
+ * [B, ..], replaced by what they become. What a cache holds behind a row's place is never read. */
+tb_tensor *tb_model_step(const tb_model *m, tb_tensor *tokens, const tb_step *at, tb_tensor **cache);
 
 /* ---- writing models ---- */
 typedef struct tb_model_type {

@@ -1,13 +1,18 @@
-/* gather and scatter_add along an axis (torch's semantics), each other's gradient:
+/* gather, scatter and scatter_add along an axis (torch's semantics); gather and scatter_add are each other's gradient:
  *   gather:       y[i][j][k] = x[i][index[i][j][k]][k]
- *   scatter_add:  y = x, then y[i][index[i][j][k]][k] += src[i][j][k], elements of src in ascending order
- * for axis 1. So the sum that reaches one place has one order, whatever the index holds. */
+ *   scatter:      y = x, then y[i][index[i][j][k]][k] = src[i][j][k], elements of src in ascending order
+ *   scatter_add:  the same with +=
+ * for axis 1. So the last value or the sum that reaches one place has one order, whatever the index holds. */
 #include "tb_op.h"
 #include "tb_ops.h"
 
 //>>> tb_ops.h
 /* index: i64 or i32, x's rank, at most x's size in every dimension but `axis`; values 0 <= v < x's size there. */
 tb_tensor *tb_gather(tb_tensor *x, int64_t axis, tb_tensor *index);
+/* src: index's shape. Where y's memory is x's own (a session whose caller gives one buffer as input and output), only
+ * the places that index names are written: how a cache of keys and values grows. The gradient of src is right where no
+ * place is named twice. */
+tb_tensor *tb_scatter(tb_tensor *x, int64_t axis, tb_tensor *index, tb_tensor *src);
 tb_tensor *tb_scatter_add(tb_tensor *x, int64_t axis, tb_tensor *index, tb_tensor *src); /* src: index's shape */
 //<<<
 
@@ -108,8 +113,8 @@ tb_tensor *tb_gather(tb_tensor *x, int64_t axis, tb_tensor *index)
     return tb_call(&tb_op_gather, &(gather_attrs){axis}, TB_IN(x, index));
 }
 
-/* ---- scatter_add ---- */
-static tb_status scatter_add_shape(tb_op_call *c)
+/* ---- scatter, scatter_add ---- */
+static tb_status scatter_shape(tb_op_call *c)
 {
     const tb_tensor *x = c->in[0], *index = c->in[1], *src = c->in[2];
     int axis;
@@ -117,11 +122,63 @@ static tb_status scatter_add_shape(tb_op_call *c)
     bool fits = src->rank == index->rank && src->dtype == x->dtype;
     for (int i = 0; fits && i < src->rank; i++) fits = src->dims[i] == index->dims[i];
     if (!fits)
-        return TB_FAIL(TB_ERR_SHAPE, "scatter_add: source %s %s does not fit index %s into %s",
+        return TB_FAIL(TB_ERR_SHAPE, "%s: source %s %s does not fit index %s into %s", c->op->name,
                        tb_dtype_name((tb_dtype)src->dtype), tb_shape_text(src), tb_shape_text(index),
                        tb_dtype_name((tb_dtype)x->dtype));
     tb_out_like(c, 0, x);
     return TB_OK;
+}
+
+static tb_status scatter_ref(tb_op_call *c)
+{
+    const tb_tensor *x = c->in[0], *index = c->in[1], *src = c->in[2], *y = c->out[0];
+    size_t size = tb_dtype_size((tb_dtype)x->dtype);
+    const char *from = tb_op_data(src);
+    char *out = tb_op_data(y);
+    int axis;
+    tb_walk w;
+    TB_TRY(check_index(c, &axis));
+    if (tb_op_data(x) != out) tbi_copy_elements(out, NULL, x);
+    tb_walk_init(&w, index->rank, index->dims);
+    tb_walk_add(&w, index);
+    tb_walk_add(&w, src);
+    walk_around(&w, y, axis);
+    TB_WALK(&w) {
+        int64_t i;
+        TB_TRY(read_index(c, w.at[0], y->dims[axis], &i));
+        memcpy(out + (w.at[2] + i * y->strides[axis]) * (int64_t)size, from + w.at[1] * (int64_t)size, size);
+    }
+    return TB_OK;
+}
+
+static void scatter_grad(tb_grad_call *c)
+{
+    const gather_attrs *a = c->attrs;
+    const tb_out_spec *src = &c->in_spec[2];
+    if (tb_grad_wants(c, 0))
+        tb_grad_set(c, 0, tb_scatter(c->grad[0], a->axis, c->in[1], tb_zeros(src->dtype, src->rank, src->dims)));
+    if (tb_grad_wants(c, 2)) tb_grad_set(c, 2, tb_gather(c->grad[0], a->axis, c->in[1]));
+}
+
+/* One place a row, so that none is named twice; then places named twice, without the gradient of src. */
+static void scatter_samples(tb_samples *to)
+{
+    static const tb_sample_in cases[][3] = {
+        {{TB_SHAPE(3, 4, 2)}, {TB_SHAPE(3, 1, 2), INDEX(3)}, {TB_SHAPE(3, 1, 2)}},
+        {{TB_SHAPE(4, 5)}, {TB_SHAPE(4, 8), INDEX(4)}, {TB_SHAPE(4, 8), .no_grad = true}},
+        {{TB_SHAPE(1, 2)}, {TB_SHAPE(1, 0), INDEX(1)}, {TB_SHAPE(1, 0)}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, &(gather_attrs){1}, 3, cases[i]);
+    tb_sample(to, &(gather_attrs){-1}, 3, (tb_sample_in[]){{TB_SHAPE(6)}, {TB_SHAPE(1), INDEX(5)}, {TB_SHAPE(1)}});
+}
+
+TB_OP(scatter, .doc = "elements put at places along an axis", .n_in_min = 3, .n_in = 3, .n_out = 1,
+      .dtypes = TB_ALL_DTYPES, TB_ATTRS(gather_attrs, gather_attr_table), .shape = scatter_shape, .ref = scatter_ref,
+      .grad = scatter_grad, .saves = TB_SAVE_IN(1), .samples = scatter_samples, .tol = TB_TOL_EXACT);
+
+tb_tensor *tb_scatter(tb_tensor *x, int64_t axis, tb_tensor *index, tb_tensor *src)
+{
+    return tb_call(&tb_op_scatter, &(gather_attrs){axis}, TB_IN(x, index, src));
 }
 
 /* Floats are summed in f64 and rounded once. */
@@ -184,7 +241,7 @@ static void scatter_add_samples(tb_samples *to)
 }
 
 TB_OP(scatter_add, .doc = "elements added to places along an axis", .n_in_min = 3, .n_in = 3, .n_out = 1,
-      .dtypes = TB_ALL_DTYPES, TB_ATTRS(gather_attrs, gather_attr_table), .shape = scatter_add_shape,
+      .dtypes = TB_ALL_DTYPES, TB_ATTRS(gather_attrs, gather_attr_table), .shape = scatter_shape,
       .ref = scatter_add_ref, .grad = scatter_add_grad, .saves = TB_SAVE_IN(1), .cost = scatter_add_cost,
       .samples = scatter_add_samples, .tol = TB_TOL(2));
 

@@ -238,6 +238,37 @@ static void out_of_memory_anywhere_leaks_nothing(void **state)
     assert_true(failures > 20);
 }
 
+/* Three rows of other lengths, one token at a time, each beginning at another moment: the logits of every place are those
+ * of the whole row's forward, to the last bit. */
+static void steps_have_the_bits_of_the_whole_row(void **state)
+{
+    enum { ROWS = 3, LENGTH = 16 };
+    (void)state;
+    tb_model *m = make(small_gpt);
+    tb_tensor *x = tokens(ROWS, LENGTH), *whole = tb_model_forward(m, x), *cache[2];
+    assert_int_equal(tb_model_caches(m), 2);
+    for (int i = 0; i < 2; i++) {
+        int64_t dims[1 + TB_MAX_RANK] = {ROWS};
+        int rank = 1 + tb_model_cache_dims(m, i, LENGTH, dims + 1);
+        cache[i] = tb_full(TB_F32, rank, dims, 1e30); /* what no step may read */
+    }
+    for (int step = 0; step < LENGTH + ROWS; step++) {
+        int64_t place[ROWS];
+        for (int r = 0; r < ROWS; r++) place[r] = step - r < 0 ? 0 : step - r < LENGTH ? step - r : LENGTH - 1;
+        tb_tensor *at = tb_tensor_from(TB_I64, 1, (int64_t[]){ROWS}, place);
+        tb_tensor *token = tb_gather(x, 1, tb_reshape(at, 2, (int64_t[]){ROWS, 1}));
+        tb_tensor *y = tb_model_step(m, token, &(tb_step){at, LENGTH}, cache);
+        for (int r = 0; r < ROWS; r++) {
+            float got[256], want[256];
+            tb_tensor *row = tb_slice(whole, 0, r, r + 1, 1);
+            assert_ok(tb_tensor_read(tb_slice(y, 0, r, r + 1, 1), got, sizeof got));
+            assert_ok(tb_tensor_read(tb_slice(row, 1, place[r], place[r] + 1, 1), want, sizeof want));
+            assert_memory_equal(got, want, sizeof want);
+        }
+    }
+    tb_model_destroy(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -245,7 +276,7 @@ int main(void)
         ctx_test(the_gpt_ties_its_head), ctx_test(a_part_of_a_model_has_the_values_of_the_whole),
         ctx_test(a_later_byte_changes_no_earlier_prediction),
         ctx_test(a_row_of_gpt_has_the_same_bits_in_any_batch_at_any_thread_count),
-        ctx_test(every_parameter_of_every_model_learns),
+        ctx_test(steps_have_the_bits_of_the_whole_row), ctx_test(every_parameter_of_every_model_learns),
         ctx_test(dropout_acts_in_training_alone_and_follows_its_stream), ctx_test(wrong_specs_are_told), ctx_test(a_failing_op_names_its_block),
         ctx_test(out_of_memory_anywhere_leaks_nothing),
     };

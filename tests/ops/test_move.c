@@ -1,4 +1,4 @@
-/* Ops that move elements: concat, split, gather, scatter_add, copies of strided tensors. */
+/* Ops that move elements: concat, split, gather, scatter, scatter_add, copies of strided tensors. */
 #include "op_test.h"
 
 static void concat_joins_and_promotes(void **state)
@@ -52,6 +52,7 @@ static void gather_and_scatter_follow_the_index(void **state)
     assert_close(tb_gather(x, 1, index), 0, 3, 1, 5, 5);
     tb_tensor *to = tb_zeros(TB_F32, 2, (int64_t[]){2, 3});
     assert_close(tb_scatter_add(to, 1, index, F32(DIMS(2, 2), 10, 20, 30, 40)), 0, 20, 0, 10, 0, 70, 0);
+    assert_close(tb_scatter(x, 1, index, F32(DIMS(2, 2), 10, 20, 30, 40)), 0, 20, 2, 10, 4, 40, 6); /* the last stays */
     tb_tensor *bad = I64(DIMS(1, 1), 3);
     assert_fails((tb_gather(x, 1, bad), tb_ctx_take_error(*state)), TB_ERR_INVALID, "index 3 is outside of 0..2");
 }

@@ -28,7 +28,8 @@ static tb_tensor *stage_forward(const void *block, tb_tensor *x)
     return tb_scope_escape(s, tb_max_pool2d(y, &(tb_pool2d_opts){.kernel = {2, 2}}));
 }
 
-static const tb_block_type stage_type = {"conv_relu_pool", sizeof(stage), stage_make, stage_forward};
+static const tb_block_type stage_type = {.name = "conv_relu_pool", .bytes = sizeof(stage), .make = stage_make,
+                                         .forward = stage_forward};
 
 static tb_status cnn_build(tb_model_builder *b)
 {

@@ -41,7 +41,18 @@ static tb_tensor *embed_forward(const void *block, tb_tensor *x)
     return tb_scope_escape(s, tb_nn_dropout_forward(&p->drop, y));
 }
 
-static const tb_block_type embed_type = {"embed", sizeof(embed), embed_make, embed_forward};
+static tb_tensor *embed_step(const void *block, tb_tensor *x, const tb_step *at, tb_tensor **cache)
+{
+    const embed *p = block;
+    tb_scope *s = tb_scope_open();
+    (void)cache;
+    tb_tensor *places = tb_slice(p->place.weight, 0, 0, at->capacity, 1);
+    tb_tensor *place = tb_embedding(places, tb_reshape(at->place, 2, (int64_t[]){tb_tensor_dim(x, 0), 1}));
+    return tb_scope_escape(s, tb_add(tb_nn_embedding_forward(&p->token, x), place));
+}
+
+static const tb_block_type embed_type = {.name = "embed", .bytes = sizeof(embed), .make = embed_make,
+                                         .forward = embed_forward, .step = embed_step};
 
 /* ---- blocks ---- */
 static void block_make(tb_params *ps, void *block, const void *config, const tb_boundary *in, tb_boundary *out)
@@ -52,8 +63,22 @@ static void block_make(tb_params *ps, void *block, const void *config, const tb_
 
 static tb_tensor *block_forward(const void *block, tb_tensor *x) { return tb_nn_transformer_block_forward(block, x); }
 
-static const tb_block_type block_type = {"transformer_block", sizeof(tb_nn_transformer_block), block_make,
-                                         block_forward};
+static tb_tensor *block_step(const void *block, tb_tensor *x, const tb_step *at, tb_tensor **cache)
+{
+    return tb_nn_transformer_block_step(block, x, at->place, cache);
+}
+
+static int block_cache(const void *block, int64_t capacity, int64_t dims[TB_MAX_RANK])
+{
+    const tb_nn_transformer_block *l = block;
+    int64_t width = tb_tensor_dim(l->attn.proj.weight, 0);
+    memcpy(dims, (int64_t[]){2, l->attn.heads, capacity, width / l->attn.heads}, 4 * sizeof *dims);
+    return 4;
+}
+
+static const tb_block_type block_type = {.name = "transformer_block", .bytes = sizeof(tb_nn_transformer_block),
+                                         .make = block_make, .forward = block_forward, .step = block_step,
+                                         .cache = block_cache};
 
 /* ---- head ---- */
 typedef struct head_config {
@@ -84,7 +109,7 @@ static tb_tensor *head_forward(const void *block, tb_tensor *x)
     return tb_scope_escape(s, tb_linear(tb_nn_layer_norm_forward(&p->norm, x), p->token, NULL));
 }
 
-static const tb_block_type head_type = {"head", sizeof(head), head_make, head_forward};
+static const tb_block_type head_type = {.name = "head", .bytes = sizeof(head), .make = head_make, .forward = head_forward};
 
 /* ---- the model ---- */
 static tb_status gpt_build(tb_model_builder *b)

@@ -85,6 +85,15 @@ def gather(r):
     return Case([r.floats(*shape), index], lambda x, i: x.gather(axis, i), {"axis": axis}, k=1)
 
 
+@case("scatter")
+def scatter(r):
+    shape = r.shape(1, 3)
+    axis = r.integer(0, len(shape) - 1)
+    index = [1 if i == axis else d for i, d in enumerate(shape)]  # no place twice: torch leaves open which one stays
+    return Case([r.floats(*shape), r.indices(*index, below=shape[axis]), r.floats(*index)],
+                lambda x, i, src: x.scatter(axis, i, src), {"axis": axis}, k=1)
+
+
 @case("scatter_add")
 def scatter_add(r):
     shape, axis, index = picked(r)
