@@ -69,6 +69,51 @@ tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context
     return st;
 }
 
+enum { MAX_CACHES = TB_MAX_GRAPH_OUTPUTS - 1 };
+
+typedef struct stepped {
+    tb_model *model;
+    int64_t capacity;
+} stepped;
+
+/* A place outside of the cache is held at its end: the step serves rows that come over a network. */
+static void step_forward(void *arg, int n, tb_tensor *const *in, tb_tensor **out)
+{
+    const stepped *c = arg;
+    int64_t rows = tb_tensor_dim(in[0], 0);
+    tb_tensor *token = tb_reshape(tb_cast(in[0], TB_I32), 2, (int64_t[]){rows, 1});
+    tb_step at = {tb_cast(tb_clamp(in[1], 0, (double)(c->capacity - 1)), TB_I64), c->capacity};
+    for (int i = 2; i < n; i++) out[i - 1] = in[i];
+    tb_tensor *logits = tb_model_step(c->model, token, &at, out + 1);
+    out[0] = tb_reshape(logits, 2, (int64_t[]){rows, tb_tensor_dim(logits, 2)});
+}
+
+tb_status tb_deploy_capture_step(tb_model *m, int64_t capacity, const char *name, tb_graph **out)
+{
+    tb_capture_input in[2 + MAX_CACHES] = {{"token", TB_U8, 1, {-1}}, {"place", TB_F32, 1, {-1}}};
+    char names[2 * MAX_CACHES][32];
+    const char *outputs[1 + MAX_CACHES] = {"logits"};
+    int n = tb_model_caches(m);
+    stepped c = {m, capacity};
+    *out = NULL;
+    if (n < 1 || n > MAX_CACHES)
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "model %s cannot generate: it keeps nothing of earlier tokens (or has more than "
+                       "%d blocks that do)", tb_model_spec(m), MAX_CACHES);
+    for (int i = 0; i < n; i++) {
+        snprintf(names[2 * i], sizeof names[0], "cache.%d", i);
+        snprintf(names[2 * i + 1], sizeof names[0], "cache.%d.next", i);
+        in[2 + i] = (tb_capture_input){.name = names[2 * i], .dtype = TB_F32, .dims = {-1}};
+        in[2 + i].rank = 1 + tb_model_cache_dims(m, i, capacity, in[2 + i].dims + 1);
+        outputs[1 + i] = names[2 * i + 1];
+    }
+    tb_ctx *ctx = tb_ctx_current();
+    tb_model_set_training(m, false);
+    bool mode = tb_grad_mode(ctx, false);
+    tb_status st = tb_capture_several(name, 1, (const char *[]){"N"}, 2 + n, in, 1 + n, outputs, step_forward, &c, out);
+    tb_grad_mode(ctx, mode);
+    return st;
+}
+
 static uint8_t most_likely(const float *logits, int64_t classes)
 {
     int64_t best = 0;

@@ -11,6 +11,10 @@ TB_MUST_USE tb_status tb_deploy_open(const char *checkpoint, tb_model **out);
  * text: input "tokens" u8[N, context]. Output "logits" f32. Symbol N. */
 TB_MUST_USE tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context, const char *name, tb_graph **out);
 
+/* One step of generation: inputs "token" u8[N], "place" f32[N] (a whole number), "cache.K" f32[N, ..]; outputs "logits"
+ * f32[N, classes] and "cache.K.next". `capacity`: tokens of a row at most, not above the model's context. */
+TB_MUST_USE tb_status tb_deploy_capture_step(tb_model *m, int64_t capacity, const char *name, tb_graph **out);
+
 /* Share of the test images whose most likely class is right, in batches of `batch`; predictions[rows] (may be NULL) gets
  * the classes, for paired comparisons. */
 TB_MUST_USE tb_status tb_deploy_accuracy(tb_session *s, const tb_dataset *data, int64_t batch, uint8_t *predictions, double *accuracy);

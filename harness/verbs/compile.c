@@ -11,7 +11,7 @@
 typedef struct job {
     const char *checkpoint, *out, *data_name, *name, *dump_dir;
     int64_t max_batch, context;
-    bool why, no_fusion;
+    bool why, no_fusion, generate;
     tb_ctx *ctx;
     tb_dataset *data;
     tb_model *model;
@@ -33,7 +33,8 @@ static tb_status compile(job *j)
     tb_text why = {0};
     TB_TRY(tb_dataset_open(j->data_name, &j->data));
     TB_TRY(tb_deploy_open(j->checkpoint, &j->model));
-    TB_TRY(tb_deploy_capture(j->model, j->data, j->context, j->name, &j->graph));
+    TB_TRY(j->generate ? tb_deploy_capture_step(j->model, j->context, j->name, &j->graph)
+                       : tb_deploy_capture(j->model, j->data, j->context, j->name, &j->graph));
     int captured = j->graph->n_nodes;
     tb_status st = tb_compile(j->graph, &(tb_compile_opts){.why = j->why ? &why : NULL, .dump_dir = j->dump_dir, .no_fusion = j->no_fusion}, &report);
     if (st == TB_OK) print_report(&report, captured);
@@ -56,7 +57,7 @@ static tb_status save(job *j)
     facts[6] = "data/train/sha256", facts[7] = tb_dataset_part(j->data, TB_SPLIT_TRAIN)->sha256;
     info.n_facts = 4;
     info.facts = facts;
-    TB_TRY(tb_artefact_save(j->graph, &info, 16, j->out));
+    TB_TRY(tb_artefact_save(j->graph, &info, j->generate ? 2 : 16, j->out)); /* a row of a step holds its caches */
     TB_TRY(tb_artefact_load(j->out, &j->artefact));
     TB_TRY(tb_session_create(tb_artefact_exec(j->artefact), j->ctx, &j->session));
     TB_TRY(tb_artefact_check(j->artefact, j->session));
@@ -94,9 +95,11 @@ static int64_t option_int(const tb_args *args, const char *name, int64_t otherwi
 static int run(const tb_args *args)
 {
     job j = {.checkpoint = args->words[0], .out = tb_args_get(args, "out"), .data_name = tb_args_get(args, "data"),
-             .name = tb_args_get(args, "name"), .max_batch = option_int(args, "max-batch", 64),
+             .name = tb_args_get(args, "name"),
+             .max_batch = option_int(args, "max-batch", tb_args_has(args, "generate") ? 16 : 64),
              .context = option_int(args, "context", 128), .why = tb_args_has(args, "why"),
-             .dump_dir = tb_args_get(args, "dump-after"), .no_fusion = tb_args_has(args, "no-fusion")};
+             .dump_dir = tb_args_get(args, "dump-after"), .no_fusion = tb_args_has(args, "no-fusion"),
+             .generate = tb_args_has(args, "generate")};
     if (!j.out) {
         (void)TB_FAIL(TB_ERR_INVALID, "tb compile: where to? --out DIR names the folder that is written");
         return tb_report(stderr);
@@ -105,7 +108,7 @@ static int run(const tb_args *args)
         (void)TB_FAIL(TB_ERR_INVALID, "tb compile: --max-batch and --context are positive numbers");
         return tb_report(stderr);
     }
-    if (!j.data_name) j.data_name = "fashion-mnist";
+    if (!j.data_name) j.data_name = j.generate ? "jargon" : "fashion-mnist";
     if (!j.name) j.name = "model";
     tb_status st = tb_ctx_create(&(tb_ctx_config){.threads = 1, .seed = 1}, &j.ctx);
     if (st == TB_OK) {
@@ -120,10 +123,11 @@ static int run(const tb_args *args)
 
 static const tb_option options[] = {
     {"out", 0, "DIR", "folder of the artefact (made if missing)"},
-    {"data", 0, "NAME", "data set the model was trained on: preprocessing and accuracy (fashion-mnist)"},
+    {"data", 0, "NAME", "data set the model was trained on: preprocessing and accuracy (fashion-mnist; with --generate jargon)"},
     {"name", 0, "NAME", "the model's name (model)"},
-    {"max-batch", 0, "N", "largest batch it will be run with (64)"},
+    {"max-batch", 0, "N", "largest batch it will be run with (64; with --generate 16)"},
     {"context", 0, "T", "text models: tokens of a row (128)"},
+    {"generate", 0, NULL, "a text model's single step with its caches: tb serve then generates with it"},
     {"why", 0, NULL, "list what was not fused, with the reason"},
     {"no-fusion", 0, NULL, "graph passes only"},
     {"dump-after", 0, "DIR", "write the graph's text after every pass"},
