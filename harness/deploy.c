@@ -103,7 +103,9 @@ tb_status tb_deploy_capture_step(tb_model *m, int64_t capacity, const char *name
         snprintf(names[2 * i], sizeof names[0], "cache.%d", i);
         snprintf(names[2 * i + 1], sizeof names[0], "cache.%d.next", i);
         in[2 + i] = (tb_capture_input){.name = names[2 * i], .dtype = TB_F32, .dims = {-1}};
-        in[2 + i].rank = 1 + tb_model_cache_dims(m, i, capacity, in[2 + i].dims + 1);
+        int64_t row[TB_MAX_RANK];
+        in[2 + i].rank = 1 + tb_model_cache_dims(m, i, capacity, row);
+        memcpy(in[2 + i].dims + 1, row, sizeof *row * (TB_MAX_RANK - 1));
         outputs[1 + i] = names[2 * i + 1];
     }
     tb_ctx *ctx = tb_ctx_current();

@@ -175,9 +175,8 @@ static void fill(tbi_batcher *b, tbi_batch *batch, int64_t now_ns)
     }
 }
 
-static void give_back(tbi_batcher *b, tbi_batch *batch)
+void tbi_batcher_note(tbi_batcher *b, const tbi_batch *batch)
 {
-    tbi_fault failed = {0};
     b->decisions[b->n_decisions++ % TBI_DECISIONS_KEPT] =
         (tbi_decision){.at_ns = batch->start_ns,
                        .queued_rows = batch->queued_rows,
@@ -187,6 +186,12 @@ static void give_back(tbi_batcher *b, tbi_batch *batch)
     b->by_size[batch->rows].batches++;
     b->by_size[batch->rows].busy_ns += batch->done_ns - batch->start_ns;
     learn_cost(b, batch->rows, batch->done_ns - batch->start_ns);
+}
+
+static void give_back(tbi_batcher *b, tbi_batch *batch)
+{
+    tbi_fault failed = {0};
+    tbi_batcher_note(b, batch);
     if (batch->status != TB_OK) tbi_fault_set(&failed, TBI_FAULT_INTERNAL, NULL, "the model failed");
     for (int k = 0; k < batch->n_requests; k++) {
         tbi_request *r = batch->requests[k];

@@ -93,6 +93,7 @@ bool tbi_batcher_step(tbi_batcher *b, int64_t budget_ns);
 bool tbi_batcher_idle(const tbi_batcher *b);
 int64_t tbi_batcher_next_deadline(const tbi_batcher *b); /* INT64_MAX: none */
 
+void tbi_batcher_note(tbi_batcher *b, const tbi_batch *batch); /* a batch has run: counts, the decision, t(b) */
 int64_t tbi_batcher_cost(const tbi_batcher *b, int rows); /* t(rows), interpolated between measured sizes */
 /* How many of `queued` rows the next batch should take: argmin t(b) / b, and done by the deadline where
  * possible. */

@@ -24,11 +24,14 @@ bool tbi_key_equal(const char *given, const char *key)
     return difference == 0;
 }
 
+static bool is_waiting(tbi_conn_state s)
+{
+    return s == TBI_CONN_WAITING || s == TBI_CONN_READY || s == TBI_CONN_STREAMING;
+}
+
 void tbi_conn_state_set(tbi_conn *c, tbi_conn_state state)
 {
-    bool before = c->state == TBI_CONN_WAITING || c->state == TBI_CONN_READY;
-    bool after = state == TBI_CONN_WAITING || state == TBI_CONN_READY;
-    c->server->n_waiting += after - before;
+    c->server->n_waiting += is_waiting(state) - is_waiting(c->state);
     /* A reply on its way needs no further look; an ended request does, if a next one may lie behind it and
      * the library, asked while others wait, would not say so. */
     if (state != TBI_CONN_SENDING && (state != TBI_CONN_IDLE || c->server->n_waiting > 0))
@@ -115,8 +118,10 @@ void tbi_conn_accept(tb_server *s)
 
 void tbi_conn_release_request(tbi_conn *c)
 {
-    if (c->state == TBI_CONN_WAITING && c->served) tbi_batcher_cancel(c->served->batcher, &c->request);
+    if (c->generates) tbi_generator_cancel(c->served->generator, &c->generation);
+    else if (c->state == TBI_CONN_WAITING && c->served) tbi_batcher_cancel(c->served->batcher, &c->request);
     if (c->state == TBI_CONN_WAITING && !c->served) tbi_repository_forget(&c->server->repository, c);
+    c->generates = false;
     if (c->served) c->served->users--;
     c->served = NULL;
     c->idle_bytes = 0;
@@ -129,6 +134,7 @@ void tbi_conn_free(tbi_conn *c)
     if (!c) return;
     for (int i = 0; i < TB_SERVE_MAX_TENSORS; i++) tb_free(c->in[i].data);
     tb_text_free(&c->body);
+    tb_text_free(&c->text);
     tb_free(c);
 }
 

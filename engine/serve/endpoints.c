@@ -26,7 +26,7 @@ static void write_server(const tb_server *s, tb_json *j)
 {
     static const char *const extensions[] = {"binary_tensor_data", "model_repository",
                                              "model_repository(unload_dependents)", "statistics",
-                                             "model_configuration"};
+                                             "model_configuration", "generate"};
     (void)s;
     tb_json_open(j, '{');
     key_str(j, "name", "tensorbrain");
@@ -83,6 +83,7 @@ static void write_config(const tbi_served *s, tb_json *j)
     key_int(j, "workers", b->n_workers);
     key_int(j, "handover_ns", b->handover_ns);
     key_int(j, "queue_limit_rows", b->limit_rows);
+    if (s->generator) key_int(j, "tokens_of_a_row", s->generator->capacity);
     tb_json_key(j, "batch_ns");
     tb_json_open(j, '[');
     for (int i = 0; i < b->n_sizes; i++) {
@@ -286,6 +287,8 @@ void tbi_endpoint_reply(tbi_conn *c)
     case TBI_DECISIONS: write_decisions(s, c->route.last, &j); break;
     case TBI_LOAD:
     case TBI_INFER:
+    case TBI_GENERATE:
+    case TBI_GENERATE_STREAM:
     case TBI_PREDICT:
     case TBI_NO_ENDPOINT: break;
     }

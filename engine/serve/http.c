@@ -70,8 +70,11 @@ static enum MHD_Result send_reply(tbi_conn *c)
 {
     tb_server *s = c->server;
     void *data = c->fixed ? (void *)(uintptr_t)c->fixed : c->body.data;
-    struct MHD_Response *reply = MHD_create_response_from_buffer(c->fixed ? c->fixed_bytes : c->body.size,
-                                                                 data ? data : "", MHD_RESPMEM_PERSISTENT);
+    bool streams = tbi_is_stream(c);
+    struct MHD_Response *reply =
+        streams ? tbi_stream_response(c)
+                : MHD_create_response_from_buffer(c->fixed ? c->fixed_bytes : c->body.size, data ? data : "",
+                                                  MHD_RESPMEM_PERSISTENT);
     if (!reply) return MHD_NO;
     MHD_add_response_header(reply, "Content-Type", c->content_type);
     MHD_add_response_header(reply, "X-Request-Id", c->request_id);
@@ -86,7 +89,7 @@ static enum MHD_Result send_reply(tbi_conn *c)
     }
     if (c->close || s->drains > 0 || ++c->n_requests >= s->config.limits.requests_per_connection)
         MHD_add_response_header(reply, "Connection", "close");
-    tbi_conn_state_set(c, TBI_CONN_SENDING);
+    tbi_conn_state_set(c, streams && c->generates ? TBI_CONN_STREAMING : TBI_CONN_SENDING);
     enum MHD_Result queued = MHD_queue_response(c->http, (unsigned)c->status, reply);
     MHD_destroy_response(reply);
     return queued;
@@ -146,7 +149,7 @@ void tbi_finish_inference(void *server, tbi_request *r, const tbi_fault *fault, 
     record(c);
 }
 
-static bool quota_left(tb_server *s, int64_t now, tbi_fault *fault)
+bool tbi_quota_left(tb_server *s, int64_t now, tbi_fault *fault)
 {
     int per_s = s->config.limits.quota_per_s;
     if (!per_s) return true;
@@ -161,7 +164,7 @@ static bool quota_left(tb_server *s, int64_t now, tbi_fault *fault)
     return tbi_fault_set(fault, TBI_FAULT_QUOTA, NULL, "more than %d inferences a second", per_s);
 }
 
-static bool find_served(tbi_conn *c)
+bool tbi_find_served(tbi_conn *c)
 {
     tbi_repository *r = &c->server->repository;
     tbi_entry *e = NULL;
@@ -187,7 +190,7 @@ static bool find_served(tbi_conn *c)
     return true;
 }
 
-static bool header_number(tbi_conn *c, const char *name, int64_t min, int64_t max, int64_t *out)
+bool tbi_header_number(tbi_conn *c, const char *name, int64_t min, int64_t max, int64_t *out)
 {
     const char *text = header(c, name);
     if (!text || tbi_json_integer(text, strlen(text), min, max, out)) return true;
@@ -201,18 +204,21 @@ static bool begin_inference(tbi_conn *c)
     tb_server *s = c->server;
     const tb_serve_limits *limit = &s->config.limits;
     int64_t json_bytes = -1, timeout_ms = limit->max_timeout_ms;
-    if (!find_served(c) || !quota_left(s, c->request.first_ns, &c->fault)) return false;
+    if (!tbi_find_served(c) || !tbi_quota_left(s, c->request.first_ns, &c->fault)) return false;
+    if (c->served->generator)
+        return tbi_fault_set(&c->fault, TBI_FAULT_BAD_REQUEST, NULL,
+                             "the model generates text: use /v2/models/NAME/generate or generate_stream");
     tbi_batcher *b = c->served->batcher;
     if (b->queued_rows >= b->limit_rows) {
         tbi_request probe = {.rows = 1, .deadline_ns = INT64_MAX};
         return tbi_batcher_admit(b, &probe, c->request.first_ns,
                                  &c->fault); /* refuses, with the wait it predicts */
     }
-    if (!header_number(c, "Inference-Header-Content-Length", 0,
+    if (!tbi_header_number(c, "Inference-Header-Content-Length", 0,
                        c->content_length < 0 ? INT_MAX : c->content_length, &json_bytes))
         return false;
     c->timeout_in_header = header(c, "X-Request-Timeout-Ms") != NULL;
-    if (!header_number(c, "X-Request-Timeout-Ms", 1, INT_MAX, &timeout_ms)) return false;
+    if (!tbi_header_number(c, "X-Request-Timeout-Ms", 1, INT_MAX, &timeout_ms)) return false;
     if (timeout_ms > limit->max_timeout_ms) timeout_ms = limit->max_timeout_ms;
     c->request.deadline_ns = c->request.first_ns + timeout_ms * 1000000;
     int64_t elements = 0;
@@ -338,11 +344,13 @@ static bool begin_checks(tbi_conn *c, const char *method)
         return tbi_fault_set(&c->fault, TBI_FAULT_LENGTH_REQUIRED, NULL,
                              "a POST needs Content-Length or chunked coding");
     bool infer = c->route.endpoint == TBI_INFER || c->route.endpoint == TBI_PREDICT;
+    bool generate = c->route.endpoint == TBI_GENERATE || c->route.endpoint == TBI_GENERATE_STREAM;
     if (infer) c->body_limit = limit->body_bytes;
     else if (post) {
         tbi_json_open(&c->infer.scan, &c->fault, ignore_event, NULL);
     }
     if (infer && !begin_inference(c)) return false;
+    if (generate && !tbi_begin_generation(c)) return false;
     if (c->content_length > c->body_limit)
         return tbi_fault_set(&c->fault, TBI_FAULT_BODY_TOO_LARGE, NULL,
                              "the body may have at most %lld bytes", (long long)c->body_limit);
@@ -352,7 +360,7 @@ static bool begin_checks(tbi_conn *c, const char *method)
 static enum MHD_Result begin_request(tbi_conn *c, const char *method, const char *version)
 {
     c->fault = (tbi_fault){0};
-    c->close = c->inferred = c->timeout_in_header = false;
+    c->close = c->inferred = c->timeout_in_header = c->generates = false;
     c->fixed = NULL;
     c->json_bytes = -1;
     c->body_bytes = 0;
@@ -390,7 +398,7 @@ static enum MHD_Result take_body(tbi_conn *c, const char *data, size_t n)
     }
     if (c->state == TBI_CONN_DISCARD) return MHD_YES;
     bool good = true;
-    if (c->served) good = tbi_infer_feed(&c->infer, data, n);
+    if (c->served && !c->served->generator) good = tbi_infer_feed(&c->infer, data, n);
     else if (tbi_route_is_post(c->route.endpoint)) good = tbi_json_feed(&c->infer.scan, data, n);
     if (!good) tbi_conn_state_set(c, TBI_CONN_DISCARD);
     return MHD_YES;
@@ -404,6 +412,8 @@ static void end_request(tbi_conn *c)
         tbi_reply_fault(c);
     } else if (c->route.endpoint == TBI_INFER || c->route.endpoint == TBI_PREDICT) {
         end_inference(c);
+    } else if (c->route.endpoint == TBI_GENERATE || c->route.endpoint == TBI_GENERATE_STREAM) {
+        tbi_end_generation(c);
     } else if (tbi_route_is_post(c->route.endpoint) && c->body_bytes > 0 &&
                !tbi_json_finish(&c->infer.scan)) {
         tbi_reply_fault(c);

@@ -150,6 +150,7 @@ tb_status tbi_served_open(const tb_serve_config *config, const char *dir, const 
     int rows = config->limits.queue_rows ? config->limits.queue_rows : 4 * s->model->max_batch;
     TB_GO(
         tbi_batcher_create(s->model, config->mode, config->workers ? config->workers : 1, rows, &s->batcher));
+    if (tbi_model_steps(s->model)) TB_GO(tbi_generator_create(s->batcher, rows, &s->generator));
     *out = s;
     s = NULL;
 cleanup:
@@ -161,6 +162,7 @@ cleanup:
 void tbi_served_close(tbi_served *s)
 {
     if (!s) return;
+    tbi_generator_destroy(s->generator);
     tbi_batcher_destroy(s->batcher);
     if (s->model) s->model->destroy(s->model);
     tb_free(s);

@@ -108,6 +108,12 @@ void tbi_metrics_prometheus(const tb_server *s, tb_text *out)
     counter(out, "requests_total", "HTTP requests whose header was complete.", m->requests);
     counter(out, "inferences_total", "Inference requests answered.", m->inferences);
     counter(out, "rows_total", "Rows of answered inference requests.", m->rows);
+    counter(out, "generations_total", "Texts generated to their end.", m->generations);
+    counter(out, "generated_tokens_total", "Tokens drawn.", m->tokens);
+    tb_text_add(out, "# HELP tensorbrain_first_token_seconds From a request for text to its first token.\n"
+                     "# TYPE tensorbrain_first_token_seconds summary\n"
+                     "tensorbrain_first_token_seconds_sum %.9f\ntensorbrain_first_token_seconds_count %llu\n",
+                (double)m->first_token_ns * 1e-9, (unsigned long long)m->first_tokens);
     counter(out, "connections_total", "Connections that arrived.", m->connections);
     counter(out, "connections_refused_total", "Connections refused by a limit.", m->connections_refused);
     counter(out, "slow_requests_cut_total",

@@ -33,6 +33,9 @@ typedef struct tbi_metrics {
     uint64_t buckets[TBI_STAGES][TBI_BUCKETS + 1];
     int64_t stage_sum_ns[TBI_STAGES];
     tb_histogram latency;                 /* of answered inferences, first byte to reply handed over */
+    uint64_t generations, tokens;         /* texts that were completed; tokens drawn for any */
+    uint64_t first_tokens;                /* texts that have begun, and what their first token took in all */
+    int64_t first_token_ns;
     tbi_recent recent[TBI_RECENT];        /* ring: inferences of any outcome */
     uint64_t n_recent;
 } tbi_metrics;

@@ -4,7 +4,7 @@
  * Requests that began with the old model end with it; it is closed when the last one has. Names come from the
  * folder alone: a client's name is looked up in the list, never put into a path. */
 #pragma once
-#include "batcher.h"
+#include "generator.h"
 #include "tb_serve.h"
 #include <pthread.h>
 
@@ -14,6 +14,7 @@ enum { TBI_MAX_MODELS = 64 };
 typedef struct tbi_served {
     tb_serve_model *model;
     tbi_batcher *batcher;
+    tbi_generator *generator;  /* NULL: a model of independent rows */
     int users;                 /* requests that hold it, from header to reply */
     uint64_t executions, successes, failures, rows;
     int64_t queue_ns, infer_ns, parse_ns, serialize_ns, last_ms;

@@ -156,6 +156,10 @@ static void install(void *server, void *waiter, tbi_entry *e, tb_status st)
     tb_server *s = server;
     tbi_batcher *b = st == TB_OK ? e->live->batcher : NULL;
     if (b) {
+        if (e->live->generator) {
+            e->live->generator->generated = tbi_generated_token;
+            e->live->generator->arg = s;
+        }
         b->finish = tbi_finish_inference;
         b->finish_arg = s;
         if (b->by_worker && watch(s, b->wake_fd) != TB_OK)
@@ -168,15 +172,19 @@ static void install(void *server, void *waiter, tbi_entry *e, tb_status st)
     tbi_finish_load(s, waiter, e, st);
 }
 
+static bool step(tbi_served *m)
+{
+    return m->generator ? tbi_generator_step(m->generator) : tbi_batcher_step(m->batcher, COMPUTE_NS);
+}
+
 /* True while some queue still holds rows that the loop itself has to run. */
 static bool step_batchers(tb_server *s)
 {
     bool more = false;
     for (int i = 0; i < s->repository.n_entries; i++)
         if (s->repository.entries[i].live)
-            more |= tbi_batcher_step(s->repository.entries[i].live->batcher, COMPUTE_NS);
-    for (tbi_served *r = s->repository.retired; r; r = r->next)
-        more |= tbi_batcher_step(r->batcher, COMPUTE_NS);
+            more |= step(s->repository.entries[i].live);
+    for (tbi_served *r = s->repository.retired; r; r = r->next) more |= step(r);
     return more;
 }
 
@@ -190,7 +198,8 @@ static int64_t next_deadline(const tb_server *s)
     }
     for (int i = 0; i < s->repository.n_entries; i++) {
         const tbi_served *m = s->repository.entries[i].live;
-        int64_t d = m && m->batcher->head ? tbi_batcher_next_deadline(m->batcher) : INT64_MAX;
+        int64_t d = !m ? INT64_MAX
+                    : m->generator ? tbi_generator_next_deadline(m->generator) : tbi_batcher_next_deadline(m->batcher);
         if (d < next) next = d;
     }
     return next;
@@ -258,7 +267,8 @@ static bool drained(tb_server *s, tb_status *st)
     if (s->closing && s->n_conns == 0) return true;
     if (elapsed_ms < s->config.limits.drain_delay_ms + s->config.limits.drain_ms) return false;
     for (int i = 0; i < s->config.limits.connections; i++)
-        if (s->conns[i] && s->conns[i]->state == TBI_CONN_WAITING)
+        if (s->conns[i] && s->conns[i]->state == TBI_CONN_STREAMING) shutdown(s->conns[i]->fd, SHUT_RDWR);
+        else if (s->conns[i] && s->conns[i]->state == TBI_CONN_WAITING)
             tbi_conn_cut(s->conns[i], TBI_FAULT_DRAINING, "the server has stopped");
     *st = TB_FAIL(TB_ERR_TIMEOUT, "serve: %d connections were still open %d ms after draining began",
                   s->n_conns, (int)elapsed_ms);

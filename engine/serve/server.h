@@ -1,6 +1,7 @@
 /* The server's own structures, shared by its files: server.c (life and loop), connection.c (the table of
  * connections, their deadlines), http.c (the library's callbacks), framing.c (what the library lets through),
- * route.c (paths), endpoints.c (replies other than inference). All of it belongs to the loop thread. */
+ * route.c (paths), stream.c (text, token by
+ * token), endpoints.c (other replies). All of it belongs to the loop thread. */
 #pragma once
 #include "metrics.h"
 #include "repository.h"
@@ -20,6 +21,8 @@ typedef enum tbi_endpoint {
     TBI_MODEL_CONFIG,
     TBI_MODEL_STATS,
     TBI_INFER,
+    TBI_GENERATE,
+    TBI_GENERATE_STREAM,
     TBI_PREDICT,
     TBI_INDEX,
     TBI_LOAD,
@@ -48,6 +51,7 @@ typedef enum tbi_conn_state {
     TBI_CONN_DISCARD, /* reading a body that will not be used: fault is set */
     TBI_CONN_WAITING, /* queued, running, or for a load */
     TBI_CONN_READY,   /* the reply is written, the library has not taken it */
+    TBI_CONN_STREAMING, /* the reply has begun and grows */
     TBI_CONN_SENDING
 } tbi_conn_state;
 
@@ -77,6 +81,10 @@ typedef struct tbi_conn {
     tbi_fault fault;
     tbi_infer infer;
     tbi_rows in[TB_SERVE_MAX_TENSORS];
+    tbi_prompt prompt;
+    tbi_generation generation; /* of `prompt` */
+    bool generates;            /* it is known to the generator */
+    tb_text text;              /* generated, where it is answered as a whole */
     tb_text body;              /* the reply */
     int status;
     const char *content_type;
@@ -121,6 +129,16 @@ TB_MUST_USE tb_status tbi_http_start(tb_server *s);
 void tbi_finish_inference(void *server, tbi_request *r, const tbi_fault *fault, const void *const *out);
 void tbi_finish_load(void *server, void *waiter, tbi_entry *e, tb_status st);
 void tbi_reply_fault(tbi_conn *c);                        /* the reply is c->fault; state READY */
+bool tbi_find_served(tbi_conn *c);                        /* holds the model that the path names */
+bool tbi_quota_left(tb_server *s, int64_t now, tbi_fault *fault);
+bool tbi_header_number(tbi_conn *c, const char *name, int64_t min, int64_t max, int64_t *out);
+
+/* stream.c */
+bool tbi_begin_generation(tbi_conn *c);                   /* what the header decides; false with the fault set */
+void tbi_end_generation(tbi_conn *c);                     /* the body is there */
+void tbi_generated_token(void *server, tbi_generation *r, const tbi_fault *fault);
+struct MHD_Response *tbi_stream_response(tbi_conn *c);
+bool tbi_is_stream(const tbi_conn *c);                    /* this reply is sent while it grows */
 
 /* framing.c: false with the fault set when the library accepted what HTTP/1.1 does not allow or limits
  * forbid. */
