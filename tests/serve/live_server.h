@@ -1,6 +1,7 @@
 /* A server on loopback in a thread of the test, a repository folder for it, and a plain blocking client. */
 #pragma once
 #include "mlp_model.h"
+#include "step_model.h"
 #include "tb_cpu.h"
 #include "tb_serve.h"
 #include "tb_test.h"
@@ -24,6 +25,7 @@ typedef struct live {
     int port;
     char dir[64];
     int in, hidden, out, max_batch;
+    int step_tokens; /* above 0: a model that steps, with this capacity */
     atomic_int delay_us, slow_after, broken, destroyed, opened;
 } live;
 
@@ -32,6 +34,15 @@ static inline tb_status live_open(void *arg, const char *dir, const char *name, 
 {
     live *l = arg;
     (void)dir;
+    if (l->step_tokens) {
+        step_model *s = step_make(name, version, l->step_tokens, l->max_batch);
+        if (!s) return TB_FAIL(TB_ERR_OOM, "no memory");
+        s->delay_us = atomic_load(&l->delay_us);
+        s->destroyed = &l->destroyed;
+        atomic_fetch_add(&l->opened, 1);
+        *out = &s->base;
+        return TB_OK;
+    }
     mlp *m = mlp_make(name, version, l->in, l->hidden, l->out, l->max_batch);
     if (!m) return TB_FAIL(TB_ERR_OOM, "no memory");
     m->delay_us = atomic_load(&l->delay_us);
