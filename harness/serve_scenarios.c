@@ -145,7 +145,10 @@ static tb_status measure_overload(const tb_run *run, tb_serve_state *s, int64_t 
     c.connections *= 4;
     c.keep_columns = true;
     TB_TRY(send(run, s, &c, &burst, &r));
+    double row_us;
+    TB_TRY(tb_serving_row_us(s->serving, &row_us));
     burst_tally t = tally_burst(r, seconds, s->slo.limit_ms);
+    tb_emit_sample(run, "row_us", i, row_us);
     tb_emit_sample(run, "capacity_per_s", i, capacity);
     tb_emit_sample(run, "goodput_share", i, t.goodput_per_s / capacity);
     tb_emit_sample(run, "accepted_p99_ms", i, tb_histogram_ms(&r->latency, 0.99));

@@ -4,6 +4,7 @@
 #include "peer.h"
 #include "tb_alloc.h"
 #include "tb_serve_artefact.h"
+#include <math.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -150,6 +151,22 @@ tb_status tb_serving_stage_us(const tb_serving *s, const char *stage, double *us
     *us = metric(text, "sum", stage) * 1e6 / count;
     tb_free(text);
     return count > 0 ? TB_OK : TB_FAIL(TB_ERR_NOT_FOUND, "the server counts no answers by stage '%s'", stage);
+}
+
+tb_status tb_serving_row_us(const tb_serving *s, double *us)
+{
+    tb_target at = {.host = "127.0.0.1", .port = s->port};
+    char *text;
+    *us = INFINITY;
+    TB_TRY(tb_target_get(&at, "GET", "/v2/models/model/config", &text));
+    for (const char *p = text; (p = strstr(p, "{\"rows\":"));) {
+        long long rows = 0, ns = 0;
+        if (sscanf(p, "{\"rows\":%lld,\"ns\":%lld}", &rows, &ns) == 2 && rows > 0)
+            *us = fmin(*us, (double)ns * 1e-3 / (double)rows);
+        p++;
+    }
+    tb_free(text);
+    return isfinite(*us) ? TB_OK : TB_FAIL(TB_ERR_NOT_FOUND, "the server tells no times of batches");
 }
 
 tb_status tb_serving_reload(tb_serving *s) { return request(s, "POST", "/v2/repository/models/model/load"); }

@@ -24,6 +24,8 @@ TB_MUST_USE tb_status tb_serving_stage_us(const tb_serving *s, const char *stage
 /* Ours only. Reload: the model's files are read, checked and put in place of the running model. Drain: the
  * server says it is not ready, answers what comes for half a second, closes. Restart: waits for a drained
  * server's end, tells how it ended, and starts another. */
+/* The model's time for a row of the batch that is best per row, as the server measured it. */
+TB_MUST_USE tb_status tb_serving_row_us(const tb_serving *s, double *us);
 TB_MUST_USE tb_status tb_serving_reload(tb_serving *s);
 TB_MUST_USE tb_status tb_serving_drain(tb_serving *s);
 TB_MUST_USE tb_status tb_serving_restart(tb_serving *s);

@@ -146,16 +146,46 @@ static size_t output_row(const tb_serve_model *m, int o)
     return (size_t)m->outputs[o].elements * tb_dtype_size(m->outputs[o].dtype);
 }
 
-/* Moves the oldest whole requests, up to the planned rows, into the batch. A request alone is read where it
- * lies if the loop itself runs it; workers always read a copy, since a connection may end while they compute.
- */
+/* Rows of the oldest requests, `rows` at most, that a batch of that size would answer in time. */
+static int rows_in_time(const tbi_batcher *b, int rows, int64_t now_ns)
+{
+    int64_t done = now_ns + tbi_batcher_cost(b, rows);
+    int n = 0;
+    for (const tbi_request *r = b->head; r && n < rows; r = r->next)
+        if (r->deadline_ns >= done) n += r->rows;
+    return n < rows ? n : rows;
+}
+
+/* The size that answers most rows in time for its cost; 0: none answers any. Where the queue is long, a small batch for
+ * the sake of its oldest request would cost all behind it their time, and the next batch would be smaller still. */
+static int plan_under_pressure(const tbi_batcher *b, int64_t now_ns)
+{
+    int most = b->queued_rows < b->model->max_batch ? b->queued_rows : b->model->max_batch, best = 0;
+    double best_rate = 0;
+    for (int i = 0; i <= b->n_sizes; i++) {
+        int rows = i < b->n_sizes ? b->sizes[i] : most;
+        if (rows > most) continue;
+        double rate = (double)rows_in_time(b, rows, now_ns) / (double)tbi_batcher_cost(b, rows);
+        if (rate > 0 && rate >= best_rate) best = rows, best_rate = rate;
+    }
+    return best;
+}
+
+/* Moves the oldest whole requests, up to the planned rows, into the batch; under pressure those that it would answer
+ * too late stay behind and expire. A request alone is read where it lies if the loop itself runs it; workers always
+ * read a copy, since a connection may end while they compute. */
 static void fill(tbi_batcher *b, tbi_batch *batch, int64_t now_ns)
 {
-    int rows = tbi_batcher_plan(b, b->queued_rows, now_ns, tbi_batcher_next_deadline(b));
+    int most = b->queued_rows < b->model->max_batch ? b->queued_rows : b->model->max_batch, rows = 0;
+    int64_t earliest = tbi_batcher_next_deadline(b), done = INT64_MIN;
+    if (now_ns + tbi_batcher_cost(b, most) > earliest) rows = plan_under_pressure(b, now_ns);
+    if (rows) done = now_ns + tbi_batcher_cost(b, rows);
+    else rows = tbi_batcher_plan(b, b->queued_rows, now_ns, earliest);
     batch->queued_rows = b->queued_rows;
     batch->rows = batch->n_requests = 0;
-    while (b->head && (batch->rows == 0 || batch->rows + b->head->rows <= rows)) {
-        tbi_request *r = b->head;
+    for (tbi_request *r = b->head, *next; r && (batch->rows == 0 || batch->rows + r->rows <= rows); r = next) {
+        next = r->next;
+        if (r->deadline_ns < done) continue;
         unlink_request(b, r);
         r->batch = batch;
         r->batch_at = batch->rows;

@@ -46,7 +46,8 @@ static tb_tensor *embed_step(const void *block, tb_tensor *x, const tb_step *at,
     const embed *p = block;
     tb_scope *s = tb_scope_open();
     (void)cache;
-    tb_tensor *places = tb_slice(p->place.weight, 0, 0, at->capacity, 1);
+    int64_t width = tb_tensor_dim(p->place.weight, 1); /* the reshape fails where the context is shorter */
+    tb_tensor *places = tb_reshape(tb_slice(p->place.weight, 0, 0, at->capacity, 1), 2, (int64_t[]){at->capacity, width});
     tb_tensor *place = tb_embedding(places, tb_reshape(at->place, 2, (int64_t[]){tb_tensor_dim(x, 0), 1}));
     return tb_scope_escape(s, tb_add(tb_nn_embedding_forward(&p->token, x), place));
 }
