@@ -3,6 +3,7 @@
 #include "experiment_internal.h"
 #include "tb_alloc.h"
 #include "tb_text.h"
+#include <dirent.h>
 #include <errno.h>
 #include <libgen.h>
 #include <stdlib.h>
@@ -42,6 +43,27 @@ tb_status tb_experiment_root(char **out)
                    "no folder experiments/ here or above the program; change into the source tree");
 }
 
+/* A sentence for the name of an experiment that is not there. */
+static tb_status fail_missing(const tb_experiment *e, const char *name)
+{
+    char *names[NAMES_MAX];
+    int n = 0;
+    char *folder = tb_asprintf("%s/experiments", e->root);
+    DIR *dir = folder ? opendir(folder) : NULL;
+    for (const struct dirent *entry; dir && n < NAMES_MAX && (entry = readdir(dir));) {
+        size_t length = strlen(entry->d_name);
+        if (length <= 5 || strcmp(entry->d_name + length - 5, ".yaml") != 0) continue;
+        if ((names[n] = tb_strndup(entry->d_name, length - 5))) n++;
+    }
+    const char *near = tb_nearest(name, (const char *const *)names, n);
+    tb_status st = TB_FAIL(TB_ERR_NOT_FOUND, "no experiment '%s' (%s)%s%s; tb list shows what there is", name,
+                           e->path, near ? "; nearest: " : "", near ? near : "");
+    for (int i = 0; i < n; i++) tb_free(names[i]);
+    if (dir) closedir(dir);
+    tb_free(folder);
+    return st;
+}
+
 static tb_status find_file(tb_experiment *e, const char *name)
 {
     bool is_path = strchr(name, '/') || strstr(name, ".yaml");
@@ -56,8 +78,8 @@ static tb_status find_file(tb_experiment *e, const char *name)
     e->name = tb_strndup(base, n);
     if (!e->path || !e->name) return TB_ERR_OOM;
     if (access(e->path, R_OK) == 0) return TB_OK;
-    return TB_FAIL(TB_ERR_NOT_FOUND, "%s: %s: %s; tb list shows what there is", name, e->path,
-                   strerror(errno));
+    if (!is_path && errno == ENOENT) return fail_missing(e, name);
+    return TB_FAIL(TB_ERR_NOT_FOUND, "%s: %s", e->path, strerror(errno));
 }
 
 /* The tree of one file over what it extends. */
@@ -293,6 +315,35 @@ cleanup:
     return st;
 }
 
+/* A plot's axes, series and base are keys of the experiment; what else its kind takes is scripts/plot's to
+ * say. */
+static tb_status check_plot_keys(const tb_experiment *e, const tb_conf *node)
+{
+    const char *path;
+    if (!node) return TB_OK;
+    if (node->kind == TB_CONF_SCALAR) {
+        TB_TRY(tb_conf_str(node, "plots", &path));
+        return !strchr(path, '.') || tbi_experiment_key(e, node, path) ? TB_OK : TB_ERR_CONFIG;
+    }
+    for (int i = 0; i < node->n_items; i++) {
+        if (node->kind == TB_CONF_LIST)
+            TB_TRY(check_plot_keys(e, node->items[i]));
+        else if (!tbi_experiment_key(e, node->items[i], node->keys[i]))
+            return TB_ERR_CONFIG;
+    }
+    return TB_OK;
+}
+
+static tb_status check_plot(const tb_experiment *e, const tb_conf *plot)
+{
+    static const char *const with_keys[] = {"x", "series", "label", "base"};
+    if (plot->kind != TB_CONF_MAP || !tb_conf_find(plot, "kind"))
+        return tb_conf_fail(plot, TB_ERR_CONFIG, "plots: each is a map with a 'kind'");
+    for (size_t i = 0; i < sizeof with_keys / sizeof *with_keys; i++)
+        TB_TRY(check_plot_keys(e, tb_conf_find(plot, with_keys[i])));
+    return TB_OK;
+}
+
 static tb_status check_lists(const tb_experiment *e)
 {
     const tb_conf *valid = tb_conf_find(e->tree, "valid"), *checks = tb_conf_find(e->tree, "checks");
@@ -306,9 +357,7 @@ static tb_status check_lists(const tb_experiment *e)
     const tb_conf *plots = tb_conf_find(e->tree, "plots");
     if (plots && plots->kind != TB_CONF_LIST)
         return tb_conf_fail(plots, TB_ERR_CONFIG, "plots: a list of plots");
-    for (int i = 0; plots && i < plots->n_items; i++)
-        if (!tb_conf_find(plots->items[i], "kind"))
-            return tb_conf_fail(plots->items[i], TB_ERR_CONFIG, "plots: each is a map with a 'kind'");
+    for (int i = 0; plots && i < plots->n_items; i++) TB_TRY(check_plot(e, plots->items[i]));
     return TB_OK;
 }
 

@@ -180,8 +180,8 @@ static tb_status add_default(tb_conf *map, const char *name, const tb_key *key)
 tb_status tb_conf_apply_keys(tb_conf *map, const char *prefix, const tb_key *keys, int n_keys)
 {
     if (map->kind != TB_CONF_MAP)
-        return tb_conf_fail(map, TB_ERR_CONFIG, "'%s' must be a map of keys, not %s", prefix,
-                            kind_names[map->kind]);
+        return tb_conf_fail(map, TB_ERR_CONFIG, "'%.*s' must be a map of keys, not %s",
+                            (int)strcspn(prefix, "."), prefix, kind_names[map->kind]);
     char name[256];
     for (int i = 0; i < map->n_items; i++) {
         const tb_key *key = find_key(keys, n_keys, map->keys[i]);

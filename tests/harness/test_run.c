@@ -78,8 +78,12 @@ static void wrong_use_ends_with_2_and_the_right_sentence(void **state)
     expect(
         &run, 2,
         "x: unknown key 'params.wrok_us' (from -s); nearest: 'params.work_us'.  tb show x --keys lists all");
-    run = run_program("run y");
-    expect(&run, 2, "./experiments/y.yaml: No such file or directory; tb list shows what there is");
+    run = run_program("run nowhere");
+    expect(&run, 2, "no experiment 'nowhere' (./experiments/nowhere.yaml); tb list shows what there is");
+    write_file("experiments/train.yaml", "driver: 'null'\n");
+    run = run_program("run trian");
+    expect(&run, 2,
+           "no experiment 'trian' (./experiments/trian.yaml); nearest: train; tb list shows what there is");
     run = run_program("rnu x");
     expect(&run, 2, "no verb 'rnu'; nearest: run");
     run = run_program("run x --wher true");

@@ -17,9 +17,10 @@ typedef void (*fill_fn)(tb_journal *j, int launch, const plotted *p, double knob
 
 static double noise(uint64_t stream, int64_t i) { return tb_random_normal(9, stream, (uint64_t)i); }
 
+static int number; /* of the newest point; its file is <number>.h5 */
+
 static void add_point(const plotted *p, fill_fn fill, double knob)
 {
-    static int number;
     char paths[10][64], name[32], hash[16];
     const char *list[10];
     snprintf(hash, sizeof hash, "%08x", ++number);
@@ -278,6 +279,14 @@ static void what_cannot_be_drawn_is_said_in_one_sentence(void **state)
                      3);
     assert_non_null(strstr(tb_text_str(&out), "gantt"));
     assert_null(strstr(tb_text_str(&out), "Traceback"));
+    out.size = 0;
+    add_point(&(plotted){"misspelt", "mlp", "{}", "[{\"kind\":\"curve\",\"serie\":[]}]", "measured", 1, "ok"},
+              fill_training, 1);
+    assert_int_equal(shell(&out, TB_SOURCE_DIR "/scripts/plot --out %s %s/%08x.h5", temporary_folder(),
+                           temporary_folder(), (unsigned)number),
+                     3);
+    assert_non_null(
+        strstr(tb_text_str(&out), "misspelt: plot 'curve' has no key 'serie'; nearest: 'series'"));
     tb_text_free(&out);
 }
 

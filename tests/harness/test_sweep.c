@@ -194,6 +194,12 @@ static void every_wrong_key_is_named_with_its_place(void **state)
     refuses("driver: 'null'\nmetrics: {iter_ms: {dir: down}}\n", "'down' is none of lower|higher|none");
     refuses("driver: 'null'\nchecks: ['loss same over launch.ranks']\n", "is none of: NAME");
     refuses("driver: 'null'\nchecks: ['loss equal over launch.rank']\n", "unknown key 'launch.rank'");
+    refuses("driver: 'null'\nplots: [{kind: throughput, x: launch.rank}]\n", "unknown key 'launch.rank'");
+    refuses("driver: 'null'\nplots: [{kind: ratio, base: {params.wrk_us: 1}}]\n",
+            "unknown key 'params.wrk_us'; nearest: 'params.work_us'");
+    refuses("driver: 'null'\nplots: [{kind: ratio, series: [launch.ranks, launch.x]}]\n",
+            "unknown key 'launch.x'");
+    refuses("driver: 'null'\nplots: [{x: launch.ranks}]\n", "each is a map with a 'kind'");
     refuses("driver: nul\n", "no driver 'nul'; nearest: null");
     refuses("question: why?\n", "key 'driver' is missing");
     refuses("driver: 'null'\nlaunch: {threads: 1000}\n",
