@@ -3,9 +3,15 @@
  *     forward      y[o, p]  = sum over k = (c, kh, kw) of weight[o, k] frame(x)[k, p]
  *     input grad   dx[c, p] = sum over k = (o, kh, kw) of weight'[c, k] frame(g)[k, p]
  * The second is the first on the gradient, with its pixels `stride` apart, the taps flipped, and the weights' first
- * two dimensions swapped (weight', made once a call). */
+ * two dimensions swapped (weight', made once a call).
+ *
+ * Where the rows of an image fill vectors well, the tile reads its operand from the frame as it lies (is_scattered): a
+ * vector is a piece of one output row, rounded up, so columns are counted as if rows were whole vectors. Else panels
+ * are packed. */
 #pragma once
 #include "conv_image.h"
+
+TILES(scattered_tiles, true)
 
 typedef struct conv_problem {
     const tb_conv_args *a;
@@ -16,13 +22,20 @@ typedef struct conv_problem {
     const float *bias;
     tb_epilogue_act act;
     int64_t m, k, passes, kc, block_n, chunks; /* chunks of outputs an image is cut into */
-    bool rows_inside;
-    int64_t shared_floats, image_floats, b_floats, slot_floats;
+    bool rows_inside, is_scattered;
+    int64_t columns;                    /* of the gemm: outputs of an image, or with rows rounded up to vectors */
+    int32_t *row_at;                    /* scattered: offsets of the k rows in the frame */
+    int64_t weight_floats, shared_floats, image_floats, b_floats, slot_floats;
 } conv_problem;
+
+enum { WASTE_PERCENT = 34 }; /* lanes beyond the ends of rows that cost less than packing: 12 or 24 of 16 or 32 do */
 
 static void conv_blocks(conv_problem *p)
 {
-    int64_t threads = tb_pool_threads(p->a->pool), outputs = p->f.out_h * p->f.out_w, panels = div_up(outputs, NR);
+    int64_t threads = tb_pool_threads(p->a->pool), row = round_up(p->f.out_w, VL);
+    p->is_scattered = !p->f.plain && row <= p->f.out_w + p->f.out_w * WASTE_PERCENT / 100;
+    p->columns = p->f.out_h * (p->is_scattered ? row : p->f.out_w);
+    int64_t panels = div_up(p->columns, NR);
     int64_t images = max_i64(p->a->n * p->a->groups, 1);
     p->k = p->f.channels * p->f.kh * p->f.kw;
     p->passes = max_i64(div_up(p->k, KC), 1);
@@ -30,11 +43,12 @@ static void conv_blocks(conv_problem *p)
     p->chunks = max_i64(div_up(panels, NC / NR), 1);
     if (images * p->chunks < threads) p->chunks = max_i64(min_i64(panels, div_up(threads, images)), 1);
     p->block_n = div_up(panels, p->chunks) * NR;
-    p->chunks = max_i64(div_up(outputs, p->block_n), 1);
+    p->chunks = max_i64(div_up(p->columns, p->block_n), 1);
     p->rows_inside = p->m <= DIRECT_M;
-    p->shared_floats = p->swap_weight ? round_up(p->a->groups * p->m * p->k, 16) : 0;
+    p->weight_floats = p->swap_weight ? round_up(p->a->groups * p->m * p->k, 16) : 0;
+    p->shared_floats = p->weight_floats + (p->is_scattered ? round_up(p->k, 16) : 0);
     p->image_floats = frame_floats(&p->f, p->f.channels);
-    p->b_floats = (p->rows_inside ? 4 * NR : p->block_n) * p->kc;
+    p->b_floats = p->is_scattered ? 0 : (p->rows_inside ? 4 * NR : p->block_n) * p->kc;
     p->slot_floats = block_slot_floats(p->m, p->block_n, p->passes, 1);
 }
 
@@ -93,10 +107,27 @@ static void conv_a(const gemm_block *w, tile_job *t, int64_t tile, bool first_us
     t->a_k = 1;
 }
 
+static void conv_b_scattered(const gemm_block *w, tile_job *t, int64_t panel, int count)
+{
+    const conv_work *c = w->problem;
+    const frame *f = &c->p->f;
+    int64_t row = round_up(f->out_w, VL), last = c->p->columns - VL;
+    t->b = c->origin;
+    t->b_row_at = c->p->row_at + w->k0;
+    for (int v = 0; v < count * NV; v++) {
+        int64_t at = min_i64(w->j0 + panel * NR + v * VL, last); /* vectors behind the image's end: any */
+        t->b_vector_at[v] = (int32_t)(at / row * f->step_h * f->row + at % row);
+    }
+}
+
 static void conv_b(const gemm_block *w, tile_job *t, int64_t panel, int count, bool first_use)
 {
     const conv_work *c = w->problem;
     int64_t k = w->k1 - w->k0;
+    if (c->p->is_scattered) {
+        conv_b_scattered(w, t, panel, count);
+        return;
+    }
     float *pack = w->b_pack + (w->rows_inside ? 0 : panel * NR * k);
     t->b = pack;
     t->b_k = NR;
@@ -117,18 +148,28 @@ static float *conv_target(const gemm_block *w, tile_job *t, int64_t i, int64_t j
     const conv_work *c = w->problem;
     (void)cols;
     t->out_row = c->p->f.out_h * c->p->f.out_w;
+    bool is_in_rows = !c->p->is_scattered || c->p->columns == t->out_row; /* as C has them */
     bool is_plain = !c->p->accumulate && !c->bias && !c->p->a->residual && c->p->act == TB_ACT_NONE;
-    return is_plain ? c->out + i * t->out_row + j : NULL;
+    return is_in_rows && is_plain ? c->out + i * t->out_row + j : NULL;
 }
 
 static void conv_finish(const gemm_block *w, const float *sum, int64_t sum_row, int64_t i, int64_t j, int rows, int cols)
 {
     const conv_work *c = w->problem;
-    int64_t outputs = c->p->f.out_h * c->p->f.out_w;
-    for (int r = 0; r < rows; r++) {
-        float *out = c->out + (i + r) * outputs + j;
-        epilogue_row(sum + r * sum_row, out, cols, c->p->accumulate, c->bias ? c->bias + i + r : NULL, 0,
-                     conv_residual(c->p, out), c->p->act);
+    int64_t width = c->p->f.out_w, outputs = c->p->f.out_h * width, row = round_up(width, VL);
+    for (int64_t from = j; from < j + cols;) { /* runs of neighbours in C */
+        int64_t to = j + cols, at = from, n = cols;
+        if (c->p->is_scattered) {
+            to = min_i64((from / row + 1) * row, to);
+            at = from / row * width + from % row;
+            n = min_i64(to - from, width - from % row);
+        }
+        for (int r = 0; r < rows; r++) {
+            float *out = c->out + (i + r) * outputs + at;
+            epilogue_row(sum + r * sum_row + from - j, out, (int)n, c->p->accumulate, c->bias ? c->bias + i + r : NULL, 0,
+                         conv_residual(c->p, out), c->p->act);
+        }
+        from = to;
     }
 }
 
@@ -151,7 +192,8 @@ static void conv_run_chunks(void *arg, int64_t begin, int64_t end, int thread)
         c.weight = weight + group * p->m * p->k;
         c.bias = p->bias ? p->bias + group * p->m : NULL;
         c.out = p->out + image * p->m * outputs;
-        gemm_block w = {.source = &image_source, .problem = &c, .j0 = j0, .m = p->m, .n = min_i64(p->block_n, outputs - j0),
+        gemm_block w = {.source = &image_source, .problem = &c, .j0 = j0, .m = p->m, .n = min_i64(p->block_n, p->columns - j0),
+                        .tiles = p->is_scattered ? scattered_tiles : NULL,
                         .k = p->k, .tree_block = max_i64(p->k, 1), .tree = 1, .passes = p->passes,
                         .rows_inside = p->rows_inside, .b_pack = scratch + p->image_floats,
                         .slots = scratch + p->image_floats + p->b_floats};
@@ -176,6 +218,9 @@ static void conv_run(conv_problem *p)
 {
     int64_t images = p->a->n * p->a->groups;
     if (images == 0 || p->m == 0 || p->f.out_h * p->f.out_w == 0) return;
+    p->row_at = (int32_t *)p->a->scratch + p->weight_floats;
+    for (int64_t k = 0, taps = p->f.kh * p->f.kw; k < p->k && p->is_scattered; k++)
+        p->row_at[k] = (int32_t)(k / taps * p->f.plane + frame_tap(&p->f, k % taps / p->f.kw, k % p->f.kw));
     if (p->swap_weight) tb_pool_run(p->a->pool, p->a->groups * p->m, conv_swap_weight, p);
     tb_pool_run(p->a->pool, images * p->chunks, conv_run_chunks, p);
 }

@@ -18,6 +18,7 @@ typedef struct gemm_block {
     int64_t k, tree_block, passes;   /* length of the sums, of one block of the tree */
     int tree;
     bool rows_inside;
+    const tile_fn (*tiles)[4];       /* NULL: `tiles` of gemm_tile.h */
     float *a_pack, *b_pack, *slots;  /* scratch; slots only where passes > 1 */
     int64_t pass, k0, k1;            /* the current pass; set by source->pass */
     int64_t row_tiles, panels;       /* set by run_block */
@@ -56,7 +57,7 @@ static void run_tile(const gemm_block *w, tile_job *t, int64_t tile, int64_t pan
         t->out = finished;
         t->out_row = count * NR;
     }
-    tiles[rows - 1][count - 1](t);
+    (w->tiles ? w->tiles : tiles)[rows - 1][count - 1](t);
     if (!direct && w->k1 == w->k) w->source->finish(w, finished, count * NR, i, j, rows, cols);
 }
 

@@ -15,6 +15,9 @@ typedef struct tile_job {
     int64_t a_row, a_k;
     const float *b; /* vector v of row k0 at b[v / NV * b_panel + v % NV * VL]; k advances by b_k */
     int64_t b_k, b_panel;
+    /* Scattered operand (scattered_tiles): vector v of row k at b[b_row_at[k - k0] + b_vector_at[v]]. */
+    const int32_t *b_row_at;
+    int32_t b_vector_at[4 * NV];
     int64_t k0, k1, k_total; /* this pass of K */
     int64_t block;           /* length of a tree block; the last ones may be short or empty */
     int tree;
@@ -24,26 +27,28 @@ typedef struct tile_job {
 } tile_job;
 
 /* acc += a[:, k] * b[k, :]. The shorter side of the outer product is held in registers, the other streams by. */
-VEC void tile_step(const int rows, const int panels, const tile_job *t, const float *a, const float *b,
-                   vf acc[MR][4 * NV])
+VEC void tile_step(const int rows, const int panels, const bool scattered, const tile_job *t, const float *a,
+                   const float *b, vf acc[MR][4 * NV])
 {
     const int nv = panels * NV;
     vf held[4 * NV > MR ? 4 * NV : MR];
+#define B_VECTOR(v) vf_load(b + (scattered ? t->b_vector_at[v] : (v) / NV * t->b_panel + (v) % NV * VL))
 #pragma GCC unroll 4
-    for (int p = 0; p < panels; p++) __builtin_prefetch(b + p * t->b_panel + PREFETCH_K * t->b_k);
+    for (int p = 0; p < panels && !scattered; p++) __builtin_prefetch(b + p * t->b_panel + PREFETCH_K * t->b_k);
     if (rows < nv) {
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) held[i] = vf_set1(a[i * t->a_row]);
 #pragma GCC unroll 16
         for (int v = 0; v < nv; v++) {
-            vf bv = vf_load(b + v / NV * t->b_panel + v % NV * VL);
+            vf bv = B_VECTOR(v);
 #pragma GCC unroll 16
             for (int i = 0; i < rows; i++) acc[i][v] = vf_fma(held[i], bv, acc[i][v]);
         }
         return;
     }
 #pragma GCC unroll 16
-    for (int v = 0; v < nv; v++) held[v] = vf_load(b + v / NV * t->b_panel + v % NV * VL);
+    for (int v = 0; v < nv; v++) held[v] = B_VECTOR(v);
+#undef B_VECTOR
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
         vf av = vf_set1(a[i * t->a_row]);
@@ -52,12 +57,13 @@ VEC void tile_step(const int rows, const int panels, const tile_job *t, const fl
     }
 }
 
-VEC void tile_rows(const int rows, const int panels, const tile_job *t)
+VEC void tile_rows(const int rows, const int panels, const bool scattered, const tile_job *t)
 {
     const int nv = panels * NV, size = rows * nv * VL;
     vf acc[MR][4 * NV];
     int64_t segment = t->k0 / t->block, k = t->k0;
     const float *a = t->a, *b = t->b;
+    const int32_t *b_row_at = t->b_row_at;
     if (segment >= t->tree) segment = t->tree - 1;
     bool resume = k > segment * t->block;
 
@@ -70,7 +76,10 @@ VEC void tile_rows(const int rows, const int panels, const tile_job *t)
 #pragma GCC unroll 16
             for (int v = 0; v < nv; v++) acc[i][v] = resume ? vf_load(t->slots + (i * nv + v) * VL) : vf_zero();
 
-        for (; k < end; k++, a += t->a_k, b += t->b_k) tile_step(rows, panels, t, a, b, acc);
+        for (; k < end; k++, a += t->a_k) {
+            tile_step(rows, panels, scattered, t, a, scattered ? b + *b_row_at++ : b, acc);
+            if (!scattered) b += t->b_k;
+        }
 
         float *slot = t->slots;
         bool block_done = end == segment_end;
@@ -106,18 +115,24 @@ VEC bool tile_fits(const int rows, const int panels)
 VEC int tile_panels(int rows) { return tile_fits(rows, 4) ? 4 : tile_fits(rows, 2) ? 2 : 1; }
 
 typedef void (*tile_fn)(const tile_job *);
-#define TILE_FN(rows, panels)                                                                                         \
-    static void tile_##rows##_##panels(const tile_job *t)                                                             \
+#define TILE_FN(name, rows, panels, scattered)                                                                        \
+    static void name##_##rows##_##panels(const tile_job *t)                                                           \
     {                                                                                                                 \
-        if (tile_fits(rows, panels)) tile_rows(tile_fits(rows, panels) ? rows : 1, panels, t);                        \
+        if (tile_fits(rows, panels)) tile_rows(tile_fits(rows, panels) ? rows : 1, panels, scattered, t);             \
     }
-#define TILE_FNS(rows) TILE_FN(rows, 1) TILE_FN(rows, 2) TILE_FN(rows, 4)
-#define TILE_ENTRY(rows) {tile_##rows##_1, tile_##rows##_2, NULL, tile_##rows##_4}
-TILE_FNS(1) TILE_FNS(2) TILE_FNS(3) TILE_FNS(4) TILE_FNS(5) TILE_FNS(6) TILE_FNS(7)
-TILE_FNS(8) TILE_FNS(9) TILE_FNS(10) TILE_FNS(11) TILE_FNS(12) TILE_FNS(13) TILE_FNS(14)
-
-/* tiles[rows - 1][panels - 1] */
-static const tile_fn tiles[14][4] = {
-    TILE_ENTRY(1), TILE_ENTRY(2), TILE_ENTRY(3),  TILE_ENTRY(4),  TILE_ENTRY(5),  TILE_ENTRY(6),  TILE_ENTRY(7),
-    TILE_ENTRY(8), TILE_ENTRY(9), TILE_ENTRY(10), TILE_ENTRY(11), TILE_ENTRY(12), TILE_ENTRY(13), TILE_ENTRY(14),
-};
+#define TILE_FNS(name, rows, scattered)                                                                               \
+    TILE_FN(name, rows, 1, scattered) TILE_FN(name, rows, 2, scattered) TILE_FN(name, rows, 4, scattered)
+#define TILE_ENTRY(name, rows) {name##_##rows##_1, name##_##rows##_2, NULL, name##_##rows##_4}
+/* name[rows - 1][panels - 1] */
+#define TILES(name, scattered)                                                                                        \
+    TILE_FNS(name, 1, scattered) TILE_FNS(name, 2, scattered) TILE_FNS(name, 3, scattered)                            \
+    TILE_FNS(name, 4, scattered) TILE_FNS(name, 5, scattered) TILE_FNS(name, 6, scattered)                            \
+    TILE_FNS(name, 7, scattered) TILE_FNS(name, 8, scattered) TILE_FNS(name, 9, scattered)                            \
+    TILE_FNS(name, 10, scattered) TILE_FNS(name, 11, scattered) TILE_FNS(name, 12, scattered)                         \
+    TILE_FNS(name, 13, scattered) TILE_FNS(name, 14, scattered)                                                       \
+    static const tile_fn name[14][4] = {                                                                              \
+        TILE_ENTRY(name, 1),  TILE_ENTRY(name, 2),  TILE_ENTRY(name, 3),  TILE_ENTRY(name, 4),  TILE_ENTRY(name, 5),  \
+        TILE_ENTRY(name, 6),  TILE_ENTRY(name, 7),  TILE_ENTRY(name, 8),  TILE_ENTRY(name, 9),  TILE_ENTRY(name, 10), \
+        TILE_ENTRY(name, 11), TILE_ENTRY(name, 12), TILE_ENTRY(name, 13), TILE_ENTRY(name, 14),                       \
+    };
+TILES(tiles, false)
