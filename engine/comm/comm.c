@@ -278,15 +278,35 @@ tb_status tb_comm_allreduce(tb_comm *c, void *data, int64_t count, tb_dtype dtyp
                             tb_stream *stream, tb_request *request)
 {
     TB_TRY(can_reduce("allreduce", dtype));
-    return collective(c, "allreduce", &(tbi_collective){ TBI_ALLREDUCE, data, data, count, dtype, reduction, 0 }, stream,
-                      request);
+    return collective(c, "allreduce", &(tbi_collective){ TBI_ALLREDUCE, data, data, count, dtype, reduction, 0, NULL, NULL },
+                      stream, request);
+}
+
+tb_status tb_comm_allreduce_map(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_comm_map map, void *arg,
+                                tb_stream *stream, tb_request *request)
+{
+    TB_TRY(can_reduce("allreduce", dtype));
+    return collective(c, "allreduce", &(tbi_collective){ TBI_ALLREDUCE, data, data, count, dtype, TB_REDUCE_SUM, 1, map, arg },
+                      stream, request);
+}
+
+bool tb_comm_owned(const tb_comm *c, int64_t count, tb_dtype dtype, int64_t k, int64_t *first, int64_t *n)
+{
+    const tb_comm *base = c;
+    while (base->inner) base = base->inner;
+    int64_t bytes = base->backend->piece_bytes ? base->backend->piece_bytes : TBI_PIECE_BYTES;
+    int64_t size = (int64_t)tb_dtype_size(dtype), piece = bytes / size, at = k * piece;
+    if (at >= count) return false;
+    tbi_shard(count - at < piece ? count - at : piece, (size_t)size, c->rank, c->size, first, n);
+    *first += at;
+    return true;
 }
 
 tb_status tb_comm_reduce_scatter(tb_comm *c, const void *data, void *out, int64_t count, tb_dtype dtype,
                                  tb_reduction reduction, tb_stream *stream, tb_request *request)
 {
     TB_TRY(can_reduce("reduce_scatter", dtype));
-    return collective(c, "reduce_scatter", &(tbi_collective){ TBI_REDUCE_SCATTER, data, out, count, dtype, reduction, 0 },
+    return collective(c, "reduce_scatter", &(tbi_collective){ TBI_REDUCE_SCATTER, data, out, count, dtype, reduction, 0, NULL, NULL },
                       stream, request);
 }
 

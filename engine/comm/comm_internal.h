@@ -26,7 +26,9 @@ typedef struct tbi_collective {
     int64_t count;
     tb_dtype dtype;
     tb_reduction reduction;
-    int root;
+    int root;        /* ALLREDUCE: 1 where there is a map, so that ranks find out when they disagree */
+    tb_comm_map map; /* ALLREDUCE: what the owner does to sums, or NULL */
+    void *map_arg;
 } tbi_collective;
 
 typedef struct tbi_comm_backend {
@@ -47,6 +49,7 @@ typedef struct tbi_comm_backend {
     void (*free)(tb_comm *c, void *block);
     ptrdiff_t (*place)(const tb_comm *c, const void *mine);          /* NULL: no shared memory. What to tell others, */
     void *(*at)(const tb_comm *c, ptrdiff_t place);                  /* and what another's answer means here */
+    int64_t piece_bytes;                                             /* of an allreduce; 0: TBI_PIECE_BYTES */
     tb_comm_caps caps;
 } tbi_comm_backend;
 
@@ -91,6 +94,11 @@ void tbi_pass_free(tb_comm *c, void *block);
 
 tb_status tbi_comm_open_backend(const char *name, int rank, int size, const tb_comm_id *id,
                                 const tb_comm_options *options, tb_comm **out);
+
+/* An allreduce is cut into pieces, and these into a shard for each rank, which sums it: elements [*first, *first + *n) of
+ * a piece of `count`. Shards end at multiples of 64 bytes: no two ranks write one cache line. */
+enum { TBI_PIECE_BYTES = 16 << 20 };
+void tbi_shard(int64_t count, size_t size, int rank, int ranks, int64_t *first, int64_t *n);
 
 /* out[i] = the pairwise tree, in order, over in[0][i] ... in[n-1][i]; out may be one of the inputs. */
 void tbi_reduce_tree(const void *const *in, int n, void *out, int64_t count, tb_dtype dtype, tb_reduction r);

@@ -5,7 +5,7 @@
 #include "tb_cpu.h"
 #include <string.h>
 
-enum { PIECE_BYTES = 16 << 20, ONE_ROUND_BYTES = 4096 };
+enum { ONE_ROUND_BYTES = 4096 };
 
 static char *scratch(tb_comm *c, size_t bytes)
 {
@@ -121,29 +121,37 @@ static tb_status allreduce_small(round_ *r, void *data, int64_t count, const red
     return TB_OK;
 }
 
-static tb_status allreduce_piece(round_ *r, char *data, int64_t count, int64_t *first, const reduction *red)
+/* Elements [at, at + count) of the whole. */
+static tb_status allreduce_piece(round_ *r, const tbi_collective *w, int64_t at, int64_t count, int64_t *first,
+                                 const reduction *red)
 {
-    for (int k = 0; k <= r->c->size; k++) first[k] = count * k / r->c->size;
-    TB_TRY(reduce_blocks(r, data, first, data + (size_t)first[r->c->rank] * red->size, red));
+    int64_t n;
+    int rank = r->c->rank;
+    char *data = (char *)w->out + (size_t)at * red->size;
+    for (int k = 0; k < r->c->size; k++) tbi_shard(count, red->size, k, r->c->size, &first[k], &n);
+    first[r->c->size] = count;
+    char *mine = data + (size_t)first[rank] * red->size;
+    TB_TRY(reduce_blocks(r, data, first, mine, red));
+    if (w->map && first[rank + 1] > first[rank]) w->map(w->map_arg, at + first[rank], first[rank + 1] - first[rank], mine);
     return gather_blocks(r, data, first, red->size);
 }
 
-static tb_status allreduce(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_reduction kind)
+static tb_status allreduce(tb_comm *c, const tbi_collective *w)
 {
-    if (c->size == 1 || count == 0) return TB_OK;
-    reduction red = { .size = tb_dtype_size(dtype), .dtype = dtype, .kind = kind };
-    int64_t piece = PIECE_BYTES / (int64_t)red.size, *first = NULL;
+    if (c->size == 1 && w->map && w->count) w->map(w->map_arg, 0, w->count, w->out);
+    if (c->size == 1 || w->count == 0) return TB_OK;
+    reduction red = { .size = tb_dtype_size(w->dtype), .dtype = w->dtype, .kind = w->reduction };
+    int64_t piece = TBI_PIECE_BYTES / (int64_t)red.size, *first = NULL;
     round_ r;
     tb_status st;
     TB_GO(round_open(c, &r));
     red.in = tb_calloc((size_t)c->size, sizeof *red.in);
     first = tb_calloc((size_t)c->size + 1, sizeof *first);
     if (!red.in || !first) TB_GO(tb_error_code());
-    if ((size_t)count * red.size <= ONE_ROUND_BYTES) TB_GO(allreduce_small(&r, data, count, &red));
+    if (!w->map && (size_t)w->count * red.size <= ONE_ROUND_BYTES) TB_GO(allreduce_small(&r, w->out, w->count, &red));
     else
-        for (int64_t at = 0; at < count; at += piece)
-            TB_GO(allreduce_piece(&r, (char *)data + (size_t)at * red.size, count - at < piece ? count - at : piece,
-                                  first, &red));
+        for (int64_t at = 0; at < w->count; at += piece)
+            TB_GO(allreduce_piece(&r, w, at, w->count - at < piece ? w->count - at : piece, first, &red));
 cleanup:
     tb_free(first);
     tb_free(red.in);
@@ -220,7 +228,7 @@ cleanup:
 tb_status tbi_messages_collective(tb_comm *c, const tbi_collective *w)
 {
     switch (w->kind) {
-    case TBI_ALLREDUCE: return allreduce(c, w->out, w->count, w->dtype, w->reduction);
+    case TBI_ALLREDUCE: return allreduce(c, w);
     case TBI_REDUCE_SCATTER: return reduce_scatter(c, w->data, w->out, w->count, w->dtype, w->reduction);
     case TBI_ALLGATHER: return allgather(c, w->data, w->out, (size_t)w->count);
     case TBI_BCAST: return bcast(c, w->out, (size_t)w->count, w->root);

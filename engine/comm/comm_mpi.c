@@ -234,7 +234,7 @@ static tb_status mpi_collective(tb_comm *c, const tbi_collective *what, tb_reque
     const mpi_comm *m = c->state;
     MPI_Datatype type;
     out->op = NULL;
-    if (!c->native || what->kind != TBI_ALLREDUCE || !mpi_type(what->dtype, &type))
+    if (!c->native || what->kind != TBI_ALLREDUCE || what->map || !mpi_type(what->dtype, &type))
         return tbi_messages_collective(c, what);
     MPI_Op how = what->reduction == TB_REDUCE_SUM ? MPI_SUM : what->reduction == TB_REDUCE_MAX ? MPI_MAX : MPI_MIN;
     int64_t size = (int64_t)tb_dtype_size(what->dtype), most = NATIVE_PIECE_BYTES / size;

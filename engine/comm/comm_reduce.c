@@ -8,6 +8,15 @@
 
 enum { CHUNK = 512 }; /* elements at a time: partial results of all levels stay in the first-level cache */
 
+void tbi_shard(int64_t count, size_t size, int rank, int ranks, int64_t *first, int64_t *n)
+{
+    int64_t line = 64 / (int64_t)size, lines = (count + line - 1) / line;
+    int64_t end = lines * (rank + 1) / ranks * line;
+    *first = lines * rank / ranks * line;
+    if (*first > count) *first = count;
+    *n = (end < count ? end : count) - *first;
+}
+
 bool tbi_can_reduce(tb_dtype t)
 {
     return t == TB_F32 || t == TB_F64 || t == TB_BF16 || t == TB_F16 || t == TB_I32 || t == TB_I64;

@@ -228,5 +228,5 @@ TB_COMM(shm) = {
     .make_id = make_id, .open = shm_open_group, .close = shm_close, .send = tbi_shm_send, .recv = tbi_shm_recv,
     .poll = shm_poll, .missing = missing, .abort = shm_abort, .collective = tbi_shm_collective,
     .alloc = tbi_shm_region_alloc, .free = tbi_shm_region_free, .place = place, .at = at,
-    .caps = { .processes = true, .in_place = true, .cooperative = true },
+    .piece_bytes = SHM_PIECE, .caps = { .processes = true, .in_place = true, .cooperative = true },
 };

@@ -100,13 +100,24 @@ static tb_status agree(const tb_comm *c, const shm_entry *mine, const shm_entry 
                    kinds[other->kind], (long long)other->count, tb_dtype_name((tb_dtype)other->dtype), rank);
 }
 
-/* Shard r of a piece: a multiple of 64 bytes, so that no two ranks write one cache line. */
-static void shard(int64_t n, size_t size, int rank, int ranks, int64_t *from, int64_t *count)
+/* Sums, then does what the caller wants done to them, while they are in the nearest cache; then everybody gets them. */
+static void reduce_and_map(tb_comm *c, const tbi_collective *w, int64_t first, int64_t count)
 {
-    int64_t line = 64 / (int64_t)size, lines = (n + line - 1) / line;
-    int64_t end = lines * (rank + 1) / ranks * line;
-    *from = lines * rank / ranks * line;
-    *count = (end < n ? end : n) - *from;
+    enum { STEP_BYTES = 16 << 10 };
+    const shm_comm *s = c->state;
+    size_t size = element(w);
+    for (int64_t n, step = STEP_BYTES / (int64_t)size; count > 0; count -= n, first += n) {
+        n = count < step ? count : step;
+        tbi_reduce_to(s->in, c->size, &s->out[c->rank], 1, n, w->dtype, w->reduction, s->isa);
+        w->map(w->map_arg, first, n, s->out[c->rank]);
+        for (int r = 0; r < c->size; r++) {
+            if (r != c->rank) memcpy(s->out[r], s->out[c->rank], (size_t)n * size);
+        }
+        for (int r = 0; r < c->size; r++) {
+            s->in[r] = (const char *)s->in[r] + (size_t)n * size;
+            s->out[r] = (char *)s->out[r] + (size_t)n * size;
+        }
+    }
 }
 
 static void act_reduce(tb_comm *c, const shm_piece_op *o, uint64_t piece)
@@ -117,7 +128,7 @@ static void act_reduce(tb_comm *c, const shm_piece_op *o, uint64_t piece)
     int64_t from, n, first = 0, count;
     extent(o, piece, &from, &n);
     bool all = w->kind == TBI_ALLREDUCE;
-    if (all) shard(n, size, c->rank, c->size, &first, &count);
+    if (all) tbi_shard(n, size, c->rank, c->size, &first, &count);
     else count = n;
     if (count <= 0) return;
     for (int r = 0; r < c->size; r++) {
@@ -125,7 +136,8 @@ static void act_reduce(tb_comm *c, const shm_piece_op *o, uint64_t piece)
         s->in[r] = s->base + e->offset + (all ? (size_t)first * size : (size_t)c->rank * e->stride);
         s->out[r] = all ? s->base + e->offset + (size_t)first * size : (char *)w->out + (size_t)from * size;
     }
-    tbi_reduce_to(s->in, c->size, s->out, all ? c->size : 1, count, w->dtype, w->reduction, s->isa);
+    if (w->map) reduce_and_map(c, w, from + first, count);
+    else tbi_reduce_to(s->in, c->size, s->out, all ? c->size : 1, count, w->dtype, w->reduction, s->isa);
     c->stats.wire_bytes += (all ? 2 : 1) * (c->size - 1) * count * (int64_t)size;
 }
 

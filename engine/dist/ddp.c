@@ -1,5 +1,5 @@
 /* The reducer: layout of the arena, buckets, hooks. */
-#include "tb_ddp.h"
+#include "ddp_internal.h"
 #include "tb_alloc.h"
 #include "tb_autograd.h"
 #include "tb_cpu.h"
@@ -7,38 +7,6 @@
 #include <string.h>
 
 enum { ALIGN_BYTES = 64, DEFAULT_BUCKET_BYTES = 1 << 20 };
-
-typedef struct slot { /* a parameter */
-    tb_ddp *d;
-    tb_tensor *leaf;
-    int rows;            /* one for each use of the parameter: a shared one's are summed over the ranks apart */
-    int64_t numel, room; /* of all rows; room: with padding to ALIGN_BYTES */
-    int64_t offset;
-    int bucket;
-    bool is_complete;
-} slot;
-
-typedef struct bucket {
-    int64_t offset, numel;
-    int n_slots, missing; /* of this step */
-    tb_request request;
-} bucket;
-
-struct tb_ddp {
-    tb_ddp_config cfg;
-    int n;
-    slot *slots;
-    int *order;         /* [n] slots as they lie in the arena */
-    int *seen, n_seen;  /* order of completion in this step */
-    bool has_seen;      /* the arena lies in the order of the first step */
-    void *memory;
-    tb_tensor *arena;
-    bucket *buckets;
-    int n_buckets, started;
-    bool syncing;
-    tb_status status;   /* first failure in a hook */
-    int64_t sum_ns;
-};
 
 /* ---- layout ---- */
 static tb_status place(tb_ddp *d, slot *s)
@@ -49,7 +17,9 @@ static tb_status place(tb_ddp *d, slot *s)
     int rank = tb_tensor_rank(s->leaf), front = s->rows > 1;
     int64_t dims[TB_MAX_RANK + 1] = {s->rows};
     memcpy(dims + front, tb_tensor_dims(s->leaf), sizeof *dims * (size_t)rank);
-    tb_status st = tb_grad_set_buffer(s->leaf, tb_reshape(part, rank + front, dims));
+    tb_release(s->view);
+    s->view = tb_retain(tb_reshape(part, rank + front, dims));
+    tb_status st = tb_grad_set_buffer(s->leaf, s->view);
     tb_grad_mode(tb_ctx_current(), recorded);
     tb_scope_close(scope);
     return st;
@@ -64,7 +34,7 @@ static tb_status lay_out(tb_ddp *d)
         bucket *b = d->n_buckets ? &d->buckets[d->n_buckets - 1] : NULL;
         if (!b || b->numel * unit >= d->cfg.bucket_bytes) {
             b = &d->buckets[d->n_buckets++];
-            *b = (bucket){.offset = at};
+            *b = (bucket){.d = d, .offset = at, .first_slot = i};
         }
         s->bucket = d->n_buckets - 1;
         s->offset = at;
@@ -78,7 +48,7 @@ static tb_status lay_out(tb_ddp *d)
 }
 
 /* Rank 0's order of the first step, for all; parameters without a gradient come last. */
-static tb_status adopt_order(tb_ddp *d)
+tb_status tbi_ddp_adopt_order(tb_ddp *d)
 {
     for (int i = 0; i < d->n; i++)
         if (!d->slots[i].is_complete) d->seen[d->n_seen++] = i;
@@ -97,7 +67,10 @@ static tb_status start_full(tb_ddp *d)
         bucket *b = &d->buckets[d->started];
         char *data = (char *)d->memory + (size_t)b->offset * tb_dtype_size(dtype);
         tb_comm_label(d->cfg.comm, "gradients, bucket %d of %d", d->started, d->n_buckets);
-        TB_TRY(tb_comm_allreduce(d->cfg.comm, data, b->numel, dtype, TB_REDUCE_SUM, NULL, &b->request));
+        if (d->update && d->has_seen)
+            TB_TRY(tb_comm_allreduce_map(d->cfg.comm, data, b->numel, dtype, tbi_ddp_update_map, b, NULL, &b->request));
+        else
+            TB_TRY(tb_comm_allreduce(d->cfg.comm, data, b->numel, dtype, TB_REDUCE_SUM, NULL, &b->request));
     }
     bool done;
     return d->started ? tb_comm_poll(d->cfg.comm, NULL, &done) : TB_OK;
@@ -109,7 +82,7 @@ static void on_complete(tb_tensor *leaf, void *arg)
     tb_ddp *d = s->d;
     (void)leaf;
     if (!d->syncing || s->is_complete || d->status != TB_OK) return;
-    s->is_complete = true;
+    s->is_complete = s->has_grad = true;
     d->seen[d->n_seen++] = (int)(s - d->slots);
     d->buckets[s->bucket].missing--;
     if (!d->has_seen) return;
@@ -127,8 +100,9 @@ static bool is_clear(const tb_ddp *d)
 
 void tb_ddp_begin(tb_ddp *d, bool sync)
 {
-    d->status = d->n_seen && !d->has_seen && is_clear(d) ? adopt_order(d) : TB_OK;
+    d->status = d->n_seen && !d->has_seen && is_clear(d) ? tbi_ddp_adopt_order(d) : TB_OK;
     d->syncing = sync;
+    if (sync && d->update) tbi_ddp_update_begin(d);
     d->started = d->n_seen = 0;
     d->sum_ns = 0;
     for (int i = 0; i < d->n; i++) d->slots[i].is_complete = false;
@@ -136,12 +110,13 @@ void tb_ddp_begin(tb_ddp *d, bool sync)
 }
 
 /* Parameters that got nothing in this step count as zero. */
-static tb_status start_rest(tb_ddp *d)
+tb_status tbi_ddp_start_rest(tb_ddp *d)
 {
     size_t size = tb_dtype_size(tb_params_dtype(d->cfg.params));
     for (int i = 0; i < d->n; i++) {
         slot *s = &d->slots[i];
-        if (s->is_complete || tb_grad(s->leaf)) continue;
+        s->has_grad = s->is_complete || tb_grad(s->leaf);
+        if (s->has_grad) continue;
         memset((char *)d->memory + (size_t)s->offset * size, 0, (size_t)s->numel * size);
     }
     for (int b = 0; b < d->n_buckets; b++) d->buckets[b].missing = 0;
@@ -152,8 +127,9 @@ tb_status tb_ddp_finish(tb_ddp *d)
 {
     d->syncing = false;
     TB_TRY(d->status);
+    if (d->update) return TB_FAIL(TB_ERR_INVALID, "this ddp updates the parameters itself: call tb_ddp_step");
     int64_t t0 = tb_now_ns();
-    TB_TRY(start_rest(d));
+    TB_TRY(tbi_ddp_start_rest(d));
     for (int b = 0; b < d->n_buckets; b++) TB_TRY(tb_comm_wait(d->cfg.comm, &d->buckets[b].request, 0));
     tb_tensor_touch(d->arena);
     for (int i = 0; i < d->n; i++) TB_TRY(tb_grad_join(d->slots[i].leaf));
@@ -185,14 +161,15 @@ static tb_status prepare(tb_ddp *d)
     for (int i = 0; i < d->n; i++) {
         const tb_param *p = tb_params_at(d->cfg.params, i);
         int64_t numel = tb_tensor_numel(p->tensor) * p->uses;
-        d->slots[i] = (slot){.d = d, .leaf = p->tensor, .rows = p->uses, .numel = numel,
+        d->slots[i] = (slot){.d = d, .leaf = p->tensor, .decays = p->decays, .rows = p->uses, .numel = numel,
                              .room = (numel + unit - 1) / unit * unit};
         d->order[i] = d->n - 1 - i; /* until the first step has shown it: backward is mostly forward reversed */
         total += d->slots[i].room;
     }
     TB_TRY(make_arena(d, total));
     for (int i = 0; i < d->n; i++) TB_TRY(tb_grad_set_hook(d->slots[i].leaf, on_complete, &d->slots[i]));
-    return lay_out(d);
+    TB_TRY(lay_out(d));
+    return d->cfg.update ? tbi_ddp_update_open(d) : TB_OK;
 }
 
 tb_status tb_ddp_create(const tb_ddp_config *config, tb_ddp **out)
@@ -215,7 +192,9 @@ void tb_ddp_destroy(tb_ddp *d)
     for (int i = 0; d->arena && i < d->n; i++) {
         (void)!tb_grad_set_hook(d->slots[i].leaf, NULL, NULL);
         (void)!tb_grad_set_buffer(d->slots[i].leaf, NULL);
+        tb_release(d->slots[i].view);
     }
+    tbi_ddp_update_close(d);
     tb_release(d->arena);
     tb_comm_free(d->cfg.comm, d->memory);
     tb_free(d->slots);

@@ -11,11 +11,16 @@
  * that several parts share (a tied head) has a sum over the ranks for each, joined at the end, because one rank too
  * first finishes each sum over the batch and then adds them.
  *
+ * With `update` a rank also makes the optimizer's step of the share that it sums, so optimizer state is shared out among
+ * the ranks and what they get back are parameters, in one pass over memory (Rajbhandari et al., "ZeRO: Memory
+ * Optimizations Toward Training Trillion Parameter Models", 2020: stage 1). Steps of elements are independent, so the bits
+ * stay the same. Parameters with several uses are summed as before and updated by every rank.
+ *
  * Refused: graphs that differ between ranks or between steps in which parameters get gradients; a parameter that
  * never gets one counts as zero. One context and thread; collective. */
 #pragma once
 #include "tb_comm.h"
-#include "tb_params.h"
+#include "tb_optim.h"
 
 typedef struct tb_ddp tb_ddp;
 
@@ -23,6 +28,8 @@ typedef struct tb_ddp_config {
     tb_params *params;    /* borrowed; takes over their gradients' memory */
     tb_comm *comm;        /* borrowed */
     int64_t bucket_bytes; /* 0: 1 MiB */
+    const tb_optim_config *update; /* NULL: an optimizer of the caller's takes the step. f32; no clipping, whose norm
+                                      would need all sums before the first update */
 } tb_ddp_config;
 
 TB_MUST_USE tb_status tb_ddp_create(const tb_ddp_config *config, tb_ddp **out);
@@ -32,6 +39,10 @@ void tb_ddp_destroy(tb_ddp *d);
 void tb_ddp_begin(tb_ddp *d, bool sync);
 /* Behind the backward pass that was begun with sync: gradients are the sums over all ranks when it returns. */
 TB_MUST_USE tb_status tb_ddp_finish(tb_ddp *d);
+/* With `update`, instead of finish and an optimizer's step: parameters are updated, gradients forgotten. */
+TB_MUST_USE tb_status tb_ddp_step(tb_ddp *d);
+void tb_ddp_set_rate(tb_ddp *d, double rate);     /* of later steps */
+int64_t tb_ddp_state_bytes(const tb_ddp *d);      /* optimizer state on this rank; known once the first step is done */
 int64_t tb_ddp_sum_ns(const tb_ddp *d); /* of the last step: time in posting, helping along and awaiting sums */
 int tb_ddp_buckets(const tb_ddp *d);
 int64_t tb_ddp_bytes(const tb_ddp *d); /* of the arena: what a step sums */

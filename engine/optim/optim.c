@@ -39,9 +39,8 @@ tb_status tb_optim_create(tb_params *ps, const tb_optim_config *config, tb_optim
     tb_optim *o = tb_calloc(1, sizeof *o);
     if (!o) return TB_ERR_OOM;
     o->cfg = *config;
-    if (o->cfg.beta1 == 0 && o->cfg.beta2 == 0 && o->cfg.eps == 0) o->cfg.beta1 = 0.9, o->cfg.beta2 = 0.999, o->cfg.eps = 1e-8;
     o->params = ps;
-    o->n_states = config->kind == TB_OPTIM_SGD ? config->momentum != 0 : 2;
+    o->n_states = tb_optim_states(config);
     int n = tb_optim_state_count(o);
     o->state = tb_calloc((size_t)n + 1, sizeof *o->state);
     o->state_name = tb_calloc((size_t)n + 1, sizeof *o->state_name);
@@ -90,23 +89,32 @@ tb_status tb_grad_norm(const tb_params *ps, double *out)
     return TB_OK;
 }
 
+static tb_optim_config completed(tb_optim_config c)
+{
+    if (c.beta1 == 0 && c.beta2 == 0 && c.eps == 0) c.beta1 = 0.9, c.beta2 = 0.999, c.eps = 1e-8;
+    return c;
+}
+
+int tb_optim_states(const tb_optim_config *c) { return c->kind == TB_OPTIM_SGD ? c->momentum != 0 : 2; }
+
+tb_optim_attrs tb_optim_attrs_at(const tb_optim_config *config, bool decays, int64_t t, double scale)
+{
+    tb_optim_config c = completed(*config);
+    double decay = decays ? c.decay : 0;
+    if (c.kind == TB_OPTIM_SGD) return (tb_optim_attrs){.sgd = {c.rate, scale, decay, c.momentum, c.nesterov}};
+    return (tb_optim_attrs){.adamw = {.rate = c.rate, .scale = scale, .decay = decay, .beta1 = c.beta1, .beta2 = c.beta2,
+                                      .eps = c.eps, .bias1 = 1 - pow(c.beta1, (double)t),
+                                      .bias2 = 1 - pow(c.beta2, (double)t), .decoupled = c.kind == TB_OPTIM_ADAMW}};
+}
+
 static void update(tb_optim *o, int index, double scale)
 {
-    const tb_optim_config *c = &o->cfg;
     const tb_param *p = tb_params_at(o->params, index);
     tb_tensor *g = tb_grad(p->tensor), **state = o->state + index * o->n_states;
-    double decay = p->decays ? c->decay : 0;
+    tb_optim_attrs attrs = tb_optim_attrs_at(&o->cfg, p->decays, o->steps, scale);
     if (!g) return;
-    if (c->kind == TB_OPTIM_SGD) {
-        tb_sgd(p->tensor, g, o->n_states ? state[0] : NULL,
-               &(tb_sgd_step){c->rate, scale, decay, c->momentum, c->nesterov});
-    } else {
-        double t = (double)o->steps;
-        tb_adamw(p->tensor, g, state[0], state[1],
-                 &(tb_adamw_step){.rate = c->rate, .scale = scale, .decay = decay, .beta1 = c->beta1, .beta2 = c->beta2,
-                                  .eps = c->eps, .bias1 = 1 - pow(c->beta1, t), .bias2 = 1 - pow(c->beta2, t),
-                                  .decoupled = c->kind == TB_OPTIM_ADAMW});
-    }
+    if (o->cfg.kind == TB_OPTIM_SGD) tb_sgd(p->tensor, g, o->n_states ? state[0] : NULL, &attrs.sgd);
+    else tb_adamw(p->tensor, g, state[0], state[1], &attrs.adamw);
 }
 
 tb_status tb_optim_step(tb_optim *o)

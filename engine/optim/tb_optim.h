@@ -4,6 +4,7 @@
  * Rates are plain numbers that each step reads. Steps of elements are independent, the norm is summed in a fixed
  * order: results do not depend on threads. */
 #pragma once
+#include "tb_kernel.h"
 #include "tb_params.h"
 
 typedef enum tb_optim_kind { TB_OPTIM_SGD, TB_OPTIM_ADAM, TB_OPTIM_ADAMW } tb_optim_kind;
@@ -35,6 +36,15 @@ int tb_optim_state_count(const tb_optim *o);
 tb_tensor *tb_optim_state(const tb_optim *o, int index);
 const char *tb_optim_state_name(const tb_optim *o, int index); /* "fc1.weight/m" */
 void tb_optim_set_steps(tb_optim *o, int64_t steps);
+
+/* What step t = 1, 2, .. asks of one parameter, as the ops and kernels sgd and adamw take it; `scale` is of the gradient.
+ * Betas and eps that are all 0 have their defaults. */
+typedef union tb_optim_attrs {
+    tb_sgd_step sgd;
+    tb_adamw_step adamw;
+} tb_optim_attrs;
+tb_optim_attrs tb_optim_attrs_at(const tb_optim_config *c, bool decays, int64_t t, double scale);
+int tb_optim_states(const tb_optim_config *c); /* state tensors of each parameter: 0, 1 or 2 */
 
 /* The 2-norm of all gradients: squares of each parameter's gradient are summed by the sum op, those sums in the set's
  * order in f64. Parameters without a gradient count for nothing. */

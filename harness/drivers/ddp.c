@@ -25,13 +25,16 @@ static const tb_key keys[] = {
     {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "a model, with options: mlp:widths=784-512-10"},
     {"data", TB_KEY_STR, "", 0, 0, NULL, "fashion-mnist", "data set"},
     {"rows", TB_KEY_INT, "rows", 1, 1 << 20, NULL, "64", "of a step, on each rank"},
+    {"strong", TB_KEY_BOOL, "", 0, 0, NULL, "false", "`rows` are of all ranks together: strong scaling"},
     {"load", TB_KEY_INT, "", 1, 64, NULL, "1", "times `rows`: what so many ranks would do, on one"},
     {"context", TB_KEY_INT, "tokens", 1, 1 << 16, NULL, "128", "text: length of a row"},
     {"optimizer", TB_KEY_CHOICE, "", 0, 0, "sgd|adamw", "sgd", "sgd: momentum 0.9"},
     {"rate", TB_KEY_NUM, "", 0, 1e3, NULL, "0.01", "learning rate"},
     {"bucket_kib", TB_KEY_INT, "KiB", 1, 1 << 22, NULL, "1024", "a bucket is full behind this many"},
+    {"update", TB_KEY_CHOICE, "", 0, 0, "replicated|fused", "replicated",
+     "who updates parameters: every rank all of them, or each rank the share that it sums, in one pass"},
     {"engine", TB_KEY_CHOICE, "", 0, 0, "tensorbrain|torch", "tensorbrain",
-     "torch: DistributedDataParallel over gloo with the same sizes, for models mlp:widths=..."},
+     "torch: DistributedDataParallel over gloo with the same sizes: mlp, mlp:widths=.., cnn, gpt"},
     {"sync", TB_KEY_BOOL, "", 0, 0, NULL, "true", "sum the gradients; false: to measure what the sums cost"},
 };
 
@@ -66,7 +69,6 @@ typedef struct state {
     int64_t time, global_rows, step;
     tb_peer *peer; /* NULL: our own training */
     double flop; /* of this rank's share of a step */
-
 } state;
 
 static tb_optim_config optimizer_of(const tb_run *run)
@@ -90,6 +92,7 @@ static tb_status open_comm(int ranks, tb_comm **out)
     return tb_comm_open_world(NULL, &(tb_comm_options){.ranks = ranks, .deadline_ns = patience_ns}, out);
 }
 
+/* The reference of one rank is never fused. */
 static tb_status open_training(const state *s, training *t, int rank, int ranks)
 {
     const tb_run *run = s->run;
@@ -101,8 +104,10 @@ static tb_status open_training(const state *s, training *t, int rank, int ranks)
     TB_TRY(tb_model_create(tb_param_str(run, "model"), TB_F32, &t->model));
     tb_params *ps = tb_model_params(t->model);
     tb_optim_config optimizer = optimizer_of(run);
-    TB_TRY(tb_optim_create(ps, &optimizer, &t->optim));
-    TB_TRY(tb_ddp_create(&(tb_ddp_config){ps, t->comm, tb_param_int(run, "bucket_kib") << 10}, &t->ddp));
+    bool fused = strcmp(tb_param_str(run, "update"), "fused") == 0 && rank == run->rank && ranks == run->ranks;
+    if (!fused) TB_TRY(tb_optim_create(ps, &optimizer, &t->optim));
+    TB_TRY(tb_ddp_create(&(tb_ddp_config){.params = ps, .comm = t->comm, .bucket_bytes = tb_param_int(run, "bucket_kib") << 10,
+                                          .update = fused ? &optimizer : NULL}, &t->ddp));
     TB_TRY(tb_loader_open(&(tb_loader_config){.data = s->data, .split = TB_SPLIT_TRAIN, .mode = TB_LOAD_TRAIN,
                                               .batch = s->global_rows, .context = s->time, .seed = run->seed,
                                               .rank = rank, .ranks = ranks}, &t->loader));
@@ -138,49 +143,51 @@ static tb_status train_step(training *t, int64_t step, bool sync)
         st = tb_backward(loss);
     }
     tb_scope_close(scope);
+    if (st == TB_OK && !t->optim) return tb_ddp_step(t->ddp);
     if (st == TB_OK && sync) st = tb_ddp_finish(t->ddp);
     return st == TB_OK ? tb_optim_step(t->optim) : st;
 }
 
 /* ---- the peer ---- */
-/* Weights and biases of an mlp; 0 where the widths cannot be read. */
-static double mlp_params(const char *widths)
-{
-    double n = 0, before = 0;
-    for (char *end; *widths; widths = *end ? end + 1 : end) {
-        double width = strtod(widths, &end);
-        if (end == widths) return 0;
-        n += before ? (before + 1) * width : 0;
-        before = width;
-    }
-    return n;
-}
-
 /* One port for all, free a moment ago or not: a clash ends the launch with torch's own words. */
 static tb_status start_peer(state *s)
 {
-    static const char form[] = "mlp:widths=";
     const tb_run *run = s->run;
-    const char *model = tb_param_str(run, "model");
-    int64_t rows = tb_param_int(run, "rows") * tb_param_int(run, "load"), port = 20000 + getpid() % 20000;
-    char text[6][32], version[64];
-    if (strncmp(model, form, sizeof form - 1) != 0 || strchr(model, ','))
-        return TB_FAIL(TB_ERR_CONFIG, "params.engine torch knows models %s..., not '%s'", form, model);
+    int64_t port = 20000 + getpid() % 20000;
+    char text[5][32], version[64];
     if (!tb_param_bool(run, "sync")) return TB_FAIL(TB_ERR_CONFIG, "params.engine torch has no params.sync false");
-    const char *widths = model + sizeof form - 1;
     TB_TRY(open_comm(run->ranks, &s->own.comm));
     TB_TRY(tb_comm_bcast(s->own.comm, &port, sizeof port, 0, NULL, NULL));
-    const int64_t numbers[] = {run->rank, run->ranks, port, run->threads, rows};
+    const int64_t numbers[] = {run->threads, run->rank, run->ranks, port, s->global_rows / run->ranks};
     for (int i = 0; i < 5; i++) snprintf(text[i], sizeof text[i], "%lld", (long long)numbers[i]);
-    snprintf(text[5], sizeof text[5], "%g", (double)tb_param_int(run, "bucket_kib") / 1024);
-    char *args[] = {text[0], text[1], text[2], text[3], (char *)(uintptr_t)widths, text[4], text[5], NULL};
-    s->flop = 6.0 * mlp_params(widths) * (double)rows;
+    char bucket_mib[32];
+    snprintf(bucket_mib, sizeof bucket_mib, "%g", (double)tb_param_int(run, "bucket_kib") / 1024);
+    char *args[] = {text[0], text[1], text[2], text[3], (char *)(uintptr_t)tb_param_str(run, "model"), text[4], bucket_mib,
+                    (char *)(uintptr_t)tb_param_str(run, "optimizer"), NULL};
     TB_TRY(tb_peer_start("torch_ddp.py", args, &s->peer, version));
     if (run->rank == 0) tb_emit_fact(run, "peer/torch", version);
     return TB_OK;
 }
 
 /* ---- the driver ---- */
+/* Products with weights: 2 flop per weight and row forward, 4 backward (Kaplan et al. 2020, section 2.1), what attention
+ * adds not counted. Convolutions reuse their weights: no figure. The model is made of sizes alone. */
+static tb_status count_flop(state *s)
+{
+    const char *spec = tb_param_str(s->run, "model");
+    tb_ctx *ctx = NULL;
+    tb_model *m = NULL;
+    if (strncmp(spec, "cnn", 3) == 0) return TB_OK;
+    TB_TRY(tb_ctx_create(&(tb_ctx_config){.device = "meta"}, &ctx));
+    tb_ctx_enter(ctx);
+    tb_status st = tb_model_create(spec, TB_F32, &m);
+    if (st == TB_OK)
+        s->flop = 6.0 * (double)tb_params_numel(tb_model_params(m)) * (double)(s->global_rows / s->run->ranks * s->time);
+    tb_model_destroy(m);
+    (void)tb_ctx_destroy(ctx);
+    return st;
+}
+
 static tb_status setup(const tb_run *run, void **out)
 {
     state *s = *out = tb_calloc(1, sizeof *s);
@@ -188,15 +195,15 @@ static tb_status setup(const tb_run *run, void **out)
     s->run = run;
     TB_TRY(tb_dataset_open(tb_param_str(run, "data"), &s->data));
     s->time = tb_dataset_kind(s->data) == TB_DATA_TEXT ? tb_param_int(run, "context") : 1;
-    int64_t here = tb_param_int(run, "rows") * tb_param_int(run, "load");
-    s->global_rows = here * run->ranks;
+    s->global_rows = tb_param_int(run, "rows") * tb_param_int(run, "load") * (tb_param_bool(run, "strong") ? 1 : run->ranks);
+    if (s->global_rows % run->ranks)
+        return TB_FAIL(TB_ERR_CONFIG, "params.strong: %lld rows cannot be shared among %d ranks", (long long)s->global_rows,
+                       run->ranks);
+    if (strcmp(tb_param_str(run, "update"), "fused") == 0 && !tb_param_bool(run, "sync"))
+        return TB_FAIL(TB_ERR_CONFIG, "params.update fused has no params.sync false: it happens in the sums");
+    TB_TRY(count_flop(s));
     if (strcmp(tb_param_str(run, "engine"), "torch") == 0) return start_peer(s);
-    TB_TRY(open_training(s, &s->own, run->rank, run->ranks));
-    /* Products with weights: 2 flop per weight and row forward, 4 backward (Kaplan et al. 2020, section 2.1), what
-     * attention adds not counted. Convolutions reuse their weights: no figure. */
-    if (strncmp(tb_param_str(run, "model"), "cnn", 3) == 0) return TB_OK;
-    s->flop = 6.0 * (double)tb_params_numel(tb_model_params(s->own.model)) * (double)(here * s->time);
-    return TB_OK;
+    return open_training(s, &s->own, run->rank, run->ranks);
 }
 
 static tb_status steps_hash(training *t, char hex[65])

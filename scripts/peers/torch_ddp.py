@@ -1,44 +1,41 @@
 #!/usr/bin/python3
 """One rank of PyTorch's DistributedDataParallel (gloo) as a peer of `tb run ddp_scaling`.
 
-torch_ddp.py RANK WORLD PORT THREADS WIDTHS ROWS BUCKET_MIB trains an MLP of these widths (784-512-10) on random rows
-with SGD and momentum 0.9. It prints "ready VERSION", then one line with a step's milliseconds for every line it reads,
-until its input ends. Gradients are views into the buckets; torch's flags for denormals are left as they are."""
-import os
+torch_ddp.py THREADS RANK WORLD PORT MODEL ROWS BUCKET_MIB OPTIMIZER trains one of torch_models.py on random rows by sgd
+(momentum 0.9) or adamw. It prints "ready VERSION,SETTINGS", then one line with a step's milliseconds for every line it
+reads, until its input ends. Gradients are views into the buckets; torch's flags for denormals are left as they are."""
 import sys
 import time
 
-THREADS = sys.argv[4]
-os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = THREADS  # before BLAS starts threads of its own
+from torch_tuned import settings, tune
 
-import torch
-import torch.distributed as dist
+tune(sys.argv[1])
+import torch  # noqa: E402  (after the environment is set)
+import torch.distributed as dist  # noqa: E402
 
-
-def model(widths):
-    layers = []
-    for i, (a, b) in enumerate(zip(widths, widths[1:])):
-        layers += [torch.nn.Linear(a, b)] + ([torch.nn.ReLU()] if i + 2 < len(widths) else [])
-    return torch.nn.Sequential(*layers)
+import torch_models  # noqa: E402
 
 
 def main():
-    rank, world, port, threads = map(int, sys.argv[1:5])
-    widths, rows, bucket = [int(w) for w in sys.argv[5].split("-")], int(sys.argv[6]), float(sys.argv[7])
+    threads, rank, world, port = map(int, sys.argv[1:5])
+    spec, rows, bucket = sys.argv[5], int(sys.argv[6]), float(sys.argv[7])
     torch.set_num_threads(threads)
     torch.manual_seed(1)
-    net = model(widths)
+    net = torch_models.model(spec)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
         net = torch.nn.parallel.DistributedDataParallel(net, gradient_as_bucket_view=True, bucket_cap_mb=bucket)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    if sys.argv[8] == "sgd":
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    else:
+        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.01)
     torch.manual_seed(2 + rank)
-    x, y = torch.randn(rows, widths[0]), torch.randint(0, widths[-1], (rows,))
-    print("ready", torch.__version__, flush=True)
+    x, y = torch_models.batch(spec, rows)
+    print(f"ready torch-{torch.__version__},{settings()}", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(net(x), y).backward()
+        torch_models.loss(net, x, y).backward()
         optimizer.step()
         print(1e3 * (time.perf_counter() - start), flush=True)
 

@@ -18,6 +18,9 @@ typedef struct setting {
     int ranks, micro_batches;
     int64_t bucket_bytes;
     const char *model;
+    bool fused;
+    tb_optim_kind optim;
+    const char *backend; /* NULL: thread */
 } setting;
 
 typedef struct rank_job {
@@ -25,6 +28,7 @@ typedef struct rank_job {
     tb_comm_id id;
     int rank, buckets;
     char hash[65];
+    int64_t state_bytes;
     pthread_t thread;
 } rank_job;
 
@@ -69,6 +73,10 @@ static void train(rank_job *j, const tb_model *m, tb_optim *o, tb_ddp *d)
             assert_ok(tb_backward((j->s->model == tied_gpt ? text_loss : image_loss)(m, step, micro, j->rank * rows, rows)));
             tb_scope_close(scope);
         }
+        if (j->s->fused) {
+            assert_ok(tb_ddp_step(d));
+            continue;
+        }
         assert_ok(tb_ddp_finish(d));
         assert_ok(tb_optim_step(o));
     }
@@ -85,11 +93,14 @@ static void *run_rank(void *arg)
     assert_ok(tb_ctx_create(&(tb_ctx_config){.seed = 9}, &ctx));
     tb_ctx_enter(ctx);
     assert_ok(tb_ctx_set_batch_blocks(ctx, 8 / j->s->ranks));
-    assert_ok(tb_comm_open(j->s->ranks > 1 ? "thread" : "self", j->rank, j->s->ranks, &j->id, NULL, &c));
+    const tb_optim_config optim = {j->s->optim, .rate = 0.1, .momentum = 0.9, .decay = 0.01};
+    const char *backend = j->s->backend ? j->s->backend : "thread";
+    assert_ok(tb_comm_open(j->s->ranks > 1 ? backend : "self", j->rank, j->s->ranks, &j->id, NULL, &c));
     assert_ok(tb_model_create(j->s->model, TB_F32, &m));
-    assert_ok(tb_optim_create(tb_model_params(m), &(tb_optim_config){TB_OPTIM_SGD, .rate = 0.1, .momentum = 0.9}, &o));
-    assert_ok(tb_ddp_create(&(tb_ddp_config){tb_model_params(m), c, j->s->bucket_bytes}, &d));
+    assert_ok(tb_optim_create(tb_model_params(m), &optim, &o));
+    assert_ok(tb_ddp_create(&(tb_ddp_config){tb_model_params(m), c, j->s->bucket_bytes, j->s->fused ? &optim : NULL}, &d));
     train(j, m, o, d);
+    if (j->s->fused) j->state_bytes = tb_ddp_state_bytes(d);
     j->buckets = tb_ddp_buckets(d);
     assert_ok(tb_params_hash(tb_model_params(m), j->hash));
     tb_ddp_destroy(d);
@@ -100,12 +111,14 @@ static void *run_rank(void *arg)
     return NULL;
 }
 
+static int64_t state_bytes; /* of rank 0, in the last run */
+
 /* All ranks end with the same weights; returns how many buckets there were. */
 static int run(setting s, char hash[65])
 {
-    rank_job jobs[4];
+    rank_job jobs[8];
     tb_comm_id id = {0};
-    if (s.ranks > 1) assert_ok(tb_comm_make_id("thread", s.ranks, &id));
+    if (s.ranks > 1) assert_ok(tb_comm_make_id(s.backend ? s.backend : "thread", s.ranks, &id));
     for (int r = 0; r < s.ranks; r++) {
         jobs[r] = (rank_job){.s = &s, .id = id, .rank = r};
         if (s.ranks > 1) pthread_create(&jobs[r].thread, NULL, run_rank, &jobs[r]);
@@ -114,6 +127,7 @@ static int run(setting s, char hash[65])
     for (int r = 0; r < s.ranks && s.ranks > 1; r++) pthread_join(jobs[r].thread, NULL);
     for (int r = 1; r < s.ranks; r++) assert_string_equal(jobs[r].hash, jobs[0].hash);
     memcpy(hash, jobs[0].hash, 65);
+    state_bytes = jobs[0].state_bytes;
     return jobs[0].buckets;
 }
 
@@ -122,10 +136,10 @@ static void ranks_and_buckets_change_no_bit(void **state)
     (void)state;
     const int64_t sizes[] = {1, 256, 2048, 4096, 1 << 20};
     char one[65], many[65];
-    (void)run((setting){1, 1, 0, mlp}, one);
+    (void)run((setting){.ranks = 1, .micro_batches = 1, .bucket_bytes = 0, .model = mlp}, one);
     for (int ranks = 1; ranks <= 4; ranks *= 2)
         for (int i = 0; i < 5; i++) {
-            int n = run((setting){ranks, 1, sizes[i], mlp}, many);
+            int n = run((setting){.ranks = ranks, .micro_batches = 1, .bucket_bytes = sizes[i], .model = mlp}, many);
             assert_string_equal(many, one);
             if (i == 0) assert_int_equal(n, 6); /* one a parameter */
             if (i == 4) assert_int_equal(n, 1);
@@ -137,10 +151,10 @@ static void a_tied_head_has_the_bits_of_one_rank(void **state)
 {
     (void)state;
     char one[65], many[65];
-    (void)run((setting){1, 1, 0, tied_gpt}, one);
+    (void)run((setting){.ranks = 1, .micro_batches = 1, .bucket_bytes = 0, .model = tied_gpt}, one);
     for (int ranks = 1; ranks <= 4; ranks *= 2)
         for (int i = 0; i < 2; i++) {
-            (void)run((setting){ranks, 1, i ? 1 : 1 << 20, tied_gpt}, many);
+            (void)run((setting){.ranks = ranks, .micro_batches = 1, .bucket_bytes = i ? 1 : 1 << 20, .model = tied_gpt}, many);
             assert_string_equal(many, one);
         }
 }
@@ -149,11 +163,51 @@ static void accumulation_sums_once_and_all_ranks_agree(void **state)
 {
     (void)state;
     char fine[65], coarse[65], without[65];
-    (void)run((setting){2, 3, 1, mlp}, fine);
-    (void)run((setting){2, 3, 1 << 20, mlp}, coarse);
-    (void)run((setting){2, 1, 1, mlp}, without);
+    (void)run((setting){.ranks = 2, .micro_batches = 3, .bucket_bytes = 1, .model = mlp}, fine);
+    (void)run((setting){.ranks = 2, .micro_batches = 3, .bucket_bytes = 1 << 20, .model = mlp}, coarse);
+    (void)run((setting){.ranks = 2, .micro_batches = 1, .bucket_bytes = 1, .model = mlp}, without);
     assert_string_equal(fine, coarse);
     assert_string_not_equal(fine, without);
+}
+
+/* Each rank updates what it sums; the weights are those of ranks that each have an optimizer. */
+static void updates_on_sums_have_the_bits_of_an_optimizer(void **state)
+{
+    (void)state;
+    const char *const models[] = {mlp, tied_gpt}, *const backends[] = {"thread", "shm"};
+    for (int m = 0; m < 2; m++)
+        for (int optim = 0; optim < 3; optim++) {
+            setting s = {.ranks = 1, .micro_batches = 2, .model = models[m], .optim = (tb_optim_kind)optim};
+            char one[65], many[65];
+            for (; s.ranks <= 8; s.ranks *= 2) {
+                s.fused = false;
+                (void)run(s, one);
+                s.fused = true;
+                for (int i = 0; i < 4; i++) {
+                    s.bucket_bytes = i & 1 ? 1 : 1 << 20;
+                    s.backend = backends[i / 2];
+                    (void)run(s, many);
+                    assert_string_equal(many, one);
+                }
+            }
+        }
+}
+
+static void the_state_of_an_optimizer_is_shared_out(void **state)
+{
+    (void)state;
+    char one[65], many[65];
+    setting s = {.ranks = 1, .micro_batches = 1, .bucket_bytes = 1 << 20, .model = mlp, .optim = TB_OPTIM_ADAMW};
+    (void)run(s, one);
+    s.fused = true;
+    (void)run(s, many);
+    assert_string_equal(many, one);
+    int64_t whole = state_bytes;
+    for (s.ranks = 2; s.ranks <= 8; s.ranks *= 2) {
+        (void)run(s, many);
+        assert_string_equal(many, one);
+        assert_in_range(state_bytes, whole / s.ranks - 128, whole / s.ranks + 128);
+    }
 }
 
 int main(void)
@@ -161,6 +215,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_and_buckets_change_no_bit),
         cmocka_unit_test(a_tied_head_has_the_bits_of_one_rank),
+        cmocka_unit_test(updates_on_sums_have_the_bits_of_an_optimizer),
+        cmocka_unit_test(the_state_of_an_optimizer_is_shared_out),
         cmocka_unit_test(accumulation_sums_once_and_all_ranks_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,50 @@
+/* What the files of data parallelism share: the arena's layout and a step's state. */
+#pragma once
+#include "tb_ddp.h"
+
+typedef struct slot { /* a parameter */
+    tb_ddp *d;
+    tb_tensor *leaf;
+    tb_tensor *view;     /* of the arena: [rows, shape], or as the leaf where rows is 1 */
+    bool decays;
+    int rows;            /* one for each use of the parameter: a shared one's are summed over the ranks apart */
+    int64_t numel, room; /* of all rows; room: with padding to ALIGN_BYTES */
+    int64_t offset;
+    int bucket;
+    bool is_complete, has_grad; /* of this step; has_grad: known when its bucket starts */
+} slot;
+
+typedef struct bucket {
+    tb_ddp *d;
+    int64_t offset, numel;
+    int first_slot;       /* in `order` */
+    int n_slots, missing; /* of this step */
+    tb_request request;
+} bucket;
+
+struct tb_ddp {
+    tb_ddp_config cfg;
+    int n;
+    slot *slots;
+    int *order;         /* [n] slots as they lie in the arena */
+    int *seen, n_seen;  /* order of completion in this step */
+    bool has_seen;      /* the arena lies in the order of the first step */
+    void *memory;
+    tb_tensor *arena;
+    bucket *buckets;
+    int n_buckets, started;
+    bool syncing;
+    tb_status status;   /* first failure in a hook */
+    int64_t sum_ns;
+    struct ddp_update *update; /* NULL: the optimizer is the caller's */
+};
+
+/* ddp.c */
+tb_status tbi_ddp_adopt_order(tb_ddp *d);
+tb_status tbi_ddp_start_rest(tb_ddp *d);
+
+/* ddp_update.c: the optimizer that runs on sums. */
+tb_status tbi_ddp_update_open(tb_ddp *d);
+void tbi_ddp_update_close(tb_ddp *d);
+void tbi_ddp_update_begin(tb_ddp *d); /* a step of it */
+void tbi_ddp_update_map(void *bucket, int64_t first, int64_t n, void *values); /* a tb_comm_map */

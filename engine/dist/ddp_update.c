@@ -1,0 +1,231 @@
+/* The optimizer's step on sums: what each rank does to the shares that it owns, while they are in its cache.
+ *
+ * The owner turns a sum into the parameter's new value, in the arena; so all ranks find parameters there when a bucket is
+ * done, and copy them to where the model reads them. Parameters themselves stay as they are until the backward pass that
+ * may still read them is over. */
+#include "ddp_internal.h"
+#include "tb_alloc.h"
+#include "tb_autograd.h"
+#include "tb_cpu.h"
+#include "tb_kernel.h"
+#include "tb_ops.h"
+#include <string.h>
+
+enum { MOST_STATES = 2, STEP = 4096 /* elements at a time */ };
+
+typedef struct range { /* of the arena, owned here */
+    int64_t first, n;
+    int64_t state; /* where its state begins */
+} range;
+
+typedef struct ddp_update {
+    tb_optim_config cfg;
+    int n_states;
+    int64_t t;           /* the step that is being made, from 1 */
+    const tb_kernel *kernel;
+    range *ranges;
+    int n_ranges;
+    int64_t numel;       /* of all ranges */
+    float *state[MOST_STATES];
+    tb_tensor **whole;   /* [parameter * n_states]: state of those that every rank updates, or NULL */
+} ddp_update;
+
+tb_status tbi_ddp_update_open(tb_ddp *d)
+{
+    const tb_optim_config *c = d->cfg.update;
+    tb_ctx *ctx = tb_ctx_current();
+    if (tb_params_dtype(d->cfg.params) != TB_F32)
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "ddp: updates on sums are there in f32, not %s; leave `update` out",
+                       tb_dtype_name(tb_params_dtype(d->cfg.params)));
+    for (int i = 0; i < d->n; i++)
+        if (!tb_tensor_host(d->slots[i].leaf))
+            return TB_FAIL(TB_ERR_UNSUPPORTED, "ddp: updates on sums need parameters in host memory, not on device %s; leave "
+                           "`update` out", tb_ctx_device(ctx)->name);
+    if (c->clip_norm > 0)
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "ddp: an update on sums cannot clip by the norm of all; leave `update` out");
+    ddp_update *u = d->update = tb_calloc(1, sizeof *u);
+    if (!u) return TB_ERR_OOM;
+    u->cfg = *c;
+    u->n_states = tb_optim_states(c);
+    u->whole = tb_calloc((size_t)(d->n * u->n_states) + 1, sizeof *u->whole);
+    if (!u->whole) return TB_ERR_OOM;
+    int found = tb_kernel_find(c->kind == TB_OPTIM_SGD ? "sgd" : "adamw", TB_F32, tb_ctx_isa(ctx), &u->kernel, 1);
+    return found ? TB_OK : TB_FAIL(TB_ERR_UNSUPPORTED, "ddp: no kernel updates parameters of f32");
+}
+
+void tbi_ddp_update_close(tb_ddp *d)
+{
+    ddp_update *u = d->update;
+    if (!u) return;
+    for (int i = 0; u->whole && i < d->n * u->n_states; i++) tb_release(u->whole[i]);
+    for (int k = 0; k < u->n_states; k++) tb_heap_free(tb_ctx_heap(tb_ctx_current()), u->state[k]);
+    tb_free(u->whole);
+    tb_free(u->ranges);
+    tb_free(u);
+    d->update = NULL;
+}
+
+/* ---- state ---- */
+static int owned_ranges(const tb_ddp *d, range *out, int64_t *numel)
+{
+    int n = 0;
+    *numel = 0;
+    for (int b = 0; b < d->n_buckets; b++) {
+        range r;
+        for (int64_t k = 0; tb_comm_owned(d->cfg.comm, d->buckets[b].numel, TB_F32, k, &r.first, &r.n); k++, n++) {
+            r.first += d->buckets[b].offset;
+            r.state = *numel;
+            *numel += r.n;
+            if (out) out[n] = r;
+        }
+    }
+    return n;
+}
+
+static tb_status make_state(tb_ddp *d)
+{
+    ddp_update *u = d->update;
+    tb_ctx *ctx = tb_ctx_current();
+    u->n_ranges = owned_ranges(d, NULL, &u->numel);
+    u->ranges = tb_calloc((size_t)u->n_ranges + 1, sizeof *u->ranges);
+    if (!u->ranges) return TB_ERR_OOM;
+    (void)owned_ranges(d, u->ranges, &u->numel);
+    size_t bytes = (size_t)(u->numel ? u->numel : 1) * sizeof(float);
+    for (int k = 0; k < u->n_states; k++) {
+        u->state[k] = tb_heap_alloc(tb_ctx_heap(ctx), bytes, TB_MEM_OPT);
+        if (!u->state[k]) return TB_ERR_OOM;
+        memset(u->state[k], 0, bytes);
+    }
+    tb_mem_tag before = tb_ctx_set_tag(ctx, TB_MEM_OPT);
+    tb_scope *scope = tb_scope_open();
+    for (int i = 0; i < d->n * u->n_states; i++)
+        if (d->slots[i / u->n_states].rows > 1) u->whole[i] = tb_retain(tb_zeros_like(d->slots[i / u->n_states].leaf));
+    tb_scope_close(scope);
+    tb_ctx_set_tag(ctx, before);
+    return tb_ctx_take_error(ctx);
+}
+
+/* ---- on sums ---- */
+void tbi_ddp_update_begin(tb_ddp *d) { d->update->t++; }
+
+/* values[n], elements [at, at + n) of the arena, all of one parameter and of one owned range. */
+static void update_part(const ddp_update *u, const slot *s, const range *r, int64_t at, int64_t n, float *values)
+{
+    float sums[STEP];
+    tb_optim_attrs attrs = tb_optim_attrs_at(&u->cfg, s->decays, u->t, 1);
+    const float *param = (const float *)tb_tensor_host(s->leaf) + (at - s->offset);
+    for (int64_t now; n > 0; n -= now, at += now, values += now, param += now) {
+        now = n < STEP ? n : STEP;
+        int64_t state = r->state + at - r->first;
+        tb_update_args a = {.n = now, .param = values, .grad = sums, .attrs = &attrs};
+        for (int k = 0; k < u->n_states; k++) a.state[k] = u->state[k] + state;
+        if (s->has_grad) memcpy(sums, values, (size_t)now * sizeof *sums);
+        memcpy(values, param, (size_t)now * sizeof *values);
+        if (s->has_grad) u->kernel->run(&a);
+    }
+}
+
+void tbi_ddp_update_map(void *arg, int64_t first, int64_t n, void *values)
+{
+    const bucket *b = arg;
+    const tb_ddp *d = b->d;
+    const ddp_update *u = d->update;
+    int64_t at = b->offset + first, end = at + n;
+    int low = 0;
+    for (int high = u->n_ranges - 1; low < high;) { /* the last range that begins at or before `at` */
+        int middle = (low + high + 1) / 2;
+        if (u->ranges[middle].first <= at) low = middle;
+        else high = middle - 1;
+    }
+    for (int i = 0; i < b->n_slots; i++) {
+        const slot *s = &d->slots[d->order[b->first_slot + i]];
+        int64_t from = s->offset > at ? s->offset : at, to = s->offset + s->numel < end ? s->offset + s->numel : end;
+        if (s->rows == 1 && from < to) update_part(u, s, &u->ranges[low], from, to - from, (float *)values + (from - at));
+    }
+}
+
+/* ---- a step ---- */
+/* The first step has shown the order of gradients: they move to where they lie from now on, and state has its place. */
+static tb_status settle(tb_ddp *d)
+{
+    size_t bytes = (size_t)tb_ddp_bytes(d);
+    int64_t *offset = tb_calloc((size_t)d->n + 1, sizeof *offset);
+    char *copy = tb_calloc(bytes ? bytes : 1, 1);
+    tb_status st = offset && copy ? TB_OK : TB_ERR_OOM;
+    if (st == TB_OK) {
+        memcpy(copy, d->memory, bytes);
+        for (int i = 0; i < d->n; i++) offset[i] = d->slots[i].offset;
+        for (int i = 0; i < d->n; i++) d->slots[i].has_grad = d->slots[i].is_complete || tb_grad(d->slots[i].leaf);
+        tb_params_clear_grads(d->cfg.params);
+        st = tbi_ddp_adopt_order(d);
+    }
+    for (int i = 0; st == TB_OK && i < d->n; i++) {
+        slot *s = &d->slots[i];
+        s->is_complete = s->has_grad;
+        if (s->has_grad)
+            memcpy((float *)d->memory + s->offset, copy + (size_t)offset[i] * sizeof(float), (size_t)s->numel * sizeof(float));
+    }
+    tb_free(copy);
+    tb_free(offset);
+    return st == TB_OK ? make_state(d) : st;
+}
+
+static tb_tensor *row(const slot *s, int r)
+{
+    return tb_reshape(tb_slice(s->view, 0, r, r + 1, 1), tb_tensor_rank(s->leaf), tb_tensor_dims(s->leaf));
+}
+
+/* A parameter with several uses: rows of sums are joined as tb_grad_join() does, every rank updates. */
+static void update_whole(const tb_ddp *d, int index)
+{
+    const ddp_update *u = d->update;
+    const slot *s = &d->slots[index];
+    tb_tensor *first = row(s, 0), **state = u->whole + index * u->n_states;
+    tb_optim_attrs attrs = tb_optim_attrs_at(&u->cfg, s->decays, u->t, 1);
+    for (int r = 1; r < s->rows; r++) first = tb_accumulate(first, row(s, r), false);
+    if (u->cfg.kind == TB_OPTIM_SGD) tb_sgd(s->leaf, first, u->n_states ? state[0] : NULL, &attrs.sgd);
+    else tb_adamw(s->leaf, first, state[0], state[1], &attrs.adamw);
+}
+
+static tb_status take_bucket(tb_ddp *d, bucket *b)
+{
+    TB_TRY(tb_comm_wait(d->cfg.comm, &b->request, 0));
+    tb_scope *scope = tb_scope_open();
+    for (int i = 0; i < b->n_slots; i++) {
+        int index = d->order[b->first_slot + i];
+        slot *s = &d->slots[index];
+        if (!s->has_grad) continue;
+        if (s->rows > 1) update_whole(d, index);
+        else tb_accumulate(s->leaf, s->view, true);
+    }
+    tb_scope_close(scope);
+    return tb_ctx_take_error(tb_ctx_current());
+}
+
+tb_status tb_ddp_step(tb_ddp *d)
+{
+    d->syncing = false;
+    TB_TRY(d->status);
+    if (!d->update) return TB_FAIL(TB_ERR_INVALID, "this ddp has no update: call tb_ddp_finish and the optimizer");
+    int64_t t0 = tb_now_ns();
+    if (!d->has_seen) TB_TRY(settle(d));
+    TB_TRY(tbi_ddp_start_rest(d));
+    tb_tensor_touch(d->arena);
+    bool recorded = tb_grad_mode(tb_ctx_current(), false);
+    tb_status st = TB_OK;
+    for (int b = 0; st == TB_OK && b < d->n_buckets; b++) st = take_bucket(d, &d->buckets[b]);
+    tb_grad_mode(tb_ctx_current(), recorded);
+    tb_params_clear_grads(d->cfg.params);
+    d->sum_ns += tb_now_ns() - t0;
+    return st;
+}
+
+void tb_ddp_set_rate(tb_ddp *d, double rate) { d->update->cfg.rate = rate; }
+
+int64_t tb_ddp_state_bytes(const tb_ddp *d)
+{
+    int64_t bytes = d->update->numel * d->update->n_states * (int64_t)sizeof(float);
+    for (int i = 0; i < d->n * d->update->n_states; i++)
+        if (d->update->whole[i]) bytes += (int64_t)tb_tensor_bytes(d->update->whole[i]);
+    return bytes;
+}
