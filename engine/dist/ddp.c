@@ -9,20 +9,25 @@
 enum { ALIGN_BYTES = 64, DEFAULT_BUCKET_BYTES = 1 << 20 };
 
 /* ---- layout ---- */
-static tb_status place(tb_ddp *d, slot *s)
+tb_tensor *tbi_ddp_view(const slot *s, tb_tensor *arena)
 {
     tb_scope *scope = tb_scope_open();
     bool recorded = tb_grad_mode(tb_ctx_current(), false);
-    tb_tensor *part = tb_slice(d->arena, 0, s->offset, s->offset + s->numel, 1);
+    tb_tensor *part = tb_slice(arena, 0, s->offset, s->offset + s->numel, 1);
     int rank = tb_tensor_rank(s->leaf), front = s->rows > 1;
     int64_t dims[TB_MAX_RANK + 1] = {s->rows};
     memcpy(dims + front, tb_tensor_dims(s->leaf), sizeof *dims * (size_t)rank);
-    tb_release(s->view);
-    s->view = tb_retain(tb_reshape(part, rank + front, dims));
-    tb_status st = tb_grad_set_buffer(s->leaf, s->view);
+    tb_tensor *view = tb_retain(tb_reshape(part, rank + front, dims));
     tb_grad_mode(tb_ctx_current(), recorded);
     tb_scope_close(scope);
-    return st;
+    return view;
+}
+
+static tb_status place(tb_ddp *d, slot *s)
+{
+    tb_release(s->view);
+    s->view = tbi_ddp_view(s, d->arena);
+    return tb_grad_set_buffer(s->leaf, s->view);
 }
 
 static tb_status lay_out(tb_ddp *d)
@@ -138,13 +143,13 @@ tb_status tb_ddp_finish(tb_ddp *d)
 }
 
 /* ---- making one ---- */
-static tb_status make_arena(tb_ddp *d, int64_t numel)
+tb_status tbi_ddp_make_arena(const tb_ddp *d, int64_t numel, void **memory, tb_tensor **arena)
 {
     tb_dtype dtype = tb_params_dtype(d->cfg.params);
-    d->memory = tb_comm_alloc(d->cfg.comm, (size_t)numel * tb_dtype_size(dtype));
-    if (!d->memory) return tb_error_code();
+    *memory = tb_comm_alloc(d->cfg.comm, (size_t)numel * tb_dtype_size(dtype));
+    if (!*memory) return tb_error_code();
     tb_scope *scope = tb_scope_open();
-    d->arena = tb_retain(tb_tensor_wrap(dtype, 1, &numel, d->memory));
+    *arena = tb_retain(tb_tensor_wrap(dtype, 1, &numel, *memory));
     tb_scope_close(scope);
     return tb_ctx_take_error(tb_ctx_current());
 }
@@ -166,7 +171,7 @@ static tb_status prepare(tb_ddp *d)
         d->order[i] = d->n - 1 - i; /* until the first step has shown it: backward is mostly forward reversed */
         total += d->slots[i].room;
     }
-    TB_TRY(make_arena(d, total));
+    TB_TRY(tbi_ddp_make_arena(d, total, &d->memory, &d->arena));
     for (int i = 0; i < d->n; i++) TB_TRY(tb_grad_set_hook(d->slots[i].leaf, on_complete, &d->slots[i]));
     TB_TRY(lay_out(d));
     return d->cfg.update ? tbi_ddp_update_open(d) : TB_OK;
@@ -189,12 +194,12 @@ tb_status tb_ddp_create(const tb_ddp_config *config, tb_ddp **out)
 void tb_ddp_destroy(tb_ddp *d)
 {
     if (!d) return;
+    tbi_ddp_update_close(d);
     for (int i = 0; d->arena && i < d->n; i++) {
         (void)!tb_grad_set_hook(d->slots[i].leaf, NULL, NULL);
         (void)!tb_grad_set_buffer(d->slots[i].leaf, NULL);
         tb_release(d->slots[i].view);
     }
-    tbi_ddp_update_close(d);
     tb_release(d->arena);
     tb_comm_free(d->cfg.comm, d->memory);
     tb_free(d->slots);

@@ -40,6 +40,8 @@ struct tb_ddp {
 };
 
 /* ddp.c */
+tb_status tbi_ddp_make_arena(const tb_ddp *d, int64_t numel, void **memory, tb_tensor **arena);
+tb_tensor *tbi_ddp_view(const slot *s, tb_tensor *arena); /* of a slot's rows; the caller releases it */
 tb_status tbi_ddp_adopt_order(tb_ddp *d);
 tb_status tbi_ddp_start_rest(tb_ddp *d);
 

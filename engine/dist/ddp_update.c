@@ -1,8 +1,8 @@
 /* The optimizer's step on sums: what each rank does to the shares that it owns, while they are in its cache.
  *
- * The owner turns a sum into the parameter's new value, in the arena; so all ranks find parameters there when a bucket is
- * done, and copy them to where the model reads them. Parameters themselves stay as they are until the backward pass that
- * may still read them is over. */
+ * The owner turns a sum into the parameter's new value where the sum lies, so all ranks find new parameters in the arena of
+ * gradients when the sums are done. Until then the old ones, which the backward pass may still read, lie in a second arena
+ * of the same layout. Then the two change places: nothing is copied. */
 #include "ddp_internal.h"
 #include "tb_alloc.h"
 #include "tb_autograd.h"
@@ -27,6 +27,8 @@ typedef struct ddp_update {
     int n_ranges;
     int64_t numel;       /* of all ranges */
     float *state[MOST_STATES];
+    void *memory;        /* the other arena: parameters between steps */
+    tb_tensor *arena, **view; /* [parameter] */
     tb_tensor **whole;   /* [parameter * n_states]: state of those that every rank updates, or NULL */
 } ddp_update;
 
@@ -53,12 +55,33 @@ tb_status tbi_ddp_update_open(tb_ddp *d)
     return found ? TB_OK : TB_FAIL(TB_ERR_UNSUPPORTED, "ddp: no kernel updates parameters of f32");
 }
 
+/* Parameters return to memory of their own. */
+static void move_out(const slot *s)
+{
+    tb_scope *scope = tb_scope_open();
+    bool recorded = tb_grad_mode(tb_ctx_current(), false);
+    tb_mem_tag before = tb_ctx_set_tag(tb_ctx_current(), TB_MEM_PARAM);
+    tb_tensor *own = tb_copy(s->leaf);
+    (void)!tb_tensor_rebase(s->leaf, own);
+    tb_ctx_set_tag(tb_ctx_current(), before);
+    tb_grad_mode(tb_ctx_current(), recorded);
+    tb_scope_close(scope);
+}
+
 void tbi_ddp_update_close(tb_ddp *d)
 {
     ddp_update *u = d->update;
     if (!u) return;
+    for (int i = 0; u->view && i < d->n; i++) {
+        if (!u->view[i]) continue;
+        move_out(&d->slots[i]);
+        tb_release(u->view[i]);
+    }
     for (int i = 0; u->whole && i < d->n * u->n_states; i++) tb_release(u->whole[i]);
     for (int k = 0; k < u->n_states; k++) tb_heap_free(tb_ctx_heap(tb_ctx_current()), u->state[k]);
+    tb_release(u->arena);
+    tb_comm_free(d->cfg.comm, u->memory);
+    tb_free(u->view);
     tb_free(u->whole);
     tb_free(u->ranges);
     tb_free(u);
@@ -170,9 +193,31 @@ static tb_status settle(tb_ddp *d)
     return st == TB_OK ? make_state(d) : st;
 }
 
-static tb_tensor *row(const slot *s, int r)
+static tb_tensor *row(const slot *s, tb_tensor *rows, int r)
 {
-    return tb_reshape(tb_slice(s->view, 0, r, r + 1, 1), tb_tensor_rank(s->leaf), tb_tensor_dims(s->leaf));
+    if (s->rows == 1) return rows;
+    return tb_reshape(tb_slice(rows, 0, r, r + 1, 1), tb_tensor_rank(s->leaf), tb_tensor_dims(s->leaf));
+}
+
+/* Parameters move to the second arena. */
+static tb_status move_in(tb_ddp *d)
+{
+    ddp_update *u = d->update;
+    u->view = tb_calloc((size_t)d->n + 1, sizeof *u->view);
+    if (!u->view) return TB_ERR_OOM;
+    TB_TRY(tbi_ddp_make_arena(d, tb_tensor_numel(d->arena), &u->memory, &u->arena));
+    for (int i = 0; i < d->n; i++) {
+        slot *s = &d->slots[i];
+        u->view[i] = tbi_ddp_view(s, u->arena);
+        tb_scope *scope = tb_scope_open();
+        tb_tensor *place = row(s, u->view[i], 0);
+        tb_accumulate(place, s->leaf, true);
+        tb_status st = tb_ctx_take_error(tb_ctx_current());
+        if (st == TB_OK) st = tb_tensor_rebase(s->leaf, place);
+        tb_scope_close(scope);
+        TB_TRY(st);
+    }
+    return TB_OK;
 }
 
 /* A parameter with several uses: rows of sums are joined as tb_grad_join() does, every rank updates. */
@@ -180,26 +225,56 @@ static void update_whole(const tb_ddp *d, int index)
 {
     const ddp_update *u = d->update;
     const slot *s = &d->slots[index];
-    tb_tensor *first = row(s, 0), **state = u->whole + index * u->n_states;
+    tb_tensor *sum = row(s, s->view, 0), **state = u->whole + index * u->n_states;
     tb_optim_attrs attrs = tb_optim_attrs_at(&u->cfg, s->decays, u->t, 1);
-    for (int r = 1; r < s->rows; r++) first = tb_accumulate(first, row(s, r), false);
-    if (u->cfg.kind == TB_OPTIM_SGD) tb_sgd(s->leaf, first, u->n_states ? state[0] : NULL, &attrs.sgd);
-    else tb_adamw(s->leaf, first, state[0], state[1], &attrs.adamw);
+    if (s->has_grad) {
+        for (int r = 1; r < s->rows; r++) sum = tb_accumulate(sum, row(s, s->view, r), false);
+        if (u->cfg.kind == TB_OPTIM_SGD) tb_sgd(s->leaf, sum, u->n_states ? state[0] : NULL, &attrs.sgd);
+        else tb_adamw(s->leaf, sum, state[0], state[1], &attrs.adamw);
+    }
+    tb_accumulate(sum, s->leaf, true);
+    int64_t one = s->numel / s->rows;
+    memset((float *)d->memory + s->offset + one, 0, (size_t)(s->numel - one) * sizeof(float));
 }
 
-static tb_status take_bucket(tb_ddp *d, bucket *b)
+/* What were gradients are parameters now, and the old ones' memory is for the next gradients. */
+static tb_status change_places(tb_ddp *d)
 {
-    TB_TRY(tb_comm_wait(d->cfg.comm, &b->request, 0));
-    tb_scope *scope = tb_scope_open();
-    for (int i = 0; i < b->n_slots; i++) {
-        int index = d->order[b->first_slot + i];
-        slot *s = &d->slots[index];
-        if (!s->has_grad) continue;
-        if (s->rows > 1) update_whole(d, index);
-        else tb_accumulate(s->leaf, s->view, true);
+    ddp_update *u = d->update;
+    void *memory = d->memory;
+    tb_tensor *arena = d->arena;
+    d->memory = u->memory, d->arena = u->arena;
+    u->memory = memory, u->arena = arena;
+    tb_tensor_touch(u->arena);
+    tb_params_clear_grads(d->cfg.params);
+    for (int i = 0; i < d->n; i++) {
+        slot *s = &d->slots[i];
+        tb_tensor *view = s->view;
+        s->view = u->view[i];
+        u->view[i] = view;
+        tb_scope *scope = tb_scope_open();
+        tb_status st = tb_tensor_rebase(s->leaf, row(s, view, 0));
+        tb_scope_close(scope);
+        TB_TRY(st);
+        TB_TRY(tb_grad_set_buffer(s->leaf, s->view));
     }
+    return TB_OK;
+}
+
+static tb_status finish_step(tb_ddp *d)
+{
+    if (!d->has_seen) {
+        TB_TRY(settle(d));
+        TB_TRY(move_in(d));
+    }
+    TB_TRY(tbi_ddp_start_rest(d));
+    for (int b = 0; b < d->n_buckets; b++) TB_TRY(tb_comm_wait(d->cfg.comm, &d->buckets[b].request, 0));
+    tb_scope *scope = tb_scope_open();
+    for (int i = 0; i < d->n; i++)
+        if (d->slots[i].rows > 1) update_whole(d, i);
     tb_scope_close(scope);
-    return tb_ctx_take_error(tb_ctx_current());
+    TB_TRY(tb_ctx_take_error(tb_ctx_current()));
+    return change_places(d);
 }
 
 tb_status tb_ddp_step(tb_ddp *d)
@@ -208,14 +283,9 @@ tb_status tb_ddp_step(tb_ddp *d)
     TB_TRY(d->status);
     if (!d->update) return TB_FAIL(TB_ERR_INVALID, "this ddp has no update: call tb_ddp_finish and the optimizer");
     int64_t t0 = tb_now_ns();
-    if (!d->has_seen) TB_TRY(settle(d));
-    TB_TRY(tbi_ddp_start_rest(d));
-    tb_tensor_touch(d->arena);
     bool recorded = tb_grad_mode(tb_ctx_current(), false);
-    tb_status st = TB_OK;
-    for (int b = 0; st == TB_OK && b < d->n_buckets; b++) st = take_bucket(d, &d->buckets[b]);
+    tb_status st = finish_step(d);
     tb_grad_mode(tb_ctx_current(), recorded);
-    tb_params_clear_grads(d->cfg.params);
     d->sum_ns += tb_now_ns() - t0;
     return st;
 }

@@ -57,6 +57,9 @@ TB_MUST_USE tb_status tb_item_i64(tb_tensor *t, int64_t *out);
  * announced with tb_tensor_touch(). */
 void *tb_tensor_host(tb_tensor *t);
 void tb_tensor_touch(tb_tensor *t);
+/* `t` moves to the memory of `onto` (alike, both contiguous) and holds what is there; what it held is let go. Its views
+ * stay behind; no graph may have saved it. */
+TB_MUST_USE tb_status tb_tensor_rebase(tb_tensor *t, const tb_tensor *onto);
 
 /* "[32, 784]" in a buffer of the calling thread that the eighth next call reuses. */
 const char *tb_shape_text(const tb_tensor *t);
