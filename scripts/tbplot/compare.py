@@ -1,4 +1,5 @@
-"""Points held against each other, as `plots:` asks for: what the kinds efficiency and ratio draw and what tables print."""
+"""Points held against each other, as `plots:` asks for: what the kinds efficiency, factors and ratio draw and what tables
+print."""
 from collections import namedtuple
 
 from . import describe
@@ -6,6 +7,29 @@ from .results import ratio_interval
 
 # series: what stays equal; point: held against its base; ratio with its interval [lo, hi] of this level (0: none)
 Comparison = namedtuple("Comparison", "series point base ratio lo hi level")
+# whole: the chain's last point against its first; parts: each against the one before, or None
+Factors = namedtuple("Factors", "series whole parts")
+
+
+def per_rank(series, base, point, metric):
+    scale = base.get("launch.ranks") / point.get("launch.ranks")
+    ratio, lo, hi, level = ratio_interval(base, point, metric, describe.LEVEL)
+    return Comparison(series, point, base, ratio * scale, lo * scale, hi * scale, level)
+
+
+def factors(points, spec):
+    """Of each series the efficiency of its chain, split into factors. Also the metric and the factors' names."""
+    metric = describe.metric_of(points, spec, lambda row: row["dir"] == "higher" and row["kind"] == "ratio")
+    chain, found = spec["chain"], []
+    for series, group in describe.grouped(points, spec.get("series")).items():
+        steps = [next((p for p in group if len(p.launch_numbers(metric)) and
+                       all(p.get(k) == v for k, v in link.items() if k != "name")), None) for link in chain]
+        if steps[0] is None or steps[-1] is None:
+            continue
+        whole = per_rank(series, steps[0], steps[-1], metric)
+        full = None not in steps
+        found.append(Factors(series, whole, [per_rank(series, a, b, metric) for a, b in zip(steps, steps[1:])] if full else None))
+    return metric, [link["name"] for link in chain[1:]], found
 
 
 def efficiencies(points, spec):
