@@ -50,12 +50,16 @@ static const tb_key keys[] = {
 
 #define RATIO .kind = "ratio", .scope = "", .statistic = "median", .margin = 0.05
 #define CURVE .kind = "curve", .reduce = "rank0", .scope = "", .statistic = "last", .margin = 0.05
+#define REFERENCE .kind = "exact", .reduce = "rank0", .scope = "", .statistic = "last", .margin = 0
 static const tb_metric metrics[] = {
     {.name = "loss", .unit = "nats", .dir = "lower", CURVE},
     {.name = "step_ms", .unit = "ms", .dir = "lower", .reduce = "max", RATIO},
     {.name = "samples_per_s", .unit = "samples/s", .dir = "higher", .reduce = "min", RATIO},
     {.name = "test_loss", .unit = "nats", .dir = "lower", CURVE},
     {.name = "test_accuracy", .unit = "", .dir = "higher", CURVE},
+    /* What else says how well text can be foretold: counted bytes, a compressor. */
+    {.name = "unigram_nats", .unit = "nats", .dir = "none", REFERENCE},
+    {.name = "bzip2_nats", .unit = "nats", .dir = "none", REFERENCE},
     {.name = "mallocs", .unit = "calls/step", .dir = "lower", .kind = "exact", .reduce = "max", .scope = "",
      .statistic = "max", .margin = 0},
     /* p95: a page that the system moves for reasons of its own (compaction, write-back) costs a fault now and then. */
@@ -72,7 +76,6 @@ typedef struct train_state {
     tb_profile *profile; /* NULL without --trace */
     int64_t steps, context;
     bool is_text;
-    int64_t evaluations;
 } train_state;
 
 /* ---- setup ---- */
@@ -187,9 +190,8 @@ static tb_status evaluate(const tb_run *run, train_state *s)
     tb_run_phase(run, "evaluate", step, s->steps);
     TB_TRY(tb_evaluate(s->model, s->data, TB_SPLIT_TEST, s->is_text ? TEXT_EVAL_BATCH : IMAGE_EVAL_BATCH, s->context,
                        s->comm, &e));
-    tb_emit_sample(run, "test_loss", s->evaluations, e.loss);
-    tb_emit_sample(run, "test_accuracy", s->evaluations, e.accuracy);
-    s->evaluations++;
+    tb_emit_sample(run, "test_loss", step, e.loss);
+    tb_emit_sample(run, "test_accuracy", step, e.accuracy);
     return TB_OK;
 }
 
@@ -264,8 +266,8 @@ static tb_status emit_references(const tb_run *run, const train_state *s)
     int64_t bytes = a->rows + b->rows; /* the parts lie side by side */
     double packed;
     TB_TRY(tb_bzip2_entropy(a->bytes, bytes, &packed));
-    tb_emit_value(run, "unigram_nats", "nats/B", tb_unigram_entropy(a->bytes, bytes));
-    tb_emit_value(run, "bzip2_nats", "nats/B", packed);
+    tb_emit_sample(run, "unigram_nats", 0, tb_unigram_entropy(a->bytes, bytes));
+    tb_emit_sample(run, "bzip2_nats", 0, packed);
     return TB_OK;
 }
 
