@@ -71,7 +71,10 @@ typedef struct tb_update_args {
  * K is cut into `tree` blocks of ceil(K / tree) (the last ones shorter or empty), each its own chain, summed as a
  * balanced pairwise tree: the order for sums over the batch. Kernels offer a packed layout of B (the operand that is
  * constant when it is a weight): pack() reads n, k, b, b_row, b_col; run() then takes it as packed_b and b may be
- * NULL. ---- */
+ * NULL.
+ *
+ * In bf16 (all operands), and as gemm_bf16 (operands of f32, rounded to bf16), products of pairs of adjacent k are added
+ * to an f32 chain over ascending pairs, and `tree` blocks are whole pairs; how a pair is added is the ISA's. ---- */
 typedef enum tb_epilogue_act { TB_ACT_NONE, TB_ACT_RELU, TB_ACT_GELU_TANH, TB_ACT_GELU_ERF, TB_ACT_SILU } tb_epilogue_act;
 typedef struct tb_gemm_args {
     int64_t m, n, k;

@@ -41,17 +41,30 @@ tb_status tb_isa_allowed(tb_isa *out)
     return TB_FAIL(TB_ERR_UNSUPPORTED, "TB_ISA=%s: this processor runs at most %s", wanted, tb_isa_name(best));
 }
 
-bool tb_cpu_has_bf16(void)
+/* cpuid traps on virtual machines: what it says is read once. */
+static char model_name[64], cpu_id[32];
+static bool has_bf16;
+
+static void read_id(void)
 {
     unsigned a, b, c, d;
-    return tb_isa_detect() >= TB_ISA_AVX512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
+    if (tb_isa_detect() >= TB_ISA_AVX512 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) has_bf16 = a & (1u << 5);
+    char vendor[13] = "unknown";
+    if (!__get_cpuid(0, &a, &b, &c, &d)) return;
+    memcpy(vendor, &b, 4);
+    memcpy(vendor + 4, &d, 4);
+    memcpy(vendor + 8, &c, 4);
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return;
+    unsigned family = a >> 8 & 15, model = a >> 4 & 15; /* extended fields: AMD64 manual volume 3, CPUID Fn0000_0001 */
+    if (family == 15 || family == 6) model += (a >> 16 & 15) << 4;
+    if (family == 15) family += a >> 20 & 255;
+    snprintf(cpu_id, sizeof cpu_id, "%s %u %u", vendor, family, model);
 }
-
-static char model_name[64];
 
 static void read_model(void)
 {
     unsigned regs[12];
+    read_id();
     for (unsigned i = 0; i < 3; i++)
         if (!__get_cpuid(0x80000002u + i, regs + 4 * i, regs + 4 * i + 1, regs + 4 * i + 2, regs + 4 * i + 3)) {
             snprintf(model_name, sizeof model_name, "unknown");
@@ -61,11 +74,24 @@ static void read_model(void)
     for (size_t n = strlen(model_name); n > 0 && model_name[n - 1] == ' '; n--) model_name[n - 1] = 0;
 }
 
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
 const char *tb_cpu_model(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, read_model);
     return model_name;
+}
+
+const char *tb_cpu_id(void)
+{
+    pthread_once(&once, read_model);
+    return cpu_id;
+}
+
+bool tb_cpu_has_bf16(void)
+{
+    pthread_once(&once, read_model);
+    return has_bf16;
 }
 
 void tb_cpu_denormals_on(void) { _mm_setcsr(_mm_getcsr() & ~0x8040u); /* FTZ is bit 15, DAZ bit 6 */ }

@@ -14,6 +14,7 @@ tb_isa tb_isa_detect(void);                                          /* the best
 TB_MUST_USE tb_status tb_isa_allowed(tb_isa *out);
 bool tb_cpu_has_bf16(void);                                          /* AVX512_BF16 (vdpbf16ps) */
 const char *tb_cpu_model(void);                                      /* as the processor spells it */
+const char *tb_cpu_id(void);                                         /* "AuthenticAMD 26 2": vendor, family, model */
 
 /* Denormals are kept (FTZ and DAZ off) on every thread the engine makes; this sets the calling one so. */
 void tb_cpu_denormals_on(void);

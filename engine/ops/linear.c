@@ -113,7 +113,7 @@ static tb_status use_packed(tb_op_call *c, const tb_kernel *k, const tb_tensor *
 static tb_status run_gemm(tb_op_call *c, tb_gemm_args *g, const tb_tensor *weight)
 {
     if ((g->a_row != 1 && g->a_col != 1) || (g->b_row != 1 && g->b_col != 1)) return TB_ERR_UNSUPPORTED;
-    const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)c->in[0]->dtype, g);
+    const tb_kernel *k = tbi_gemm_kernel(c, g);
     if (!k) return TB_ERR_UNSUPPORTED;
     if (weight) TB_TRY(use_packed(c, k, weight, g));
     size_t scratch = k->scratch_bytes ? k->scratch_bytes(g) : 0;
@@ -272,7 +272,7 @@ static void weight_grad_samples(tb_samples *to)
 
 #define LINEAR                                                                                               \
     .n_in_min = 2, .n_out = 1, .dtypes = TB_FLOATS,                                                          \
-    .dtypes_reason = "a layer's weights are floats; use matmul for integers", .primitives = {"gemm"},        \
+    .dtypes_reason = "a layer's weights are floats; use matmul for integers", .primitives = TBI_GEMM_PRIMITIVES,        \
     .fusion = TB_FUSE_ANCHOR, .tol = TB_TOL(4)
 
 TB_OP(linear, .doc = "x W^T + b", LINEAR, .n_in = 3, .shape = linear_shape, .ref = linear_ref, .fast = linear_fast,

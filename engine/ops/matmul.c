@@ -2,7 +2,7 @@
  * copies. One chain over ascending k per element; with `batch_tree`, k runs over the batch and is summed as the
  * pairwise tree over the context's batch blocks (weight gradients). Vectors follow torch: 1-d operands gain a
  * dimension that the result loses again. */
-#include "tb_op.h"
+#include "rows.h"
 #include "tb_ops.h"
 
 //>>> tb_ops.h
@@ -97,6 +97,13 @@ static tb_status matmul_ref(tb_op_call *c)
     return TB_OK;
 }
 
+const tb_kernel *tbi_gemm_kernel(tb_op_call *c, const tb_gemm_args *g)
+{
+    tb_dtype dtype = (tb_dtype)c->in[0]->dtype;
+    const tb_kernel *k = c->ctx->bf16_products && dtype == TB_F32 ? tb_call_kernel(c, 1, TB_F32, g) : NULL;
+    return k ? k : tb_call_kernel(c, 0, dtype, g);
+}
+
 static tb_status matmul_fast(tb_op_call *c)
 {
     const matmul_attrs *attrs = c->attrs;
@@ -115,7 +122,7 @@ static tb_status matmul_fast(tb_op_call *c)
         g.m *= n_batches;
         n_batches = n_batches > 0;
     }
-    const tb_kernel *k = tb_call_kernel(c, 0, t, &g);
+    const tb_kernel *k = tbi_gemm_kernel(c, &g);
     if (!k) return TB_ERR_UNSUPPORTED;
     size_t scratch = k->scratch_bytes ? k->scratch_bytes(&g) : 0;
     if (scratch && !(g.scratch = tb_op_scratch(c, scratch))) return TB_ERR_OOM;
@@ -176,7 +183,7 @@ static void matmul_samples(tb_samples *to)
 TB_OP(matmul, .doc = "matrix product, batched", .n_in_min = 2, .n_in = 2, .n_out = 1, .dtypes = TB_NUMBERS,
       .dtypes_reason = "bool has no sum of products", .promote = TB_PROMOTE_NONE,
       TB_ATTRS(matmul_attrs, matmul_attr_table), .shape = matmul_shape, .ref = matmul_ref, .fast = matmul_fast,
-      .primitives = {"gemm"}, .grad = matmul_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .fusion = TB_FUSE_ANCHOR,
+      .primitives = TBI_GEMM_PRIMITIVES, .grad = matmul_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .fusion = TB_FUSE_ANCHOR,
       .cost = matmul_cost, .samples = matmul_samples, .tol = TB_TOL(4));
 
 static tb_tensor *product(tb_tensor *a, tb_tensor *b, bool batch_tree)

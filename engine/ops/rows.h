@@ -34,6 +34,11 @@ static inline bool tbi_rows_are_dense(const tb_tensor *t, int64_t *stride)
     return (tbi_last_stride(t) == 1 || tbi_last_dim(t) == 1) && tbi_rows_are_even(t, stride);
 }
 
+/* The kernel of a product of matrices: of bf16 products where the context asks for them and one fits. The op lists
+ * TBI_GEMM_PRIMITIVES. NULL: none. */
+#define TBI_GEMM_PRIMITIVES {"gemm", "gemm_bf16"}
+const tb_kernel *tbi_gemm_kernel(tb_op_call *c, const tb_gemm_args *g);
+
 /* The operand's elements in row-major order: where they lie, or a copy in the call's scratch. */
 TB_MUST_USE tb_status tbi_dense(tb_op_call *c, const tb_tensor *t, const void **out);
 

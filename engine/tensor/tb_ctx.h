@@ -38,6 +38,12 @@ tb_mem_tag tb_ctx_set_tag(tb_ctx *ctx, tb_mem_tag tag);
 TB_MUST_USE tb_status tb_ctx_set_batch_blocks(tb_ctx *ctx, int blocks);
 int tb_ctx_batch_blocks(const tb_ctx *ctx);
 
+/* Mixed precision: linear layers and matrix products of f32, and their gradients, round their operands to bf16 and sum in
+ * f32. Weights, activations, gradients and every other op stay f32. Off by default; where no such kernel fits, and in
+ * ref, products are f32. */
+void tb_ctx_set_bf16_products(tb_ctx *ctx, bool on);
+bool tb_ctx_bf16_products(const tb_ctx *ctx);
+
 /* Random streams: keyed by what is computed (step, micro-batch, use), never by rank. `stream` restarts the count of
  * uses; `first_sample` is the global index of row 0 of this rank's batch, so that per-sample draws do not depend on
  * how the batch was sharded. */

@@ -17,11 +17,19 @@ static void path_of(const char *name, char *out, size_t bytes)
         snprintf(out, bytes, "%s/peers/tb_peer_%s.so", dirname(program), name);
 }
 
-tb_status tb_bench_library_gemm(tb_bench_library *l, const char *name, const tb_peer_gemm *gemm)
+/* OpenBLAS's name for the processor whose kernels fit an instruction set. Left to itself it takes processors newer than
+ * it for some old one. */
+static const char *openblas_core(tb_isa isa)
+{
+    if (isa >= TB_ISA_AVX512) return tb_cpu_has_bf16() ? "Cooperlake" : "SkylakeX";
+    return isa == TB_ISA_AVX2 ? "Haswell" : "Prescott";
+}
+
+tb_status tb_bench_library_gemm(tb_bench_library *l, const char *name, tb_isa isa, const tb_peer_gemm *gemm)
 {
     char path[4200];
     path_of(name, path, sizeof path);
-    unsetenv("OPENBLAS_CORETYPE"); /* the library is to choose its kernels for this processor */
+    setenv("OPENBLAS_CORETYPE", openblas_core(isa), 1);
     l->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!l->handle)
         return TB_FAIL(TB_ERR_NOT_FOUND,

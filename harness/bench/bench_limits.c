@@ -1,41 +1,47 @@
 /* What the machine can do: chains of multiply-adds that depend on nothing but themselves, and reading of a
- * buffer. There are enough chains to hide the latency of the instruction (4 to 5 clocks, two a clock). */
+ * buffer. There are enough chains to hide the latency of the instruction (4 to 6 clocks, two a clock). */
 #include "tb_alloc.h"
 #include "tb_bench.h"
 #include "tb_cpu.h"
 #include <immintrin.h>
 #include <math.h>
 
-enum { CHAINS = 12, BLOCKS = 24, BLOCK_NS = 1500000 };
+enum { CHAINS = 12, MORE_CHAINS = 24 /* AVX-512 has the registers */, BLOCKS = 24, BLOCK_NS = 1500000 };
 
 typedef struct loop {
     void (*run)(int64_t rounds);
     double ops; /* of one round: a multiplication and an addition are two */
 } loop;
 
-#define PEAK_LOOP(name, isa, type, start, step)                                                              \
+#define PEAK_LOOP(name, chains, isa, type, start, step)                                                      \
     __attribute__((target(isa))) static void name(int64_t rounds)                                            \
     {                                                                                                        \
-        type acc[CHAINS];                                                                                    \
-        _Pragma("GCC unroll 16") for (int i = 0; i < CHAINS; i++)                                            \
+        type acc[chains];                                                                                    \
+        _Pragma("GCC unroll 32") for (int i = 0; i < chains; i++)                                            \
         {                                                                                                    \
             acc[i] = start;                                                                                  \
             __asm__("" : "+v"(acc[i])); /* equal chains would become one */                                  \
         }                                                                                                    \
         for (int64_t r = 0; r < rounds; r++) {                                                               \
-            _Pragma("GCC unroll 16") for (int i = 0; i < CHAINS; i++) step;                                  \
+            _Pragma("GCC unroll 32") for (int i = 0; i < chains; i++)                                        \
+            {                                                                                                \
+                step;                                                                                        \
+                __asm__("" : "+v"(acc[i])); /* GCC would keep copies on the stack */                         \
+            }                                                                                                \
         }                                                                                                    \
-        _Pragma("GCC unroll 16") for (int i = 0; i < CHAINS; i++) __asm__ volatile("" : : "v"(acc[i]));      \
+        _Pragma("GCC unroll 32") for (int i = 0; i < chains; i++) __asm__ volatile("" : : "v"(acc[i]));      \
     }
 
 /* x = 0.999 x + 0.001 stays near 1: no denormals, no overflow. */
-PEAK_LOOP(f32_scalar, "fma", __m128, _mm_set_ss(1),
+PEAK_LOOP(f32_scalar, CHAINS, "fma", __m128, _mm_set_ss(1),
           acc[i] = _mm_fmadd_ss(acc[i], _mm_set_ss(0.999f), _mm_set_ss(0.001f)))
-PEAK_LOOP(f32_avx2, "avx2,fma", __m256, _mm256_set1_ps(1),
+PEAK_LOOP(f32_avx2, CHAINS, "avx2,fma", __m256, _mm256_set1_ps(1),
           acc[i] = _mm256_fmadd_ps(acc[i], _mm256_set1_ps(0.999f), _mm256_set1_ps(0.001f)))
-PEAK_LOOP(f32_avx512, "avx512f", __m512, _mm512_set1_ps(1),
+PEAK_LOOP(f32_avx512, MORE_CHAINS, "avx512f", __m512, _mm512_set1_ps(1),
           acc[i] = _mm512_fmadd_ps(acc[i], _mm512_set1_ps(0.999f), _mm512_set1_ps(0.001f)))
-PEAK_LOOP(i8_avx512vnni, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(),
+PEAK_LOOP(bf16_avx512, MORE_CHAINS, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(),
+          acc[i] = _mm512_dpbf16_ps(acc[i], (__m512bh)_mm512_set1_epi16(0x3f80), (__m512bh)_mm512_set1_epi16(0)))
+PEAK_LOOP(i8_avx512vnni, MORE_CHAINS, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(),
           acc[i] = _mm512_dpbusd_epi32(acc[i], _mm512_set1_epi8(1), _mm512_set1_epi8(1)))
 
 /* Exact on AVX2: 16-bit factors, pairs summed in 32 bits. The product is volatile, lest it leave the loop. */
@@ -45,7 +51,7 @@ __attribute__((target("avx2"))) static inline __m256i madd16(__m256i a, __m256i 
     __asm__ volatile("vpmaddwd %1, %2, %0" : "=x"(product) : "x"(a), "x"(b));
     return product;
 }
-PEAK_LOOP(i8_avx2, "avx2", __m256i, _mm256_setzero_si256(),
+PEAK_LOOP(i8_avx2, CHAINS, "avx2", __m256i, _mm256_setzero_si256(),
           acc[i] = _mm256_add_epi32(acc[i], madd16(_mm256_set1_epi16(1), _mm256_set1_epi16(1))))
 
 static void i8_scalar(int64_t rounds)
@@ -65,12 +71,16 @@ static loop loop_of(tb_dtype dtype, tb_isa isa)
 {
     if (isa > tb_isa_detect()) return (loop){0};
     if (dtype == TB_F32) {
-        if (isa >= TB_ISA_AVX512) return (loop){f32_avx512, CHAINS * 32};
+        if (isa >= TB_ISA_AVX512) return (loop){f32_avx512, MORE_CHAINS * 32};
         if (isa == TB_ISA_AVX2) return (loop){f32_avx2, CHAINS * 16};
         if (__builtin_cpu_supports("fma")) return (loop){f32_scalar, CHAINS * 2};
     }
+    if (dtype == TB_BF16) { /* without the instruction, products are widened */
+        if (isa >= TB_ISA_AVX512 && tb_cpu_has_bf16()) return (loop){bf16_avx512, MORE_CHAINS * 64};
+        return loop_of(TB_F32, isa > TB_ISA_AVX2 ? TB_ISA_AVX2 : isa);
+    }
     if (dtype == TB_I8) {
-        if (isa == TB_ISA_AVX512VNNI) return (loop){i8_avx512vnni, CHAINS * 128};
+        if (isa == TB_ISA_AVX512VNNI) return (loop){i8_avx512vnni, MORE_CHAINS * 128};
         return isa == TB_ISA_SCALAR ? (loop){i8_scalar, 4 * 2} : (loop){i8_avx2, CHAINS * 32};
     }
     return (loop){0};

@@ -9,7 +9,9 @@ static tb_status add_peaks(tb_bench_run *run, tb_dtype dtype)
 {
     static const tb_isa isas[] = {TB_ISA_SCALAR, TB_ISA_AVX2, TB_ISA_AVX512, TB_ISA_AVX512VNNI};
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-        bool is_own = dtype == TB_F32 ? isas[i] != TB_ISA_AVX512VNNI : isas[i] != TB_ISA_AVX512;
+        bool is_own = dtype == TB_F32    ? isas[i] != TB_ISA_AVX512VNNI
+                      : dtype == TB_BF16 ? isas[i] == TB_ISA_AVX512 && tb_cpu_has_bf16()
+                                         : isas[i] != TB_ISA_AVX512;
         double flops = is_own ? tb_limit_flops(dtype, isas[i], tb_ctx_pool(run->ctx)) : 0;
         if (flops == 0) continue;
         tb_bench_row *r = tb_bench_row_add(run, "multiply_add", tb_dtype_name(dtype));
@@ -51,6 +53,7 @@ static tb_status add_reads(tb_bench_run *run)
 static tb_status run_limits(tb_bench_run *run)
 {
     TB_TRY(add_peaks(run, TB_F32));
+    TB_TRY(add_peaks(run, TB_BF16));
     TB_TRY(add_peaks(run, TB_I8));
     TB_TRY(add_reads(run));
     if (isnan(run->core_to_core_ns)) return TB_OK;

@@ -28,6 +28,7 @@ static const tb_key keys[] = {
     {"context", TB_KEY_INT, "tokens", 1, 1 << 16, NULL, "128", "text: length of a row"},
     {"epochs", TB_KEY_NUM, "", 0, 1e6, NULL, "1", "length of the run where steps is 0"},
     {"steps", TB_KEY_INT, "", 0, 1e9, NULL, "0", "length of the run; 0: as epochs say"},
+    {"precision", TB_KEY_CHOICE, "", 0, 0, "f32|bf16", "f32", "bf16: products of linear layers in bf16, sums in f32"},
     {"optimizer", TB_KEY_CHOICE, "", 0, 0, "sgd|adam|adamw", "sgd", ""},
     {"rate", TB_KEY_NUM, "", 0, 1e3, NULL, "0.05", "learning rate, at its highest"},
     {"momentum", TB_KEY_NUM, "", 0, 1, NULL, "0.9", "sgd"},
@@ -125,6 +126,7 @@ static tb_status setup(const tb_run *run, void **out)
                        .n_cores = run->n_cores};
     TB_TRY(tb_ctx_create(&c, &s->ctx));
     tb_ctx_enter(s->ctx);
+    tb_ctx_set_bf16_products(s->ctx, strcmp(tb_param_str(run, "precision"), "bf16") == 0);
     TB_TRY(open_comm(run, s));
     TB_TRY(tb_dataset_open(tb_param_str(run, "data"), &s->data));
     s->is_text = tb_dataset_kind(s->data) == TB_DATA_TEXT;

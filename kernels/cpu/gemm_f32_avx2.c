@@ -3,7 +3,7 @@
 
 #include "blocking.h"
 BLOCKING_F32_AVX2;
-#include "gemm_driver.h"
+#include "gemm_f32.h"
 
 TB_KERNEL(gemm_f32_avx2) = {.name = "gemm_f32_avx2",
                             .primitive = "gemm",

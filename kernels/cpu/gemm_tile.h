@@ -1,4 +1,4 @@
-/* The register tile of gemm f32: MR x (NV * VL) of C over one pass of K, in the canonical order.
+/* The register tile of gemm, summed in f32: MR x (NV * VL) of C over one pass of K, in the canonical order.
  *
  * One accumulator per element runs a chain of fused multiply-adds over ascending k. K is cut into `tree` blocks; a
  * finished block's tile goes to a slot, and finished slots of equal height are added, older first, as the carries of
@@ -7,6 +7,12 @@
 #pragma once
 #include "blocking.h"
 #include <stdint.h>
+
+/* One step of k: c + a b. A step of another dtype (gemm_bf16.h) is several k in 32 bits. */
+#ifndef TILE_MAC
+#define TILE_MAC vf_fma
+#endif
+VEC vf tile_mac(vf a, vf b, vf c) { return TILE_MAC(a, b, c); }
 
 enum { NR = NV * VL, TILE = MR * NR, PREFETCH_K = 16 };
 
@@ -42,7 +48,7 @@ VEC void tile_step(const int rows, const int panels, const bool scattered, const
         for (int v = 0; v < nv; v++) {
             vf bv = B_VECTOR(v);
 #pragma GCC unroll 16
-            for (int i = 0; i < rows; i++) acc[i][v] = vf_fma(held[i], bv, acc[i][v]);
+            for (int i = 0; i < rows; i++) acc[i][v] = tile_mac(held[i], bv, acc[i][v]);
         }
         return;
     }
@@ -53,7 +59,7 @@ VEC void tile_step(const int rows, const int panels, const bool scattered, const
     for (int i = 0; i < rows; i++) {
         vf av = vf_set1(a[i * t->a_row]);
 #pragma GCC unroll 16
-        for (int v = 0; v < nv; v++) acc[i][v] = vf_fma(av, held[v], acc[i][v]);
+        for (int v = 0; v < nv; v++) acc[i][v] = tile_mac(av, held[v], acc[i][v]);
     }
 }
 
@@ -109,7 +115,7 @@ VEC void tile_rows(const int rows, const int panels, const bool scattered, const
 VEC bool tile_fits(const int rows, const int panels)
 {
     const int nv = panels * NV, held = rows < nv ? rows : nv, registers = VL == 16 ? 32 : 16;
-    return rows <= MR && (panels == 1 || rows * nv + held + 1 <= registers);
+    return rows <= MR && (panels == 1 || (rows * panels <= MR && rows * nv + held + 1 <= registers));
 }
 
 VEC int tile_panels(int rows) { return tile_fits(rows, 4) ? 4 : tile_fits(rows, 2) ? 2 : 1; }

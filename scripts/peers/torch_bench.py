@@ -118,7 +118,7 @@ def conv_train(*sizes):
     return gradients(forward, inputs, torch.randn(forward().shape))
 
 
-def train_step(model, batch):
+def train_step(model, batch, dtype="f32"):
     net, (x, y) = torch_models.model(model), torch_models.batch(model, int(batch))
     if model == "gpt":
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.01)
@@ -127,7 +127,9 @@ def train_step(model, batch):
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        torch_models.loss(net, x, y).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            loss = torch_models.loss(net, x, y)
+        loss.backward()
         optimizer.step()
     return with_grad(step)
 

@@ -54,6 +54,23 @@ static void a_weight_gradient_is_the_tree_of_its_halves(void **state)
     assert_same(tb_add(half[0], half[1]), whole, 0);
 }
 
+/* The factors are rounded to 8 bits, nothing else is; ref and the mode of before are as they were. */
+static void products_of_bf16_are_near_and_can_be_turned_off(void **state)
+{
+    tb_tensor *x = randoms(TB_F32, 1, DIMS(33, 70)), *w = randoms(TB_F32, 2, DIMS(19, 70)), *g = randoms(TB_F32, 3, DIMS(33, 19));
+    tb_tensor *y = tb_linear(x, w, NULL), *dw = tb_linear_weight_grad(g, x, NULL), *dx = tb_matmul(g, w);
+    tb_ctx_set_bf16_products(*state, true);
+    assert_true(tb_ctx_bf16_products(*state));
+    tb_tensor *rounded = tb_linear(tb_cast(tb_cast(x, TB_BF16), TB_F32), tb_cast(tb_cast(w, TB_BF16), TB_F32), NULL);
+    assert_same(tb_linear(x, w, NULL), rounded, 0);
+    assert_same(tb_linear(x, w, NULL), y, 0.1);
+    assert_same(tb_linear_weight_grad(g, x, NULL), dw, 0.1);
+    assert_same(tb_matmul(g, w), dx, 0.1);
+    assert_true(memcmp(tb_tensor_host(tb_linear(x, w, NULL)), tb_tensor_host(y), 33 * 19 * sizeof(float)) != 0);
+    tb_ctx_set_bf16_products(*state, false);
+    assert_same(tb_linear(x, w, NULL), y, 0);
+}
+
 static void activations_apply_to_the_finished_sum(void **state)
 {
     (void)state;
@@ -87,6 +104,7 @@ int main(void)
         ctx_test(gradients_are_products_with_the_other_operand),
         ctx_test(a_weight_gradient_adds_into_a_given_tensor),
         ctx_test(a_weight_gradient_is_the_tree_of_its_halves),
+        ctx_test(products_of_bf16_are_near_and_can_be_turned_off),
         ctx_test(activations_apply_to_the_finished_sum),
         ctx_test(shapes_that_do_not_fit_are_named),
     };
