@@ -2,7 +2,9 @@
 #include "tb_alloc.h"
 #include "tb_bench.h"
 #include "tb_cpu.h"
+#include "tb_pool.h"
 #include "tb_rng.h"
+#include "tb_topo.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,6 +72,20 @@ typedef struct samples {
     int n;
     double ours[MOST_PAIRS], peer[MOST_PAIRS];
 } samples;
+
+/* The caller and our pool's threads, each on a core of its own: the system would wake a parked thread on the caller's.
+ * Peers have started their threads by then, on all of the cores; they would inherit one. Undone: the caller has all. */
+static tb_status pin_threads(const tb_bench_run *run, bool pinned)
+{
+    if (run->threads == 1) return TB_OK;
+    tb_topo *topo = tb_calloc(1, sizeof *topo);
+    if (!topo) return TB_ERR_OOM;
+    tb_status st = tb_topo_load(topo);
+    if (st == TB_OK && pinned) st = tb_pool_bind(tb_ctx_pool(run->ctx), topo->cores, run->threads);
+    if (st == TB_OK && !pinned) st = tb_topo_bind_thread(topo->cores, run->threads);
+    tb_free(topo);
+    return st;
+}
 
 static tb_status take_samples(const tb_bench_run *run, const tb_bench_case *c, samples *s)
 {
@@ -178,7 +194,10 @@ tb_status tb_bench_measure(tb_bench_run *run, const tb_bench_case *given)
     TB_TRY(check_peer(&c, &wrong_peer));
     if (wrong_peer) c.peer.run = NULL;
     double before = bound_ns(run, &c);
-    TB_TRY(take_samples(run, &c, &s));
+    TB_TRY(pin_threads(run, true));
+    tb_status taken = take_samples(run, &c, &s), freed = pin_threads(run, false);
+    TB_TRY(taken);
+    TB_TRY(freed);
     double after = bound_ns(run, &c), bound = fmin(before, after); /* a neighbour can only lengthen it */
     tb_bench_row *r = tb_bench_row_add(run, c.op, c.shape);
     if (!r) return TB_ERR_OOM;

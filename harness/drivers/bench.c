@@ -72,7 +72,7 @@ static tb_status setup(const tb_run *run, void **out)
     else if (s->kind->shape_form)
         return TB_FAIL(TB_ERR_CONFIG, "bench %s: params.shape is missing (%s)", s->kind->name, s->kind->shape_form);
     if (strcmp(peer, "none") != 0) TB_TRY(tb_bench_find_peer(s->kind, peer, &s->bench.peer));
-    tb_ctx_config c = {.threads = run->threads, .seed = run->seed, .cores = run->cores, .n_cores = run->n_cores};
+    tb_ctx_config c = {.threads = run->threads, .seed = run->seed}; /* bound when peers have their threads */
     TB_TRY(tb_ctx_create(&c, &s->bench.ctx));
     tb_ctx_enter(s->bench.ctx);
     if (strcmp(isa, "best") != 0) {
