@@ -1,5 +1,5 @@
-"""Points held against each other, as `plots:` asks for: what the kinds efficiency, factors and ratio draw and what tables
-print."""
+"""Points held against each other, as `plots:` asks for: what the kinds efficiency, factors and ratio draw and what
+tables print."""
 from collections import namedtuple
 
 from . import describe
@@ -27,8 +27,8 @@ def factors(points, spec):
         if steps[0] is None or steps[-1] is None:
             continue
         whole = per_rank(series, steps[0], steps[-1], metric)
-        full = None not in steps
-        found.append(Factors(series, whole, [per_rank(series, a, b, metric) for a, b in zip(steps, steps[1:])] if full else None))
+        parts = [per_rank(series, a, b, metric) for a, b in zip(steps, steps[1:])] if None not in steps else None
+        found.append(Factors(series, whole, parts))
     return metric, [link["name"] for link in chain[1:]], found
 
 

@@ -1,6 +1,7 @@
-"""Where the speed of more ranks goes: `metric` (rate), `series` (keys that stay equal), `chain`: points in order, each a map
-of keys with a `name`. Each is held against the one before it, per rank; the product of these factors is the efficiency, the
-last point's speed per rank over the first's. A series that has the first and last point alone has its efficiency only."""
+"""Where the speed of more ranks goes: `metric` (rate), `series` (keys that stay equal), `chain`: points in order, each a
+map of keys with a `name`. Each is held against the one before it, per rank; the product of these factors is the efficiency
+(`whole`: another name for it): the last point's speed per rank over the first's. Where a series has only these two, or the
+chain, there are no factors."""
 from .. import compare, describe, style
 from ..results import ResultError
 
@@ -8,13 +9,13 @@ from ..results import ResultError
 def draw(points, spec):
     metric, names, found = compare.factors(points, spec)
     if not found:
-        raise ResultError(f"plot 'factors': no series has the first and the last point of the chain")
+        raise ResultError("plot 'factors': no series has the first and the last point of the chain")
     fig, ax = style.figure(height=max(2.6, 1.5 + 0.62 * len(found)))
-    bars = ["efficiency", *names]
+    bars = [spec.get("whole", "efficiency"), *(names if len(names) > 1 else [])]
     high = 0.8 / len(bars)
-    lo = 1.0
+    far = 1.1
     for i, f in enumerate(found):
-        for k, c in enumerate([f.whole, *(f.parts or [])]):
+        for k, c in enumerate([f.whole, *(f.parts or [])][:len(bars)]):
             y = i + (k - (len(bars) - 1) / 2) * high
             ax.barh(y, c.ratio, high * 0.92, color=style.color(k), edgecolor="white", linewidth=0.6,
                     hatch=style.HATCH[c.point.summary[metric]["scope"]])
@@ -24,15 +25,15 @@ def draw(points, spec):
                             linewidth=0.8)
                 end = max(end, c.hi)
             style.note(ax, f"{c.ratio:.3f}", (end, y), (4, 0))
-            lo = min(lo, c.ratio)
+            far = max(far, end)
     for k, name in enumerate(bars):
         ax.barh([0], [0], color=style.color(k), label=name)
     ax.axvline(1, color=style.INK, linewidth=1, linestyle="--")
     ax.set_yticks(range(len(found)), [f.series for f in found])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set_xlim(0, 1.25)
-    ax.set_xlabel(f"{metric.replace('_', ' ')} per rank, as a part of the point before in the chain")
+    ax.set_xlim(0, far * 1.14)
+    ax.set_xlabel(f"{metric.replace('_', ' ')} per rank against the point before in the chain")
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(bars), borderaxespad=0.2)
-    return fig, describe.title(points, spec, "efficiency = " + " x ".join(names)), describe.caption(
+    return fig, describe.title(points, spec, f"{bars[0]} = " + " x ".join(names)), describe.caption(
         points, describe.launches(points), describe.levels([f.whole.level for f in found]), "dashed: linear")
