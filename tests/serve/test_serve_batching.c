@@ -216,6 +216,51 @@ static void the_plan_follows_the_measured_times(void **state)
     assert_int_equal(tbi_batcher_cost(&b, 12), 78000);           /* between 8 and 16 */
 }
 
+typedef struct outcome {
+    int answered, rows[20];
+} outcome;
+
+static void note_outcome(void *arg, tbi_request *r, const tbi_fault *fault, const void *const *out)
+{
+    outcome *o = arg;
+    if (fault->code || !out) return;
+    o->rows[o->answered++] = r->batch_rows;
+}
+
+/* A batch of any size takes 100 ms by the table. Sixteen wait, the oldest with 50 ms left, the rest with plenty: the
+ * oldest is lost, and no small batch is run for it. */
+static void under_pressure_the_many_are_not_lost_for_the_oldest(void **state)
+{
+    (void)state;
+    mlp *m = mlp_make("mlp", "1", 4, 8, 3, 16);
+    tbi_batcher *b;
+    tbi_request r[16];
+    tbi_rows in = {0};
+    tbi_fault fault = {0};
+    outcome o = {0};
+    assert_ok(tbi_batcher_create(&m->base, TB_SERVE_LOOP, 1, 64, &b));
+    for (int i = 0; i < b->n_sizes; i++) b->cost_ns[i] = 100000000;
+    b->row_ns = 1;
+    b->finish = note_outcome;
+    b->finish_arg = &o;
+    assert_true(tbi_rows_reserve(&in, 4 * sizeof(float)));
+    memset(in.data, 0, 4 * sizeof(float));
+    int64_t now = tb_now_ns();
+    for (int i = 0; i < 16; i++) {
+        r[i] = (tbi_request){.rows = 1, .in = &in, .deadline_ns = INT64_MAX};
+        assert_true(tbi_batcher_admit(b, &r[i], now, &fault));
+        r[i].deadline_ns = now + (i == 0 ? 50000000 : 10000000000);
+    }
+    tbi_batcher_step(b, 0);
+    assert_int_equal(o.answered, 15);
+    for (int i = 0; i < 15; i++) assert_int_equal(o.rows[i], 15);
+    assert_true(r[0].queued);
+    tbi_batcher_cancel(b, &r[0]);
+    tbi_batcher_destroy(b);
+    tb_free(in.data);
+    m->base.destroy(&m->base);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -227,6 +272,7 @@ int main(void)
         cmocka_unit_test(a_quota_refuses_with_429),
         cmocka_unit_test(a_client_that_leaves_is_not_computed_for),
         cmocka_unit_test(the_plan_follows_the_measured_times),
+        cmocka_unit_test(under_pressure_the_many_are_not_lost_for_the_oldest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
