@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# In a scratch copy of the project: an op (one file and its test), a kernel (one file) and an experiment (one file) are
-# added with no other edit, built and used.
+# In a scratch copy of the project: an op (one file and its test), a kernel, a model and an experiment (one file each)
+# are added with no other edit, built and used.
 set -euo pipefail
 source=$(cd "$(dirname "$0")/../.." && pwd)
 copy=$(mktemp -d)
@@ -13,7 +13,8 @@ toy=$copy/tests/project/toy
 cp "$toy/toy_cube.c" "$copy/engine/ops/"
 cp "$toy/toy_cube_f32_avx2.c" "$copy/kernels/cpu/"
 cp "$toy/test_toy_cube.c" "$copy/tests/ops/"
-cp "$toy/toy_experiment.yaml" "$copy/experiments/"
+cp "$toy/toy_net.c" "$copy/engine/nn/models/"
+cp "$toy/toy_experiment.yaml" "$toy/toy_training.yaml" "$copy/experiments/"
 cd "$copy"
 export CCACHE_BASEDIR=$copy CCACHE_NOHASHDIR=1
 cmake --preset dev >log 2>&1 || { tail log; exit 1; }
@@ -23,4 +24,5 @@ build-dev/tests/test_conformance | tail -3
 build-dev/tb ops | grep toy_cube
 eval "$(scripts/dev env)"
 build-dev/tb run toy_experiment
+build-dev/tb run toy_training
 echo "extended without another edit"
