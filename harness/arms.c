@@ -55,7 +55,7 @@ static tb_status calibrate(tb_arms *s, tb_graph *g, tb_ranges *ranges)
     float *logits = tb_calloc((size_t)(n * s->classes), sizeof *logits);
     TB_TRY(tb_exec_create(g, &e));
     tb_status st = logits ? tb_session_create(e, s->ctx, &session) : TB_ERR_OOM;
-    if (st == TB_OK) st = tb_ranges_create(tb_exec_graph(e), ranges);
+    if (st == TB_OK) st = tb_ranges_create(tb_exec_graph(e), TB_OBSERVE_MINMAX, ranges);
     if (st == TB_OK) {
         tb_ranges_observe(ranges, session);
         st = tb_session_run(session, &n, (const void *[]){part->bytes}, (void *[]){logits});
@@ -80,7 +80,7 @@ static tb_status build(tb_arms *s, int arm)
     if (st == TB_OK && arm == E3) {
         st = simplified(s, &calibrated);
         if (st == TB_OK) st = calibrate(s, calibrated, &ranges);
-        if (st == TB_OK) st = tb_quantize_graph(g, &ranges, &s->quant);
+        if (st == TB_OK) st = tb_quantize_graph(g, &ranges, NULL, &s->quant);
         tb_ranges_free(&ranges);
     }
     if (st == TB_OK && arm != E1) st = tb_compile(g, NULL, NULL);

@@ -165,7 +165,11 @@ typedef struct tb_attention_args {
  *   layer_norm           in, gamma, beta, eps -> out, extra[0] = mean [rows], extra[1] = 1 / deviation [rows]
  *   layer_norm_grad      in = gradient, in2 = x, gamma, extra_in[0] = mean, extra_in[1] = 1 / deviation -> out = dx
  *   layer_norm_param_grad  the same -> extra[0] = dgamma [n], extra[1] = dbeta [n] of these rows
- * gamma, beta, and the extras of the norms may be NULL. ---- */
+ *   row_quantize_u8      in -> out u8 around 128, extra[0] = step f32 [rows]: step = max |x| / 127, out = clamp(
+ *                        round_half_even(x * (127 / max |x|)) + 128, 1, 255); rows below 2^-100 count as zeros (step 0),
+ *                        NaN gives 1
+ *   row_rescale          out = act(in * extra_in[0][r] + beta + in2), every step rounded; in2 may be out itself
+ * gamma, beta, in2 of row_rescale, and the extras of the norms may be NULL. ---- */
 typedef struct tb_row_args {
     int64_t rows, n;
     const void *in;       /* x */
@@ -179,6 +183,7 @@ typedef struct tb_row_args {
     const void *extra_in[3];
     double eps;
     int64_t ignore_index; /* cross entropy: rows with this label count for nothing */
+    tb_epilogue_act act;  /* row_rescale */
 } tb_row_args;
 
 /* ---- gemm_u8s8 (dtype TB_I8): exact integers on every ISA, then one epilogue in f32:

@@ -18,8 +18,12 @@ static const tb_op *with_epilogue(const tb_op *anchor)
 {
     return anchor == &tb_op_linear || anchor == &tb_op_linear_act   ? &tb_op_linear_act
            : anchor == &tb_op_conv2d || anchor == &tb_op_conv2d_act ? &tb_op_conv2d_act
+           : anchor == &tb_op_linear_dynamic_s8                     ? anchor
                                                                     : NULL;
 }
+
+/* The residual is the last operand. */
+static int residual_place(const tb_op *anchor) { return with_epilogue(anchor)->n_in - 1; }
 
 static size_t act_offset(const tb_op *op)
 {
@@ -54,7 +58,7 @@ static int anchor_for(tb_graph *g, tb_pass_run *r, int user, int k)
     bool adds = u->op == &tb_op_add;
     if (tb_graph_uses(g, u->in[k]) != 1) refusal = "its result has other uses";
     else if (act_of(a) != TB_ACT_NONE) refusal = "it has an activation already";
-    else if (adds && a->n_in > 3) refusal = "it has a residual already";
+    else if (adds && a->n_in > residual_place(a->op)) refusal = "it has a residual already";
     else if (adds && !same_dims(&g->values[u->in[1 - k]], &g->values[u->out[0]])) refusal = "the sum broadcasts its other operand";
     else if (adds && !same_dims(&g->values[u->in[k]], &g->values[u->out[0]])) refusal = "its shape is broadcast by the user";
     if (refusal) tbi_why(r, g, anchor, user, refusal);
@@ -66,14 +70,14 @@ static tb_status attach(tb_graph *g, int anchor, int user, int residual)
 {
     const tb_node *n = &g->nodes[anchor];
     const tb_op *op = with_epilogue(n->op);
-    int out[TB_MAX_OUT], in[4] = {TB_NO_VALUE, TB_NO_VALUE, TB_NO_VALUE, TB_NO_VALUE};
+    int out[TB_MAX_OUT], in[8], last = residual_place(op);
     uint64_t attrs[MAX_ATTR_WORDS] = {0};
     int64_t act = act_number(g->nodes[user].op);
-    memcpy(in, n->in, sizeof *in * (size_t)n->n_in);
-    if (residual != TB_NO_VALUE) in[3] = residual;
+    for (int k = 0; k <= last; k++) in[k] = k < n->n_in ? n->in[k] : TB_NO_VALUE;
+    if (residual != TB_NO_VALUE) in[last] = residual;
     if (n->attrs) memcpy(attrs, n->attrs, n->op->attrs_bytes);
     memcpy((char *)attrs + act_offset(op), &act, sizeof act);
-    TB_TRY(tb_graph_node(g, op, attrs, n->n_symbolic, n->symbolic, in[3] == TB_NO_VALUE ? 3 : 4, in, out));
+    TB_TRY(tb_graph_node(g, op, attrs, n->n_symbolic, n->symbolic, in[last] == TB_NO_VALUE ? last : last + 1, in, out));
     tb_graph_replace(g, g->nodes[user].out[0], out[0]);
     return TB_OK;
 }

@@ -5,6 +5,7 @@
  *     y[j] = (s - zero_x * sum_k w[j][k] + bias_q[j]) * scale_x * scale_w[j]
  * so everything but s is one s32 `offset` and one f32 `scale` per channel, computed when the model is quantized. The
  * integers are the same on every ISA, and so are the bits of y (one f32 product, rounded; see tb_kernel.h). */
+#include "quantized.h"
 #include "rows.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -16,8 +17,6 @@ tb_tensor *tb_dequantize(tb_tensor *q, double scale, int64_t zero); /* u8 -> f32
  * values below `low` become it (the zero point: a relu). */
 tb_tensor *tb_linear_u8s8(tb_tensor *x, tb_tensor *w, tb_tensor *offset, tb_tensor *scale, bool to_u8, int64_t zero, int64_t low);
 //<<<
-
-enum { MAX_DEPTH = 66311 /* 255 * 127 * K stays below 2^31 */ };
 
 /* ---- quantize and dequantize ---- */
 typedef struct quantize_attrs {
@@ -145,8 +144,8 @@ static tb_status linear_u8s8_shape(tb_op_call *c)
         c->in[3]->rank != 1 || c->in[3]->dims[0] != n)
         return TB_FAIL(TB_ERR_SHAPE, "linear_u8s8: x %s, w %s, offset %s, scale %s do not fit", tb_shape_text(x), tb_shape_text(w),
                        tb_shape_text(c->in[2]), tb_shape_text(c->in[3]));
-    if (w->dims[1] > MAX_DEPTH)
-        return TB_FAIL(TB_ERR_SHAPE, "linear_u8s8: %lld terms could overflow 32 bits; at most %d", (long long)w->dims[1], MAX_DEPTH);
+    if (w->dims[1] > TB_U8S8_MAX_DEPTH)
+        return TB_FAIL(TB_ERR_SHAPE, "linear_u8s8: %lld terms could overflow 32 bits; at most %d", (long long)w->dims[1], TB_U8S8_MAX_DEPTH);
     if (a->zero < 0 || a->zero > 255 || a->low < 0 || a->low > 255)
         return TB_FAIL(TB_ERR_INVALID, "linear_u8s8: zero %lld and low %lld must be 0 to 255", (long long)a->zero, (long long)a->low);
     memcpy(dims, x->dims, sizeof dims);
@@ -197,6 +196,19 @@ static void pack(int8_t *to, const int8_t *w, int64_t n, int64_t k)
         for (int64_t p = 0; p < k; p++) to[((j / 16 * quads + p / 4) * 16 + j % 16) * 4 + p % 4] = w[j * k + p];
 }
 
+tb_status tbi_packed_s8(const tb_tensor *w, const int8_t **out)
+{
+    int64_t n = w->dims[0], k = w->dims[1];
+    size_t bytes = (size_t)((n + 15) / 16 * ((k + 3) / 4) * 64);
+    *out = tbi_packed(w, bytes);
+    if (*out) return TB_OK;
+    int8_t *fresh = tbi_packed_new(w, bytes);
+    if (!fresh) return TB_ERR_OOM;
+    pack(fresh, tb_op_data(w), n, k);
+    *out = tbi_packed_keep(w, fresh);
+    return TB_OK;
+}
+
 static tb_status linear_u8s8_fast(tb_op_call *c)
 {
     const linear_u8s8_attrs *a = c->attrs;
@@ -210,15 +222,7 @@ static tb_status linear_u8s8_fast(tb_op_call *c)
     const tb_kernel *kernel = tb_call_kernel(c, 0, TB_I8, &g);
     if (!kernel) return TB_ERR_UNSUPPORTED;
     if (g.m == 0 || n == 0) return TB_OK;
-    size_t bytes = (size_t)((n + 15) / 16 * ((k + 3) / 4) * 64);
-    const int8_t *kept = tbi_packed(w, bytes);
-    if (!kept) {
-        int8_t *fresh = tbi_packed_new(w, bytes);
-        if (!fresh) return TB_ERR_OOM;
-        pack(fresh, tb_op_data(w), n, k);
-        kept = tbi_packed_keep(w, fresh);
-    }
-    g.packed_w = kept;
+    TB_TRY(tbi_packed_s8(w, &g.packed_w));
     kernel->run(&g);
     return TB_OK;
 }

@@ -1,48 +1,8 @@
-/* Ranges by observation, and the rewrite of linear layers and convolutions. */
+/* The rewrite of linear layers and convolutions whose inputs were calibrated. */
 #include "conv2d.h"
-#include "tb_quant.h"
+#include "quant_internal.h"
 #include "tb_ops.h"
 #include <math.h>
-
-/* ---- ranges: kept by node (of its first result), so n_nodes entries are used ---- */
-tb_status tb_ranges_create(const tb_graph *g, tb_ranges *out)
-{
-    size_t n = (size_t)g->n_nodes + 1;
-    *out = (tb_ranges){.n_nodes = g->n_nodes};
-    out->lo = tb_calloc(n, sizeof *out->lo);
-    out->hi = tb_calloc(n, sizeof *out->hi);
-    out->seen = tb_calloc(n, sizeof *out->seen);
-    if (out->lo && out->hi && out->seen) return TB_OK;
-    tb_ranges_free(out);
-    return TB_ERR_OOM;
-}
-
-void tb_ranges_free(tb_ranges *r)
-{
-    tb_free(r->lo);
-    tb_free(r->hi);
-    tb_free(r->seen);
-    *r = (tb_ranges){0};
-}
-
-static void note(void *arg, int node, const tb_op_call *call, int64_t ns)
-{
-    tb_ranges *r = arg;
-    const tb_tensor *t = call->out[0];
-    (void)ns;
-    if (t->dtype != TB_F32 || !t->is_contiguous || t->numel == 0) return;
-    const float *x = tb_op_data(t);
-    float lo = r->seen[node] ? r->lo[node] : x[0], hi = r->seen[node] ? r->hi[node] : x[0];
-    for (int64_t i = 0; i < t->numel; i++) {
-        lo = x[i] < lo ? x[i] : lo;
-        hi = x[i] > hi ? x[i] : hi;
-    }
-    r->lo[node] = lo;
-    r->hi[node] = hi;
-    r->seen[node] = true;
-}
-
-void tb_ranges_observe(tb_ranges *r, tb_session *s) { tb_session_observe(s, note, r); }
 
 /* ---- scales ---- */
 /* x = (q - zero) * step. The zero point of a value that was not quantized here (bytes of an image) need not be an
@@ -71,7 +31,7 @@ typedef struct u8_form {
 typedef struct rewriter {
     tb_graph *g;
     const tb_ranges *ranges;
-    tb_quant_report *report;
+    const bool *kept; /* nodes that stay f32, or NULL */
     int n_nodes;   /* of the graph before the rewrite */
     u8_form *form; /* [values before] */
     int n_values;
@@ -83,7 +43,7 @@ static bool range_of(const rewriter *w, int value, float *lo, float *hi)
     for (;;) {
         int node = w->g->values[value].producer;
         if (node < 0) return false;
-        if (w->ranges->seen[node]) {
+        if (w->ranges->runs[node]) {
             *lo = w->ranges->lo[node];
             *hi = w->ranges->hi[node];
             return isfinite(*lo) && isfinite(*hi);
@@ -91,19 +51,6 @@ static bool range_of(const rewriter *w, int value, float *lo, float *hi)
         if (w->g->nodes[node].op->fusion != TB_FUSE_VIEW) return false;
         value = w->g->nodes[node].in[0];
     }
-}
-
-static tb_status add_constant(rewriter *w, const char *layer, const char *what, tb_dtype dtype, int rank,
-                              const int64_t *dims, const void *data, int *id)
-{
-    char name[64];
-    snprintf(name, sizeof name, "%.48s.%s", layer, what);
-    tb_scope *s = tb_scope_open();
-    tb_tensor *t = tb_tensor_from(dtype, rank, dims, data);
-    tb_status st =
-        tb_is_poison(t) ? tb_ctx_take_error(tb_ctx_current()) : tb_graph_constant(w->g, name, t, id);
-    tb_scope_close(s);
-    return st;
 }
 
 /* Per-channel weights, and everything else of the layer folded into an offset and a factor per channel. A channel's
@@ -137,9 +84,9 @@ static tb_status layer_constants(rewriter *w, const tb_node *n, int64_t channels
         offset[j] = (int32_t)fmin(fmax(shift, -2147483647.0), 2147483647.0);
         factor[j] = (float)(x.step * step / y_step);
     }
-    if (st == TB_OK) st = add_constant(w, layer, "s8", TB_I8, weight->rank, dims, q, &ids[0]);
-    if (st == TB_OK) st = add_constant(w, layer, "offset", TB_I32, 1, &rows, offset, &ids[1]);
-    if (st == TB_OK) st = add_constant(w, layer, "factor", TB_F32, 1, &rows, factor, &ids[2]);
+    if (st == TB_OK) st = tbi_layer_constant(w->g, layer, "s8", TB_I8, weight->rank, dims, q, &ids[0]);
+    if (st == TB_OK) st = tbi_layer_constant(w->g, layer, "offset", TB_I32, 1, &rows, offset, &ids[1]);
+    if (st == TB_OK) st = tbi_layer_constant(w->g, layer, "factor", TB_F32, 1, &rows, factor, &ids[2]);
     tb_free(q);
     tb_free(offset);
     tb_free(factor);
@@ -208,12 +155,13 @@ static const char *refusal(rewriter *w, int node)
     bool is_conv = n->op == &tb_op_conv2d;
     float lo, hi;
     if (n->op != &tb_op_linear && !is_conv) return "no integer kernel for this op";
+    if (w->kept && w->kept[node]) return "it costs too much accuracy";
     const tb_tensor *weight = values[n->in[1]].constant;
     bool has_bias = n->n_in > 2 && n->in[2] != TB_NO_VALUE;
     if (!weight || (has_bias && !values[n->in[2]].constant)) return "its weights are not constant";
     if (!is_conv && values[n->in[0]].rank == 4) return "its input is an image";
     if (is_conv && values[n->in[0]].dims[1].base != weight->dims[1]) return "groups of few channels are faster in f32";
-    if (weight->numel > 66311 * weight->dims[0]) return "its sums could overflow 32 bits";
+    if (weight->numel > TB_QUANT_MAX_DEPTH * weight->dims[0]) return "its sums could overflow 32 bits";
     return range_of(w, n->in[0], &lo, &hi) || is_bytes(w, n->in[0]) ? NULL : "its input has no range";
 }
 
@@ -250,16 +198,6 @@ static int only_user(const rewriter *w, int value)
         for (int k = 0; w->g->nodes[i].op && k < w->g->nodes[i].n_in; k++)
             if (w->g->nodes[i].in[k] == value) user = i;
     return user;
-}
-
-static void keep(rewriter *w, int node, const char *reason)
-{
-    tb_quant_report *r = w->report;
-    int weight = w->g->nodes[node].n_in > 1 ? w->g->nodes[node].in[1] : TB_NO_VALUE;
-    if (r->n_kept == (int)(sizeof r->kept / sizeof r->kept[0])) return;
-    snprintf(r->kept[r->n_kept].layer, sizeof r->kept[0].layer, "%s",
-             weight == TB_NO_VALUE ? w->g->nodes[node].op->name : w->g->values[weight].name);
-    r->kept[r->n_kept++].reason = reason;
 }
 
 /* ---- the rewrite ---- */
@@ -382,22 +320,9 @@ static bool passes_on(rewriter *w, int node)
     return is_it && n->in[0] < w->n_values && w->form[n->in[0]].value != TB_NO_VALUE && wants_u8(w, n->out[0]);
 }
 
-static double macs_of(const tb_graph *g, const tb_node *n)
+tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const bool *keep, tb_quant_report *report)
 {
-    double macs = 1;
-    const tb_value *w = n->n_in > 1 && n->in[1] != TB_NO_VALUE ? &g->values[n->in[1]] : NULL;
-    const tb_value *y = &g->values[n->out[0]];
-    if (!w || (n->op != &tb_op_linear && n->op != &tb_op_matmul && n->op != &tb_op_conv2d)) return 0;
-    int64_t sizes[TB_MAX_SYMBOLS] = {1, 1};
-    for (int i = 0; i < y->rank; i++) macs *= (double)tb_dim_at(y->dims[i], sizes);
-    if (n->op == &tb_op_matmul) return macs * (double)tb_dim_at(w->dims[w->rank - 2], sizes);
-    for (int i = 1; i < w->rank; i++) macs *= (double)w->dims[i].base;
-    return macs;
-}
-
-tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, tb_quant_report *report)
-{
-    rewriter w = {.g = g, .ranges = r, .report = report, .n_nodes = g->n_nodes, .n_values = g->n_values};
+    rewriter w = {.g = g, .ranges = r, .kept = keep, .n_nodes = g->n_nodes, .n_values = g->n_values};
     *report = (tb_quant_report){0};
     if (r->n_nodes != g->n_nodes)
         return TB_FAIL(TB_ERR_INVALID, "quantize: ranges of %d nodes, the graph has %d: calibrate the same graph",
@@ -406,7 +331,7 @@ tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, tb_quant_report *re
     tb_status st = w.form ? TB_OK : TB_ERR_OOM;
     for (int i = 0; st == TB_OK && i < g->n_values; i++) w.form[i].value = TB_NO_VALUE;
     for (int i = 0; st == TB_OK && i < w.n_nodes; i++) {
-        double macs = macs_of(g, &g->nodes[i]);
+        double macs = tbi_macs(g, i);
         report->macs += macs;
         report->n_layers += g->nodes[i].op == &tb_op_linear || g->nodes[i].op == &tb_op_conv2d;
         if (macs == 0) {
@@ -415,7 +340,7 @@ tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, tb_quant_report *re
         }
         const char *reason = refusal(&w, i);
         if (reason) {
-            keep(&w, i, reason);
+            tbi_keep(report, g, i, reason);
             continue;
         }
         report->int8_macs += macs;

@@ -8,28 +8,43 @@
 #pragma once
 #include "tb_exec.h"
 
+/* What becomes of the values that calibration sees. */
+typedef enum tb_observer_kind {
+    TB_OBSERVE_MINMAX,         /* the extremes of all runs */
+    TB_OBSERVE_MOVING_AVERAGE, /* extremes of a run, averaged over the runs with weight TB_OBSERVE_WEIGHT for the last */
+    TB_OBSERVE_PERCENTILE      /* what holds the share TB_OBSERVE_SHARE of the values that are not 0 */
+} tb_observer_kind;
+#define TB_OBSERVE_WEIGHT 0.1
+#define TB_OBSERVE_SHARE 0.9999
+
 /* Ranges of the first result of every node of one graph. */
 typedef struct tb_ranges {
+    tb_observer_kind kind;
     int n_nodes;
     float *lo, *hi;
-    bool *seen;
+    int64_t *runs;                   /* that showed the node's result; 0: it has no range */
+    struct tb_histogram **histogram; /* percentile: of negative and of positive values, per node */
+    tb_status status;                /* of the observation: TB_ERR_OOM makes the ranges useless */
 } tb_ranges;
 
-TB_MUST_USE tb_status tb_ranges_create(const tb_graph *g, tb_ranges *out);
+TB_MUST_USE tb_status tb_ranges_create(const tb_graph *g, tb_observer_kind kind, tb_ranges *out);
 void tb_ranges_free(tb_ranges *r);
-/* Every later run of `s` widens the ranges (minimum and maximum of all f32 results), until
+/* Every later run of `s` counts (all f32 results), until
  * tb_session_observe(s, NULL, NULL). `r` must outlive that. */
 void tb_ranges_observe(tb_ranges *r, tb_session *s);
 
 typedef struct tb_quant_report {
     int n_layers, n_quantized;
-    double macs, int8_macs; /* multiply-adds of linear and convolution layers at N = 1; the integer ones */
-    int n_kept;             /* layers left f32, with the reason */
+    double macs, int8_macs; /* multiply-adds of all products (layers, attention) at N = 1; the integer ones */
+    int n_kept;             /* products left f32, with the reason */
     struct {
         char layer[64];
         const char *reason;
     } kept[64];
 } tb_quant_report;
 
-/* `g` must be the graph that was calibrated (same values). Verified afterwards. */
-TB_MUST_USE tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, tb_quant_report *report);
+/* `g` must be the graph that was calibrated (same values); keep[n]: node n stays f32 (NULL: none). Verified afterwards. */
+TB_MUST_USE tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const bool *keep, tb_quant_report *report);
+/* Linear layers with inputs that are quantized on the spot, row by row (engine/ops/linear_dynamic_s8.c): no calibration,
+ * for transformers. */
+TB_MUST_USE tb_status tb_quantize_graph_dynamic(tb_graph *g, const bool *keep, tb_quant_report *report);

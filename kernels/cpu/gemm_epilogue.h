@@ -16,7 +16,7 @@ VEC vf epilogue_act(vf x, tb_epilogue_act act)
 }
 
 /* `bias` of element j is at j * bias_step: 1 per column, 0 one for the row. */
-static void epilogue_row(const float *sum, float *c, int n, bool accumulate, const float *bias, int bias_step,
+static __attribute__((unused)) void epilogue_row(const float *sum, float *c, int n, bool accumulate, const float *bias, int bias_step,
                          const float *residual, tb_epilogue_act act)
 {
     for (int j = 0; j < n; j += VL) {

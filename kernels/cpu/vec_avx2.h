@@ -89,6 +89,11 @@ VEC void vf_load_pairs(const float *p, int n, vf *even, vf *odd)
 VEC vi vi_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 
 /* Lanes are true where the byte is not 0. */
+VEC void vi_store_u8(uint8_t *p, vi x) /* values 0 to 255 */
+{
+    __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
+}
 VEC vm vm_load_bool(const uint8_t *p)
 {
     return _mm256_castsi256_ps(_mm256_cmpgt_epi32(vi_load_u8(p), _mm256_setzero_si256()));

@@ -75,6 +75,8 @@ VEC void vf_load_pairs(const float *p, int n, vf *even, vf *odd)
 
 VEC vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 
+VEC void vi_store_u8(uint8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(x)); }
+
 VEC vm vm_load_bool(const uint8_t *p)
 {
     vi x = vi_load_u8(p);

@@ -83,6 +83,7 @@ VEC void vf_load_pairs(const float *p, int n, vf *even, vf *odd)
     *odd = n > 0 ? p[1] : 0.0f;
 }
 VEC vi vi_load_u8(const uint8_t *p) { return *p; }
+VEC void vi_store_u8(uint8_t *p, vi x) { *p = (uint8_t)x; }
 VEC vm vm_load_bool(const uint8_t *p) { return *p != 0; }
 
 VEC void vf_transpose(vf r[VL]) { (void)r; }

@@ -41,7 +41,7 @@ static void run(tb_graph *g, tb_ctx *ctx, const float *x, float *y, tb_ranges *r
     assert_ok(tb_exec_create(g, &e));
     assert_ok(tb_session_create(e, ctx, &s));
     if (ranges) {
-        assert_ok(tb_ranges_create(g, ranges));
+        assert_ok(tb_ranges_create(g, TB_OBSERVE_MINMAX, ranges));
         tb_ranges_observe(ranges, s);
     }
     assert_ok(tb_session_run(s, &n, (const void *[]){x}, (void *[]){y}));
@@ -74,7 +74,7 @@ static void integers_stay_close_and_agree_between_isas(void **state)
     for (int isa = TB_ISA_SCALAR; isa <= (int)tb_isa_detect(); isa++) {
         tb_ctx *ctx;
         tb_graph *g = capture(p);
-        assert_ok(tb_quantize_graph(g, &ranges, &report));
+        assert_ok(tb_quantize_graph(g, &ranges, NULL, &report));
         assert_int_equal(report.n_quantized, 2);
         assert_near(report.int8_macs / report.macs, 1, 0);
         tb_text text = {0};
@@ -126,7 +126,7 @@ static void run_images(tb_graph *g, tb_ctx *ctx, const uint8_t *x, float *y, tb_
     assert_ok(tb_exec_create(g, &e));
     assert_ok(tb_session_create(e, ctx, &s));
     if (ranges) {
-        assert_ok(tb_ranges_create(g, ranges));
+        assert_ok(tb_ranges_create(g, TB_OBSERVE_MINMAX, ranges));
         tb_ranges_observe(ranges, s);
     }
     assert_ok(tb_session_run(s, &n, (const void *[]){x}, (void *[]){y}));
@@ -150,7 +150,7 @@ static void a_convolutional_network_stays_in_integers(void **state)
     for (int isa = TB_ISA_SCALAR; isa <= (int)tb_isa_detect(); isa++) {
         tb_ctx *ctx;
         tb_graph *g = capture_images(p);
-        assert_ok(tb_quantize_graph(g, &ranges, &report));
+        assert_ok(tb_quantize_graph(g, &ranges, NULL, &report));
         assert_int_equal(report.n_quantized, 3);
         assert_int_equal(report.n_layers, 3);
         assert_near(report.int8_macs / report.macs, 1, 0);
@@ -177,9 +177,9 @@ static void other_graphs_are_refused(void **state)
     tb_graph *g = capture(p);
     tb_ranges ranges;
     tb_quant_report report;
-    assert_ok(tb_ranges_create(g, &ranges));
+    assert_ok(tb_ranges_create(g, TB_OBSERVE_MINMAX, &ranges));
     ranges.n_nodes--;
-    assert_fails(tb_quantize_graph(g, &ranges, &report), TB_ERR_INVALID, "calibrate the same graph");
+    assert_fails(tb_quantize_graph(g, &ranges, NULL, &report), TB_ERR_INVALID, "calibrate the same graph");
     tb_ranges_free(&ranges);
     tb_graph_free(g);
 }

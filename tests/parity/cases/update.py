@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from . import Case, case, fixed
+from .layers import ACTIVATIONS
 
 
 def stepped(optimizer, parameter, grad, state):
@@ -84,6 +85,24 @@ def linear_u8s8(r):
         y = (x.int() @ w.int().T + offset).float() * scale
         return (torch.round(y) + zero).clamp(0, 255).to(torch.uint8) if to_u8 else y
     return Case([x, w, offset, scale], run, {"to_u8": to_u8, "zero": zero, "low": 0})
+
+
+@case("linear_dynamic_s8")
+def linear_dynamic_s8(r):
+    rows, n, k, act = r.size(20), r.size(20), r.size(70), r.number % 5
+    x, w = fixed(r.floats(rows, k).value.float()), r.indices(n, k, below=255)
+    w, offset = fixed((w.value - 127).to(torch.int8)), r.indices(n, below=5000, dtype=torch.int32)
+    scale = fixed((torch.rand(n, generator=r.generator) + 0.1) / 1000)
+    bias, residual = r.pick(None, fixed(torch.rand(n))), r.pick(None, fixed(torch.rand(rows, n)))
+
+    def run(x, w, offset, scale, bias, residual):
+        most = x.abs().amax(1, keepdim=True)
+        q = (torch.round(x * (127 / most)) + 128).clamp(1, 255)
+        y = (q.int() @ w.int().T + offset).float() * scale * (most / 127)
+        for term in (bias, residual):
+            y = y if term is None else y + term
+        return ACTIVATIONS[act](y)
+    return Case([x, w, offset, scale, bias, residual], run, {"act": act}, k=k + 64)
 
 
 @case("conv2d_u8s8")
