@@ -45,7 +45,7 @@ tb_status tb_quantize_graph_dynamic(tb_graph *g, const bool *keep, tb_quant_repo
     tb_status st = TB_OK;
     *report = (tb_quant_report){0};
     for (int i = 0; i < n && st == TB_OK; i++) {
-        double macs = tbi_macs(g, i);
+        double macs = tb_quant_macs(g, i);
         const char *reason = NULL;
         report->macs += macs;
         if (macs == 0) continue;

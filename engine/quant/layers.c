@@ -3,7 +3,7 @@
 #include "quant_internal.h"
 #include "tb_ops.h"
 
-double tbi_macs(const tb_graph *g, int node)
+double tb_quant_macs(const tb_graph *g, int node)
 {
     const tb_node *n = &g->nodes[node];
     tb_tensor operands[MAX_OPERANDS], *in[MAX_OPERANDS];

@@ -4,8 +4,6 @@
 
 enum { TB_QUANT_MAX_DEPTH = 66311 /* 255 * 127 * K stays below 2^31 */ };
 
-/* Multiply-adds of a node at N = 1; 0 of what is no product. */
-double tbi_macs(const tb_graph *g, int node);
 /* Notes a layer that stays f32. */
 void tbi_keep(tb_quant_report *r, const tb_graph *g, int node, const char *reason);
 /* A constant "<layer>.<what>" with a copy of `data`. */

@@ -331,7 +331,7 @@ tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const bool *keep, t
     tb_status st = w.form ? TB_OK : TB_ERR_OOM;
     for (int i = 0; st == TB_OK && i < g->n_values; i++) w.form[i].value = TB_NO_VALUE;
     for (int i = 0; st == TB_OK && i < w.n_nodes; i++) {
-        double macs = tbi_macs(g, i);
+        double macs = tb_quant_macs(g, i);
         report->macs += macs;
         report->n_layers += g->nodes[i].op == &tb_op_linear || g->nodes[i].op == &tb_op_conv2d;
         if (macs == 0) {

@@ -33,6 +33,22 @@ void tb_ranges_free(tb_ranges *r);
  * tb_session_observe(s, NULL, NULL). `r` must outlive that. */
 void tb_ranges_observe(tb_ranges *r, tb_session *s);
 
+/* What u8 with these ranges makes of the values of later runs: per node of the calibrated graph. SQNR is
+ * 10 log10(signal / noise) dB. */
+typedef struct tb_quant_tensor {
+    int64_t n, clipped;   /* values seen; outside of the range */
+    int64_t saturated;    /* at the highest integer, or at the lowest where that is not 0 itself */
+    double signal, noise; /* sums of squares of the values, of their errors */
+    int64_t ns;           /* time of the node */
+} tb_quant_tensor;
+typedef struct tb_quant_measure {
+    const tb_ranges *ranges; /* borrowed */
+    tb_quant_tensor *at;     /* [ranges->n_nodes] */
+} tb_quant_measure;
+TB_MUST_USE tb_status tb_quant_measure_create(const tb_ranges *ranges, tb_quant_measure *out);
+void tb_quant_measure_free(tb_quant_measure *m);
+void tb_quant_measure_observe(tb_quant_measure *m, tb_session *s);
+
 typedef struct tb_quant_report {
     int n_layers, n_quantized;
     double macs, int8_macs; /* multiply-adds of all products (layers, attention) at N = 1; the integer ones */
@@ -43,6 +59,8 @@ typedef struct tb_quant_report {
     } kept[64];
 } tb_quant_report;
 
+/* Multiply-adds of a node at N = 1; 0 of what is no product. */
+double tb_quant_macs(const tb_graph *g, int node);
 /* `g` must be the graph that was calibrated (same values); keep[n]: node n stays f32 (NULL: none). Verified afterwards. */
 TB_MUST_USE tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const bool *keep, tb_quant_report *report);
 /* Linear layers with inputs that are quantized on the spot, row by row (engine/ops/linear_dynamic_s8.c): no calibration,
