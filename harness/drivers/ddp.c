@@ -18,7 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CHECKED_STEPS = 3, LINK_ROUNDS = 30, LINK_SMALL = 2, LINK_LARGE = 1 << 20 };
+enum { LINK_ROUNDS = 30, LINK_SMALL = 2, LINK_LARGE = 1 << 20 };
 static const int64_t patience_ns = INT64_C(300000000000); /* the others wait while rank 0 makes the reference */
 
 static const tb_key keys[] = {
@@ -35,6 +35,8 @@ static const tb_key keys[] = {
      "who updates parameters: every rank all of them, or each rank the share that it sums, in one pass"},
     {"engine", TB_KEY_CHOICE, "", 0, 0, "tensorbrain|torch", "tensorbrain",
      "torch: DistributedDataParallel over gloo with the same sizes: mlp, mlp:widths=.., cnn, gpt"},
+    {"backend", TB_KEY_CHOICE, "", 0, 0, "auto|shm|mpi", "auto", "what moves the sums; auto: the fastest that reaches all"},
+    {"checked_steps", TB_KEY_INT, "steps", 1, 1 << 20, NULL, "3", "behind which ranks must have the weights of one rank"},
     {"sync", TB_KEY_BOOL, "", 0, 0, NULL, "true", "sum the gradients; false: to measure what the sums cost"},
 };
 
@@ -86,10 +88,11 @@ static int blocks_of(int ranks)
     return blocks;
 }
 
-static tb_status open_comm(int ranks, tb_comm **out)
+static tb_status open_comm(const tb_run *run, int ranks, tb_comm **out)
 {
+    const char *backend = tb_param_str(run, "backend");
     if (ranks == 1) return tb_comm_open("self", 0, 1, NULL, NULL, out);
-    return tb_comm_open_world(NULL, &(tb_comm_options){.ranks = ranks, .deadline_ns = patience_ns}, out);
+    return tb_comm_open_world(strcmp(backend, "auto") == 0 ? NULL : backend, &(tb_comm_options){.ranks = ranks, .deadline_ns = patience_ns}, out);
 }
 
 /* The reference of one rank is never fused. */
@@ -100,7 +103,7 @@ static tb_status open_training(const state *s, training *t, int rank, int ranks)
                                           .cores = run->cores, .n_cores = run->n_cores}, &t->ctx));
     tb_ctx_enter(t->ctx);
     TB_TRY(tb_ctx_set_batch_blocks(t->ctx, blocks_of(ranks)));
-    TB_TRY(open_comm(ranks, &t->comm));
+    TB_TRY(open_comm(run, ranks, &t->comm));
     TB_TRY(tb_model_create(tb_param_str(run, "model"), TB_F32, &t->model));
     tb_params *ps = tb_model_params(t->model);
     tb_optim_config optimizer = optimizer_of(run);
@@ -156,7 +159,7 @@ static tb_status start_peer(state *s)
     int64_t port = 20000 + getpid() % 20000;
     char text[5][32], version[64];
     if (!tb_param_bool(run, "sync")) return TB_FAIL(TB_ERR_CONFIG, "params.engine torch has no params.sync false");
-    TB_TRY(open_comm(run->ranks, &s->own.comm));
+    TB_TRY(open_comm(run, run->ranks, &s->own.comm));
     TB_TRY(tb_comm_bcast(s->own.comm, &port, sizeof port, 0, NULL, NULL));
     const int64_t numbers[] = {run->threads, run->rank, run->ranks, port, s->global_rows / run->ranks};
     for (int i = 0; i < 5; i++) snprintf(text[i], sizeof text[i], "%lld", (long long)numbers[i]);
@@ -206,33 +209,36 @@ static tb_status setup(const tb_run *run, void **out)
     return open_training(s, &s->own, run->rank, run->ranks);
 }
 
-static tb_status steps_hash(training *t, char hex[65])
+static tb_status steps_hash(training *t, int64_t steps, char hex[65])
 {
     tb_ctx_enter(t->ctx);
-    for (int i = 0; i < CHECKED_STEPS; i++) TB_TRY(train_step(t, i, true));
+    for (int64_t i = 0; i < steps; i++) TB_TRY(train_step(t, i, true));
     return tb_params_hash(tb_model_params(t->model), hex);
 }
 
 static tb_status check(const tb_run *run, void *arg)
 {
     state *s = arg;
-    char mine[65], wanted[65] = "";
+    char before[65], mine[65], wanted[65] = "";
+    int64_t steps = tb_param_int(run, "checked_steps");
     training alone = {0};
     tb_status st = TB_OK;
     if (s->peer) return TB_OK;
     if (run->rank == 0) {
         tb_run_phase(run, "reference", -1, 0);
         st = open_training(s, &alone, 0, 1);
-        if (st == TB_OK) st = steps_hash(&alone, wanted);
+        if (st == TB_OK) st = steps_hash(&alone, steps, wanted);
         close_training(&alone);
         TB_TRY(st);
     }
     tb_run_phase(run, "check", -1, 0);
-    TB_TRY(steps_hash(&s->own, mine));
-    s->step = CHECKED_STEPS;
+    TB_TRY(steps_hash(&s->own, 0, before));
+    TB_TRY(steps_hash(&s->own, steps, mine));
+    s->step = steps;
     TB_TRY(tb_comm_bcast(s->own.comm, wanted, sizeof wanted, 0, NULL, NULL));
     tb_emit_check(run, "weights.differ", "parity", strcmp(mine, wanted) != 0, 0,
                   "the ranks do not have the weights of one rank with the whole batch");
+    tb_emit_check(run, "weights.unmoved", "parity", strcmp(mine, before) == 0, 0, "the steps have changed no weight");
     if (run->rank == 0) tb_emit_text(run, "weights_hash", mine);
     return TB_OK;
 }
@@ -260,7 +266,7 @@ static tb_status run_once(const tb_run *run, void *arg)
     tb_comm_stats before, after;
     tb_comm_get_stats(s->own.comm, &before);
     TB_TRY(train_step(&s->own, s->step, tb_param_bool(run, "sync")));
-    int64_t ns = tb_now_ns() - t0, at = s->step++ - CHECKED_STEPS;
+    int64_t ns = tb_now_ns() - t0, at = s->step++ - tb_param_int(run, "checked_steps");
     tb_comm_get_stats(s->own.comm, &after);
     emit_speed(s, at, (double)ns * 1e-6);
     tb_emit_sample(run, "sums_ms", at, (double)tb_ddp_sum_ns(s->own.ddp) * 1e-6);
