@@ -30,6 +30,7 @@ tb_status tb_bench_library_gemm(tb_bench_library *l, const char *name, tb_isa is
     char path[4200];
     path_of(name, path, sizeof path);
     setenv("OPENBLAS_CORETYPE", openblas_core(isa), 1);
+    if (gemm->threads > 1) setenv("OMP_PROC_BIND", "true", 1); /* a core for each of its threads, as ours have */
     l->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!l->handle)
         return TB_FAIL(TB_ERR_NOT_FOUND,

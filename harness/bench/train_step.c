@@ -167,9 +167,9 @@ static tb_status count_requests(tb_bench_run *run, training *t)
 
 static tb_status run_train_step(tb_bench_run *run)
 {
-    const tb_kernel *gemm = NULL; /* most of the time is its; it stands for all */
+    const tb_kernel *found[8], *gemm; /* most of the time is its; it stands for all */
     bool is_bf16 = run->dtype == TB_BF16;
-    (void)tb_kernel_find(is_bf16 ? "gemm_bf16" : "gemm", TB_F32, tb_ctx_isa(run->ctx), &gemm, 1);
+    gemm = tb_kernel_find(is_bf16 ? "gemm_bf16" : "gemm", TB_F32, tb_ctx_isa(run->ctx), found, 8) ? found[0] : NULL;
     tb_ctx_set_bf16_products(run->ctx, is_bf16);
     for (size_t i = 0; i < sizeof workloads / sizeof *workloads; i++) {
         const workload *w = &workloads[i];

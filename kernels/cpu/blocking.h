@@ -18,7 +18,7 @@
 /* Products of bf16: a float is a pair. Without vdpbf16ps both halves of a pair need registers. */
 #define BLOCKING_BF16_SCALAR BLOCKING(4, 4, 256, 256, 1024, 4)
 #define BLOCKING_BF16_AVX2 BLOCKING(4, 2, 256, 256, 1024, 12)
-#define BLOCKING_BF16_AVX512BF16 BLOCKING(14, 2, 256, 512, 1024, 28)
+#define BLOCKING_BF16_AVX512BF16 BLOCKING(14, 2, 512, 256, 1024, 28)
 
 /* The integer kernel reads A where it lies and passes over K once. BLOCK_BYTES of weights stay in half of L2; up to
  * DIRECT_M rows, A stays there instead and the weights are read once. */
