@@ -1,8 +1,8 @@
 /* The optimizer's step on sums: what each rank does to the shares that it owns, while they are in its cache.
  *
- * The owner turns a sum into the parameter's new value where the sum lies, so all ranks find new parameters in the arena of
- * gradients when the sums are done. Until then the old ones, which the backward pass may still read, lie in a second arena
- * of the same layout. Then the two change places: nothing is copied. */
+ * The owner turns a sum into the parameter's new value where the sum lies, so all ranks find new parameters in the arena
+ * of gradients when the sums are done. Until then the old ones, which the backward pass may still read, lie in a second
+ * arena of the same layout. Then the two change places: nothing is copied. */
 #include "ddp_internal.h"
 #include "tb_alloc.h"
 #include "tb_autograd.h"

@@ -35,8 +35,8 @@ static const tb_key keys[] = {
      "who updates parameters: every rank all of them, or each rank the share that it sums, in one pass"},
     {"engine", TB_KEY_CHOICE, "", 0, 0, "tensorbrain|torch", "tensorbrain",
      "torch: DistributedDataParallel over gloo with the same sizes: mlp, mlp:widths=.., cnn, gpt"},
-    {"backend", TB_KEY_CHOICE, "", 0, 0, "auto|shm|mpi", "auto", "what moves the sums; auto: the fastest that reaches all"},
-    {"checked_steps", TB_KEY_INT, "steps", 1, 1 << 20, NULL, "3", "behind which ranks must have the weights of one rank"},
+    {"backend", TB_KEY_CHOICE, "", 0, 0, "auto|shm|mpi", "auto", "what moves sums; auto: the fastest that reaches all"},
+    {"checked_steps", TB_KEY_INT, "steps", 1, 1 << 20, NULL, "3", "behind which ranks must have one rank's weights"},
     {"sync", TB_KEY_BOOL, "", 0, 0, NULL, "true", "sum the gradients; false: to measure what the sums cost"},
 };
 
@@ -92,7 +92,8 @@ static tb_status open_comm(const tb_run *run, int ranks, tb_comm **out)
 {
     const char *backend = tb_param_str(run, "backend");
     if (ranks == 1) return tb_comm_open("self", 0, 1, NULL, NULL, out);
-    return tb_comm_open_world(strcmp(backend, "auto") == 0 ? NULL : backend, &(tb_comm_options){.ranks = ranks, .deadline_ns = patience_ns}, out);
+    return tb_comm_open_world(strcmp(backend, "auto") == 0 ? NULL : backend,
+                              &(tb_comm_options){.ranks = ranks, .deadline_ns = patience_ns}, out);
 }
 
 /* The reference of one rank is never fused. */
@@ -109,8 +110,8 @@ static tb_status open_training(const state *s, training *t, int rank, int ranks)
     tb_optim_config optimizer = optimizer_of(run);
     bool fused = strcmp(tb_param_str(run, "update"), "fused") == 0 && rank == run->rank && ranks == run->ranks;
     if (!fused) TB_TRY(tb_optim_create(ps, &optimizer, &t->optim));
-    TB_TRY(tb_ddp_create(&(tb_ddp_config){.params = ps, .comm = t->comm, .bucket_bytes = tb_param_int(run, "bucket_kib") << 10,
-                                          .update = fused ? &optimizer : NULL}, &t->ddp));
+    TB_TRY(tb_ddp_create(&(tb_ddp_config){.params = ps, .comm = t->comm, .update = fused ? &optimizer : NULL,
+                                          .bucket_bytes = tb_param_int(run, "bucket_kib") << 10}, &t->ddp));
     TB_TRY(tb_loader_open(&(tb_loader_config){.data = s->data, .split = TB_SPLIT_TRAIN, .mode = TB_LOAD_TRAIN,
                                               .batch = s->global_rows, .context = s->time, .seed = run->seed,
                                               .rank = rank, .ranks = ranks}, &t->loader));
@@ -165,16 +166,17 @@ static tb_status start_peer(state *s)
     for (int i = 0; i < 5; i++) snprintf(text[i], sizeof text[i], "%lld", (long long)numbers[i]);
     char bucket_mib[32];
     snprintf(bucket_mib, sizeof bucket_mib, "%g", (double)tb_param_int(run, "bucket_kib") / 1024);
-    char *args[] = {text[0], text[1], text[2], text[3], (char *)(uintptr_t)tb_param_str(run, "model"), text[4], bucket_mib,
-                    (char *)(uintptr_t)tb_param_str(run, "optimizer"), NULL};
+    char *model = (char *)(uintptr_t)tb_param_str(run, "model");
+    char *optimizer = (char *)(uintptr_t)tb_param_str(run, "optimizer");
+    char *args[] = {text[0], text[1], text[2], text[3], model, text[4], bucket_mib, optimizer, NULL};
     TB_TRY(tb_peer_start("torch_ddp.py", args, &s->peer, version));
     if (run->rank == 0) tb_emit_fact(run, "peer/torch", version);
     return TB_OK;
 }
 
 /* ---- the driver ---- */
-/* Products with weights: 2 flop per weight and row forward, 4 backward (Kaplan et al. 2020, section 2.1), what attention
- * adds not counted. Convolutions reuse their weights: no figure. The model is made of sizes alone. */
+/* Products with weights: 2 flop per weight and row forward, 4 backward (Kaplan et al. 2020, section 2.1), what
+ * attention adds not counted. Convolutions reuse their weights: no figure. The model is made of sizes alone. */
 static tb_status count_flop(state *s)
 {
     const char *spec = tb_param_str(s->run, "model");
@@ -184,8 +186,8 @@ static tb_status count_flop(state *s)
     TB_TRY(tb_ctx_create(&(tb_ctx_config){.device = "meta"}, &ctx));
     tb_ctx_enter(ctx);
     tb_status st = tb_model_create(spec, TB_F32, &m);
-    if (st == TB_OK)
-        s->flop = 6.0 * (double)tb_params_numel(tb_model_params(m)) * (double)(s->global_rows / s->run->ranks * s->time);
+    int64_t places = s->global_rows / s->run->ranks * s->time;
+    if (st == TB_OK) s->flop = 6.0 * (double)tb_params_numel(tb_model_params(m)) * (double)places;
     tb_model_destroy(m);
     (void)tb_ctx_destroy(ctx);
     return st;
@@ -198,10 +200,11 @@ static tb_status setup(const tb_run *run, void **out)
     s->run = run;
     TB_TRY(tb_dataset_open(tb_param_str(run, "data"), &s->data));
     s->time = tb_dataset_kind(s->data) == TB_DATA_TEXT ? tb_param_int(run, "context") : 1;
-    s->global_rows = tb_param_int(run, "rows") * tb_param_int(run, "load") * (tb_param_bool(run, "strong") ? 1 : run->ranks);
+    s->global_rows = tb_param_int(run, "rows") * tb_param_int(run, "load");
+    if (!tb_param_bool(run, "strong")) s->global_rows *= run->ranks;
     if (s->global_rows % run->ranks)
-        return TB_FAIL(TB_ERR_CONFIG, "params.strong: %lld rows cannot be shared among %d ranks", (long long)s->global_rows,
-                       run->ranks);
+        return TB_FAIL(TB_ERR_CONFIG, "params.strong: %lld rows cannot be shared among %d ranks",
+                       (long long)s->global_rows, run->ranks);
     if (strcmp(tb_param_str(run, "update"), "fused") == 0 && !tb_param_bool(run, "sync"))
         return TB_FAIL(TB_ERR_CONFIG, "params.update fused has no params.sync false: it happens in the sums");
     TB_TRY(count_flop(s));
