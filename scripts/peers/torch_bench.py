@@ -2,13 +2,13 @@
 """PyTorch as a peer of `tb bench`: one case, timed so many iterations at a time.
 
 torch_bench.py THREADS CASE [SIZES] prints "ready VERSION,SETTINGS"; then, for every line it reads (a number of
-iterations), the milliseconds that they took; it ends with its input."""
+iterations), the milliseconds that they took; it ends with its input. Settings: torch_tuned.py."""
 import sys
 import time
 
-from torch_tuned import settings, tune
+import torch_tuned
 
-tune(sys.argv[1])
+torch_tuned.tune(sys.argv[1])
 import torch  # noqa: E402  (after the environment is set)
 import torch.nn.functional as F  # noqa: E402
 
@@ -151,10 +151,10 @@ CASES = {f.__name__: f for f in (add, add_recorded, tiny_train_step, gemm, eleme
 
 
 def main():
-    torch.set_num_threads(int(sys.argv[1]))
+    settings = torch_tuned.start(torch, sys.argv[1])
     torch.manual_seed(1)
     run = CASES[sys.argv[2]](*sys.argv[3:])
-    print(f"ready torch-{torch.__version__},{settings()}", flush=True)
+    print("ready", settings, flush=True)
     for line in sys.stdin:
         print(1e3 * run(int(line)), flush=True)
 

@@ -3,13 +3,13 @@
 
 torch_ddp.py THREADS RANK WORLD PORT MODEL ROWS BUCKET_MIB OPTIMIZER trains one of torch_models.py on random rows by sgd
 (momentum 0.9) or adamw. It prints "ready VERSION,SETTINGS", then one line with a step's milliseconds for every line it
-reads, until its input ends. Gradients are views into the buckets; torch's flags for denormals are left as they are."""
+reads, until its input ends. Gradients are views into the buckets. Settings: torch_tuned.py."""
 import sys
 import time
 
-from torch_tuned import settings, tune
+import torch_tuned
 
-tune(sys.argv[1])
+torch_tuned.tune(sys.argv[1])
 import torch  # noqa: E402  (after the environment is set)
 import torch.distributed as dist  # noqa: E402
 
@@ -17,9 +17,9 @@ import torch_models  # noqa: E402
 
 
 def main():
-    threads, rank, world, port = map(int, sys.argv[1:5])
+    rank, world, port = map(int, sys.argv[2:5])
     spec, rows, bucket = sys.argv[5], int(sys.argv[6]), float(sys.argv[7])
-    torch.set_num_threads(threads)
+    settings = torch_tuned.start(torch, sys.argv[1])
     torch.manual_seed(1)
     net = torch_models.model(spec)
     if world > 1:
@@ -31,7 +31,7 @@ def main():
         optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.01)
     torch.manual_seed(2 + rank)
     x, y = torch_models.batch(spec, rows)
-    print(f"ready torch-{torch.__version__},{settings()}", flush=True)
+    print("ready", settings, flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         optimizer.zero_grad()

@@ -4,19 +4,19 @@
 torch_infer.py FILE ROWS THREADS reads weights, images (u8 [n, pixels]) and logits (f32 [n, classes]) from one
 safetensors file whose notes "scale" and "shift" say how pixels become numbers, rebuilds the model from the weights'
 names and shapes (a 4-d weight: convolution, ReLU, 2x2 pooling; a 2-d one: linear, ReLU but for the last), and ends with
-status 1 where its own logits differ by more than 1e-4 of the largest. Then it prints "ready VERSION", and for every line
-it reads one with the milliseconds of a call on ROWS images; an untimed call before it warms caches, which favours it."""
+status 1 where its own logits differ by more than 1e-4 of the largest. Then it prints "ready VERSION,SETTINGS"
+(torch_tuned.py), and for every line it reads one with the milliseconds of a call on ROWS images; an untimed call before
+it warms caches, which favours it."""
 import json
-import os
 import sys
 import time
 
-THREADS = sys.argv[3]
-os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = THREADS  # before BLAS starts threads of its own
+import torch_tuned
 
-import numpy as np
-import torch
-import torch.nn.functional as F
+torch_tuned.tune(sys.argv[3])
+import numpy as np  # noqa: E402  (after the environment is set)
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 
 DTYPES = {"F32": np.float32, "U8": np.uint8}
 
@@ -57,8 +57,7 @@ class Model:
 
 
 def main():
-    path, rows, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(threads)
+    path, rows, settings = sys.argv[1], int(sys.argv[2]), torch_tuned.start(torch, sys.argv[3])
     tensors, notes = read(path)
     model = Model(tensors, notes)
     with torch.inference_mode():
@@ -67,7 +66,7 @@ def main():
             print(f"torch_infer: logits differ by {error:.2e} of the largest", file=sys.stderr)
             return 1
         images = tensors["images"].repeat(rows // len(tensors["images"]) + 1, 1)[:rows].clone()
-        print("ready", torch.__version__, flush=True)
+        print("ready", settings, flush=True)
         for _ in sys.stdin:
             model(images)
             start = time.perf_counter()
