@@ -10,6 +10,8 @@ function(tb_module name)
   endif()
   add_library(tb_${name} OBJECT ${sources})
   target_include_directories(tb_${name} PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
+  # Own functions inline, also exported ones; loops over a few inputs or dimensions are not worth a call of memset.
+  target_compile_options(tb_${name} PRIVATE -fno-semantic-interposition -fno-tree-loop-distribute-patterns)
   foreach(u ${M_USES})
     target_link_libraries(tb_${name} PUBLIC tb_${u})
   endforeach()

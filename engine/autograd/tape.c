@@ -36,8 +36,9 @@ static tb_status save(node *n, const tb_op_call *c)
     const tb_op *op = c->op;
     for (int i = 0; i < c->n_in; i++) {
         const tb_tensor *t = c->in[i];
-        n->in_spec[i] = (tb_out_spec){.dtype = t ? (tb_dtype)t->dtype : TB_F32, .rank = t ? t->rank : 0};
-        if (t) memcpy(n->in_spec[i].dims, t->dims, sizeof t->dims);
+        n->in_spec[i].dtype = t ? (tb_dtype)t->dtype : TB_F32;
+        n->in_spec[i].rank = t ? t->rank : 0;
+        for (int d = 0; t && d < t->rank; d++) n->in_spec[i].dims[d] = t->dims[d];
         bool is_saved = t && (op->saves & TB_SAVE_IN(i < 23 ? i : 23));
         n->saved_in[i] = is_saved ? tb_retain(c->in[i]) : NULL;
         n->version[i] = is_saved ? t->storage->version : 0;
@@ -120,29 +121,27 @@ static size_t aligned(size_t bytes) { return (bytes + 15) & ~(size_t)15; }
 node *tbi_node_new(tape *tp, int n_in, int n_out, size_t attrs_bytes)
 {
     size_t ins = (size_t)n_in, outs = (size_t)n_out;
-    size_t at[8] = {aligned(sizeof(node)), aligned(attrs_bytes), aligned(ins * sizeof(edge)),
-                    aligned((ins + outs) * sizeof(tb_out_spec)), aligned((ins + outs) * sizeof(tb_tensor *)),
-                    aligned((ins + outs) * sizeof(uint32_t)), aligned(outs * sizeof(tb_tensor *)),
-                    aligned(ins * sizeof(tb_tensor *))};
-    size_t bytes = 0;
-    for (int i = 0; i < 8; i++) bytes += at[i];
-    char *p = tb_heap_alloc(tp->ctx->heap, bytes, TB_MEM_OTHER);
+    size_t at_edges = aligned(sizeof(node)) + aligned(attrs_bytes), at_saved = at_edges + ins * sizeof(edge),
+           at_grads = at_saved + (ins + outs) * sizeof(tb_tensor *), at_result = at_grads + outs * sizeof(tb_tensor *),
+           at_version = at_result + ins * sizeof(tb_tensor *),
+           at_spec = aligned(at_version + (ins + outs) * sizeof(uint32_t));
+    char *p = tb_heap_alloc(tp->ctx->heap, at_spec + (ins + outs) * sizeof(tb_out_spec), TB_MEM_OTHER);
     if (!p) return NULL;
-    memset(p, 0, bytes);
+    memset(p, 0, at_version); /* what lies behind is written before it is read */
     node *n = (node *)p;
     n->ctx = tp->ctx;
     n->refs = 1;
     n->n_in = n_in;
     n->n_out = n_out;
-    n->attrs = p += at[0];
-    n->edges = (edge *)(p += at[1]);
-    n->in_spec = (tb_out_spec *)(p += at[2]);
-    n->out_spec = n->in_spec + n_in;
-    n->saved_in = (tb_tensor **)(p += at[3]);
+    n->attrs = p + aligned(sizeof(node));
+    n->edges = (edge *)(p + at_edges);
+    n->saved_in = (tb_tensor **)(p + at_saved);
     n->saved_out = n->saved_in + n_in;
-    n->version = (uint32_t *)(p += at[4]);
-    n->grads = (tb_tensor **)(p += at[5]);
-    n->result = (tb_tensor **)(p + at[6]);
+    n->grads = (tb_tensor **)(p + at_grads);
+    n->result = (tb_tensor **)(p + at_result);
+    n->version = (uint32_t *)(p + at_version);
+    n->in_spec = (tb_out_spec *)(p + at_spec);
+    n->out_spec = n->in_spec + n_in;
     n->older = tp->newest;
     if (tp->newest) tp->newest->newer = n;
     tp->newest = n;

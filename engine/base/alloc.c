@@ -104,14 +104,13 @@ static void system_free(header *h)
     else munmap(h, bytes);
 }
 
-static void count(tb_heap *heap, tb_mem_tag tag, int64_t bytes)
+static inline void count(tb_heap *heap, tb_mem_tag tag, int64_t bytes)
 {
     tb_mem_stats *s = &heap->stats;
-    s->live_bytes += bytes;
-    s->live_by_tag[tag] += bytes;
-    if (s->live_by_tag[tag] > s->peak_by_tag[tag]) s->peak_by_tag[tag] = s->live_by_tag[tag];
-    if (s->live_bytes > s->peak_bytes) {
-        s->peak_bytes = s->live_bytes;
+    int64_t of_tag = s->live_by_tag[tag] += bytes, all = s->live_bytes += bytes;
+    if (of_tag > s->peak_by_tag[tag]) s->peak_by_tag[tag] = of_tag;
+    if (all > s->peak_bytes) {
+        s->peak_bytes = all;
         memcpy(s->at_peak_by_tag, s->live_by_tag, sizeof s->live_by_tag);
     }
 }
@@ -126,51 +125,65 @@ static void unlock(const tb_heap *heap)
     if (heap->locked) pthread_mutex_unlock((pthread_mutex_t *)(uintptr_t)&heap->lock);
 }
 
-static header *take(tb_heap *heap, size_t bytes, bool is_meta)
+static header *from_system(tb_heap *heap, size_t bytes, int c, bool is_meta)
 {
-    heap->stats.requests++;
-    if (heap->fail_in > 0 && --heap->fail_in == 0) return NULL;
-    int c = class_of(bytes);
-    if (c < 0) return NULL;
-    header *h = is_meta ? NULL : heap->free_list[c];
-    if (h) {
-        heap->free_list[c] = h->next;
-        heap->stats.cached_bytes -= (int64_t)h->capacity;
-    } else {
-        size_t capacity = is_meta ? 0 : CACHES_BLOCKS ? class_bytes(c) : bytes;
-        h = system_alloc(capacity + ALIGN);
-        if (!h) return NULL;
-        heap->stats.system_calls++;
-        *h = (header){.heap = heap, .capacity = capacity, .size_class = c, .is_meta = is_meta};
-    }
-    h->bytes = bytes;
-    h->next = &heap->live;
-    h->prev = heap->live.prev;
-    h->prev->next = h;
-    heap->live.prev = h;
-    heap->stats.live_blocks++;
+    size_t capacity = is_meta ? 0 : CACHES_BLOCKS ? class_bytes(c) : bytes;
+    header *h = system_alloc(capacity + ALIGN);
+    if (!h) return NULL;
+    heap->stats.system_calls++;
+    *h = (header){.heap = heap, .capacity = capacity, .size_class = c, .is_meta = is_meta};
     return h;
 }
 
-static void *allocate(tb_heap *heap, size_t bytes, tb_mem_tag tag, bool is_meta)
+static inline header *from_cache(tb_heap *heap, int c)
 {
-    lock(heap);
-    header *h = take(heap, bytes, is_meta);
-    if (h) {
-        h->tag = (int16_t)tag;
-        count(heap, tag, (int64_t)bytes);
-    }
-    int64_t live = heap->stats.live_bytes;
-    unlock(heap);
-    if (!h) {
-        (void)TB_FAIL(TB_ERR_OOM, "no memory for %zu bytes (%s); %lld bytes are live in this heap", bytes,
-                      tb_mem_tag_name(tag), (long long)live);
-        return NULL;
-    }
+    header *h = heap->free_list[c];
+    if (!h) return NULL;
+    heap->free_list[c] = h->next;
+    heap->stats.cached_bytes -= (int64_t)h->capacity;
+    return h;
+}
+
+static inline void *make_live(tb_heap *heap, header *h, size_t bytes, tb_mem_tag tag)
+{
+    header *last = heap->live.prev;
+    h->bytes = bytes;
+    h->tag = (int16_t)tag;
+    h->next = &heap->live;
+    h->prev = last;
+    last->next = heap->live.prev = h;
+    heap->stats.live_blocks++;
+    count(heap, tag, (int64_t)bytes);
     return (char *)h + ALIGN;
 }
 
-void *tb_heap_alloc(tb_heap *heap, size_t bytes, tb_mem_tag tag) { return allocate(heap, bytes, tag, false); }
+static __attribute__((noinline)) void *allocate(tb_heap *heap, size_t bytes, tb_mem_tag tag, bool is_meta)
+{
+    lock(heap);
+    heap->stats.requests++;
+    bool fails = heap->fail_in > 0 && --heap->fail_in == 0;
+    int c = class_of(bytes);
+    header *h = fails || c < 0 || is_meta ? NULL : from_cache(heap, c);
+    if (!h && !fails && c >= 0) h = from_system(heap, bytes, c, is_meta);
+    void *block = h ? make_live(heap, h, bytes, tag) : NULL;
+    int64_t live = heap->stats.live_bytes;
+    unlock(heap);
+    if (!block)
+        (void)TB_FAIL(TB_ERR_OOM, "no memory for %zu bytes (%s); %lld bytes are live in this heap", bytes,
+                      tb_mem_tag_name(tag), (long long)live);
+    return block;
+}
+
+/* The path of a steady step: a heap of one thread that has a block of the size. */
+void *tb_heap_alloc(tb_heap *heap, size_t bytes, tb_mem_tag tag)
+{
+    int c = class_of(bytes);
+    if (heap->locked || heap->fail_in > 0 || c < 0) return allocate(heap, bytes, tag, false);
+    header *h = from_cache(heap, c);
+    if (!h) return allocate(heap, bytes, tag, false);
+    heap->stats.requests++;
+    return make_live(heap, h, bytes, tag);
+}
 
 void *tb_heap_alloc_meta(tb_heap *heap, size_t bytes, tb_mem_tag tag) { return allocate(heap, bytes, tag, true); }
 
@@ -184,7 +197,8 @@ void tb_heap_free(tb_heap *heap, void *block)
     h->prev->next = h->next;
     h->next->prev = h->prev;
     heap->stats.live_blocks--;
-    count(heap, (tb_mem_tag)h->tag, -(int64_t)h->bytes);
+    heap->stats.live_bytes -= (int64_t)h->bytes;
+    heap->stats.live_by_tag[h->tag] -= (int64_t)h->bytes;
     if (h->is_meta || !CACHES_BLOCKS) {
         system_free(h);
     } else {

@@ -5,19 +5,18 @@
 
 static const struct {
     const char *name;
-    uint8_t size;
     bool is_float;
     double eps;
 } dtypes[TB_DTYPES] = {
-    [TB_F32] = {"f32", 4, true, 0x1p-23},  [TB_F64] = {"f64", 8, true, 0x1p-52},
-    [TB_BF16] = {"bf16", 2, true, 0x1p-7}, [TB_F16] = {"f16", 2, true, 0x1p-10},
-    [TB_I8] = {"i8", 1, false, 0},         [TB_U8] = {"u8", 1, false, 0},
-    [TB_I32] = {"i32", 4, false, 0},       [TB_I64] = {"i64", 8, false, 0},
-    [TB_BOOL] = {"bool", 1, false, 0},
+    [TB_F32] = {"f32", true, 0x1p-23},  [TB_F64] = {"f64", true, 0x1p-52},
+    [TB_BF16] = {"bf16", true, 0x1p-7}, [TB_F16] = {"f16", true, 0x1p-10},
+    [TB_I8] = {"i8", false, 0},         [TB_U8] = {"u8", false, 0},
+    [TB_I32] = {"i32", false, 0},       [TB_I64] = {"i64", false, 0},
+    [TB_BOOL] = {"bool", false, 0},
 };
 
 const char *tb_dtype_name(tb_dtype t) { return (unsigned)t < TB_DTYPES ? dtypes[t].name : "?"; }
-size_t tb_dtype_size(tb_dtype t) { return dtypes[t].size; }
+extern inline size_t tb_dtype_size(tb_dtype t);
 bool tb_dtype_is_float(tb_dtype t) { return dtypes[t].is_float; }
 double tb_dtype_eps(tb_dtype t) { return dtypes[t].eps; }
 
@@ -38,7 +37,7 @@ tb_dtype tb_dtype_promote(tb_dtype a, tb_dtype b)
     }
     if (a == TB_BOOL || b == TB_BOOL) return a == TB_BOOL ? b : a;
     if ((a == TB_I8 && b == TB_U8) || (a == TB_U8 && b == TB_I8)) return TB_I32; /* torch: int16, which we lack */
-    return dtypes[a].size >= dtypes[b].size ? a : b;
+    return tb_dtype_size(a) >= tb_dtype_size(b) ? a : b;
 }
 
 static uint32_t f32_bits(float x)

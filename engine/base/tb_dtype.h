@@ -9,7 +9,11 @@ typedef enum tb_dtype { TB_F32, TB_F64, TB_BF16, TB_F16, TB_I8, TB_U8, TB_I32, T
 
 const char *tb_dtype_name(tb_dtype t);              /* "f32", ..., "bool" */
 bool tb_dtype_parse(const char *name, tb_dtype *t); /* false: no such dtype */
-size_t tb_dtype_size(tb_dtype t);                   /* bytes per element */
+inline size_t tb_dtype_size(tb_dtype t) /* bytes per element */
+{
+    static const uint8_t bytes[TB_DTYPES] = {4, 8, 2, 2, 1, 1, 4, 8, 1};
+    return bytes[t];
+}
 bool tb_dtype_is_float(tb_dtype t);
 double tb_dtype_eps(tb_dtype t);                    /* distance from 1 to the next larger value; 0 for integers */
 /* The dtype both convert to without surprise, as torch.promote_types does. */

@@ -56,7 +56,8 @@ static candidates *candidates_of(tb_op_call *c, int primitive, tb_dtype dtype)
 
 const tb_kernel *tb_call_kernel(tb_op_call *c, int primitive, tb_dtype dtype, const void *args)
 {
-    const candidates *k = c->op->primitives[primitive] ? candidates_of(c, primitive, dtype) : NULL;
+    if (!c->op->primitives[primitive]) return NULL;
+    const candidates *k = candidates_of(c, primitive, dtype);
     for (int i = 0; k && i < k->n; i++)
         if (!k->at[i]->supports || k->at[i]->supports(args)) {
             c->kernel = k->at[i]->name;
@@ -212,6 +213,17 @@ static tb_status promote(const tb_op *op, tb_tensor *const *in, int n_in, tb_ten
     return TB_OK;
 }
 
+/* Whether every input is there, whole and of one dtype, so that nothing is left to check or to promote. */
+static inline bool is_plain(const tb_op *op, tb_tensor *const *in, int n_in)
+{
+    if (n_in < 1 || n_in != op->n_in || !in[0]) return false;
+    unsigned dtype = in[0]->dtype;
+    if (op->promote == TB_PROMOTE_FLOAT && !tb_dtype_is_float((tb_dtype)dtype)) return false;
+    for (int i = 0; i < n_in; i++)
+        if (!in[i] || in[i]->dtype != dtype || tbi_is_poison(in[i])) return false;
+    return true;
+}
+
 static bool is_mixed(const tb_op *op, tb_tensor *const *in, int n_in)
 {
     if (op->promote == TB_PROMOTE_NONE || n_in == 0 || !in[0]) return false;
@@ -219,6 +231,16 @@ static bool is_mixed(const tb_op *op, tb_tensor *const *in, int n_in)
     for (int i = 1; i < n_in; i++)
         if (in[i] && in[i]->dtype != in[0]->dtype) return true;
     return false;
+}
+
+/* Checks and promotion; *in becomes `promoted`, of 8, where a cast was needed. */
+static tb_status prepare(const tb_op *op, tb_tensor *const **in, int n_in, tb_tensor **promoted)
+{
+    TB_TRY(check_inputs(op, *in, n_in));
+    if (n_in > 8 || !is_mixed(op, *in, n_in)) return TB_OK;
+    TB_TRY(promote(op, *in, n_in, promoted));
+    *in = promoted;
+    return TB_OK;
 }
 
 static tb_status call_op(tb_op_call *c)
@@ -237,12 +259,10 @@ tb_status tb_dispatch(const tb_op *op, const void *attrs, tb_tensor *const *in, 
     tb_tensor *promoted[8];
     tb_status st = ctx ? TB_OK : TB_FAIL(TB_ERR_INVALID, "%s: this thread has entered no context (tb_ctx_enter)", op->name);
     for (int o = 0; o < op->n_out; o++) out[o] = tb_poison();
-    for (int i = 0; i < n_in; i++)
-        if (in[i] && tb_is_poison(in[i])) return TB_ERR_INVALID; /* the first failure stays the cause */
-    if (st == TB_OK) st = check_inputs(op, in, n_in);
-    if (st == TB_OK && n_in <= 8 && is_mixed(op, in, n_in)) {
-        st = promote(op, in, n_in, promoted);
-        in = promoted;
+    if (st == TB_OK && !is_plain(op, in, n_in)) {
+        for (int i = 0; i < n_in; i++)
+            if (in[i] && tbi_is_poison(in[i])) return TB_ERR_INVALID; /* the first failure stays the cause */
+        st = prepare(op, &in, n_in, promoted);
     }
     if (st == TB_OK) {
         tb_op_call c;

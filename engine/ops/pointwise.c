@@ -1,11 +1,26 @@
 /* Shape rule, reference and kernel path of the pointwise family. */
 #include "pointwise.h"
 
+static inline bool are_alike(const tb_op_call *c)
+{
+    const tb_tensor *first = c->in[0];
+    for (int k = 1; k < c->n_in; k++) {
+        if (c->in[k]->rank != first->rank) return false;
+        for (int i = 0; i < first->rank; i++)
+            if (c->in[k]->dims[i] != first->dims[i]) return false;
+    }
+    return true;
+}
+
 tb_status tbi_pointwise_shape(tb_op_call *c)
 {
     const tb_pointwise *p = c->op->family;
     int64_t dims[TB_MAX_RANK];
     int rank = c->in[0]->rank;
+    if (are_alike(c)) {
+        tb_out_set(c, 0, p && p->to_bool ? TB_BOOL : (tb_dtype)c->in[c->n_in - 1]->dtype, rank, c->in[0]->dims);
+        return TB_OK;
+    }
     memcpy(dims, c->in[0]->dims, sizeof dims);
     for (int i = 1; i < c->n_in; i++) {
         const tb_tensor so_far = {.rank = (uint8_t)rank};
@@ -183,6 +198,16 @@ void tbi_runs_execute(const tb_runs *r, tb_op_call *c)
     else tb_pool_run(c->ctx->pool, total / r->run * r->pieces, run_chunks, (void *)(uintptr_t)r);
 }
 
+/* Contiguous, of one shape and one chunk: nothing to prepare. */
+static bool is_one_run(const tb_op_call *c)
+{
+    int64_t total = c->out[0]->numel;
+    if (total == 0 || total > CHUNK) return false;
+    for (int k = 0; k < c->n_in; k++)
+        if (!c->in[k]->is_contiguous || c->in[k]->numel != total) return false;
+    return true;
+}
+
 static void one_kernel(const tb_runs *r, int64_t n, void *out, const void *const *in)
 {
     const tb_kernel *kernel = r->what;
@@ -192,12 +217,19 @@ static void one_kernel(const tb_runs *r, int64_t n, void *out, const void *const
 
 tb_status tbi_pointwise_fast(tb_op_call *c)
 {
-    const tb_pointwise_args probe = {.n = c->out[0]->numel, .attrs = c->attrs, .step = {1, 1, 1}};
+    tb_pointwise_args args = {.n = c->out[0]->numel, .attrs = c->attrs, .step = {1, 1, 1}};
+    const tb_kernel *kernel = tb_call_kernel(c, 0, (tb_dtype)c->in[c->n_in - 1]->dtype, &args); /* not where's condition */
+    if (!kernel) return TB_ERR_UNSUPPORTED;
+    if (is_one_run(c)) {
+        args.out = tb_op_data(c->out[0]);
+        for (int k = 0; k < c->n_in; k++) args.in[k] = tb_op_data(c->in[k]);
+        kernel->run(&args);
+        return TB_OK;
+    }
     tb_runs r;
     r.in[1] = r.in[2] = NULL;
     r.step[1] = r.step[2] = 0;
-    r.what = tb_call_kernel(c, 0, (tb_dtype)c->in[c->n_in - 1]->dtype, &probe); /* not where's condition */
-    if (!r.what) return TB_ERR_UNSUPPORTED;
+    r.what = kernel;
     TB_TRY(tbi_runs_prepare(&r, c));
     r.attrs = c->attrs;
     r.body = one_kernel;

@@ -35,7 +35,7 @@ tb_status tbi_reduced_axes(const char *op, const tb_ints *axes, int rank, bool *
 {
     for (int i = 0; i < rank; i++) is_reduced[i] = axes->n == 0;
     for (int i = 0; i < axes->n; i++) {
-        int axis;
+        int axis = 0;
         TB_TRY(tb_axis_check(op, axes->at[i], rank, &axis));
         if (is_reduced[axis]) return TB_FAIL(TB_ERR_SHAPE, "%s: axis %d is named twice", op, axis);
         is_reduced[axis] = true;

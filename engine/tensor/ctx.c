@@ -4,7 +4,7 @@
 #include "tb_rng.h"
 #include <stdarg.h>
 
-static _Thread_local tb_ctx *current;
+_Thread_local tb_ctx *tbi_current;
 
 tb_status tb_ctx_create(const tb_ctx_config *config, tb_ctx **out)
 {
@@ -50,7 +50,7 @@ int64_t tb_ctx_destroy(tb_ctx *ctx)
     for (int i = TB_CTX_SLOTS - 1; i >= 0; i--)
         if (ctx->slot[i].destroy) ctx->slot[i].destroy(ctx, ctx->slot[i].state);
     int64_t tensors = ctx->live_tensors;
-    if (current == ctx) current = NULL;
+    if (tbi_current == ctx) tbi_current = NULL;
     tb_pool_destroy(ctx->pool);
     int64_t blocks = tb_heap_destroy(ctx->heap);
     tb_free(ctx);
@@ -65,14 +65,12 @@ int64_t tb_ctx_destroy(tb_ctx *ctx)
 
 tb_ctx *tb_ctx_enter(tb_ctx *ctx)
 {
-    tb_ctx *before = current;
-    current = ctx;
+    tb_ctx *before = tbi_current;
+    tbi_current = ctx;
     return before;
 }
 
-tb_ctx *tb_ctx_current(void) { return current; }
-
-tb_ctx *tbi_ctx(void) { return current; }
+tb_ctx *tb_ctx_current(void) { return tbi_current; }
 
 tb_heap *tb_ctx_heap(tb_ctx *ctx) { return ctx->heap; }
 tb_pool *tb_ctx_pool(tb_ctx *ctx) { return ctx->pool; }

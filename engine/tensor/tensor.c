@@ -2,11 +2,11 @@
 #include "tensor_internal.h"
 #include <stdio.h>
 
-static tb_tensor poison = {.dtype = TB_F32, .is_contiguous = true, .numel = 1};
+tb_tensor tbi_poison = {.dtype = TB_F32, .is_contiguous = true, .numel = 1};
 
-tb_tensor *tb_poison(void) { return &poison; }
+tb_tensor *tb_poison(void) { return &tbi_poison; }
 
-bool tb_is_poison(const tb_tensor *t) { return t == &poison; }
+bool tb_is_poison(const tb_tensor *t) { return t == &tbi_poison; }
 
 void tbi_row_major(int rank, const int64_t *dims, int64_t *strides)
 {
@@ -28,7 +28,8 @@ bool tbi_is_row_major(int rank, const int64_t *dims, const int64_t *strides)
     return true;
 }
 
-static tb_tensor *tensor_alloc(tb_ctx *ctx, tb_dtype dtype, int rank, const int64_t *dims)
+/* All but dims, strides and numel. */
+static tb_tensor *tensor_alloc(tb_ctx *ctx, tb_dtype dtype, int rank)
 {
     tb_tensor *t = tb_heap_alloc(ctx->heap, sizeof *t, TB_MEM_OTHER);
     if (!t) return NULL;
@@ -41,11 +42,6 @@ static tb_tensor *tensor_alloc(tb_ctx *ctx, tb_dtype dtype, int rank, const int6
     t->scope = NULL;
     t->autograd = NULL;
     t->name[0] = 0;
-    t->numel = 1;
-    for (int i = 0; i < rank; i++) {
-        t->dims[i] = dims[i];
-        t->numel *= dims[i];
-    }
     ctx->live_tensors++;
     return t;
 }
@@ -65,11 +61,19 @@ static tb_storage *storage_alloc(tb_ctx *ctx, size_t bytes)
     return s;
 }
 
+/* Whether the reference given up is the last one. Who holds the only one need not lock the bus for it. */
+static inline bool is_last(atomic_int *refs)
+{
+    return atomic_load_explicit(refs, memory_order_acquire) == 1 ||
+           atomic_fetch_sub_explicit(refs, 1, memory_order_acq_rel) == 1;
+}
+
 static void storage_release(tb_storage *s)
 {
-    if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) return;
+    if (!s || !is_last(&s->refs)) return;
     if (!s->is_wrapped) s->device->free(s->device, s->ctx->heap, s->mem);
-    tb_free(atomic_load(&s->packed));
+    void *packed = atomic_load_explicit(&s->packed, memory_order_relaxed);
+    if (packed) tb_free(packed);
     tb_heap_free(s->ctx->heap, s);
 }
 
@@ -114,48 +118,48 @@ const void *tbi_packed_keep(const tb_tensor *t, void *fresh)
     return fresh;
 }
 
-static bool size_of(tb_dtype dtype, int rank, const int64_t *dims, size_t *bytes)
+/* Row-major dims, strides and numel; false where a dimension is negative or the bytes overflow. */
+static bool lay_out(tb_tensor *t, size_t size, int rank, const int64_t *dims)
 {
-    *bytes = tb_dtype_size(dtype);
-    bool empty = false;
-    for (int i = 0; i < rank; i++) {
-        if (dims[i] < 0) return false;
-        empty |= dims[i] == 0;
-        if (dims[i] && __builtin_mul_overflow(*bytes, (size_t)dims[i], bytes)) return false;
+    int64_t step = 1, bytes = (int64_t)size; /* leaves zeros out: [huge, 0, huge] is impossible as well */
+    for (int i = rank - 1; i >= 0; i--) {
+        if (dims[i] < 0 || (dims[i] > 0 && __builtin_mul_overflow(bytes, dims[i], &bytes))) return false;
+        t->dims[i] = dims[i];
+        t->strides[i] = step;
+        step *= dims[i];
     }
-    if (empty) *bytes = 0;
-    return *bytes <= (size_t)INT64_MAX;
+    t->numel = step;
+    t->is_contiguous = true;
+    return true;
 }
 
 static tb_tensor *contiguous(tb_ctx *ctx, tb_dtype dtype, int rank, const int64_t *dims, void *wrapped)
 {
-    size_t bytes;
     if (rank < 0 || rank > TB_MAX_RANK) {
         (void)TB_FAIL(TB_ERR_SHAPE, "a tensor has at most %d dimensions, not %d", TB_MAX_RANK, rank);
         return NULL;
     }
-    if (!size_of(dtype, rank, dims, &bytes)) {
+    tb_tensor *t = tensor_alloc(ctx, dtype, rank);
+    if (!t) return NULL;
+    if (!lay_out(t, tb_dtype_size(dtype), rank, dims)) {
         (void)TB_FAIL(TB_ERR_SHAPE, "impossible shape %s: a dimension is negative or the size overflows",
                       tb_dims_text(rank, dims));
-        return NULL;
+        goto failed;
     }
-    tb_tensor *t = tensor_alloc(ctx, dtype, rank, dims);
-    tb_storage *s = t ? storage_alloc(ctx, bytes) : NULL;
+    tb_storage *s = storage_alloc(ctx, tb_tensor_bytes(t));
     if (!s) goto failed;
     if (wrapped) {
         s->mem = (tb_device_mem){.handle = wrapped, .data = wrapped};
         s->is_wrapped = true;
-    } else if (s->device->alloc(s->device, ctx->heap, bytes, ctx->tag, &s->mem) != TB_OK) {
+    } else if (s->device->alloc(s->device, ctx->heap, s->bytes, ctx->tag, &s->mem) != TB_OK) {
         tb_heap_free(ctx->heap, s);
         goto failed;
     }
     t->storage = s;
-    tbi_row_major(rank, dims, t->strides);
-    t->is_contiguous = true;
     tbi_scope_adopt(ctx->scope, t);
     return t;
 failed:
-    if (t) tensor_free(t);
+    tensor_free(t);
     return NULL;
 }
 
@@ -167,11 +171,16 @@ tb_tensor *tbi_tensor_new(tb_ctx *ctx, tb_dtype dtype, int rank, const int64_t *
 tb_tensor *tbi_tensor_view(tb_tensor *of, tb_dtype dtype, int rank, const int64_t *dims, const int64_t *strides,
                            int64_t offset)
 {
-    tb_tensor *t = tensor_alloc(of->ctx, dtype, rank, dims);
+    tb_tensor *t = tensor_alloc(of->ctx, dtype, rank);
     if (!t) return NULL;
     t->storage = of->storage;
     atomic_fetch_add_explicit(&t->storage->refs, 1, memory_order_relaxed);
-    for (int i = 0; i < rank; i++) t->strides[i] = strides[i];
+    t->numel = 1;
+    for (int i = 0; i < rank; i++) {
+        t->dims[i] = dims[i];
+        t->strides[i] = strides[i];
+        t->numel *= dims[i];
+    }
     t->offset = offset;
     t->is_contiguous = tbi_is_row_major(rank, dims, strides);
     tbi_scope_adopt(of->ctx->scope, t);
@@ -222,13 +231,13 @@ tb_tensor *tb_tensor_wrap(tb_dtype dtype, int rank, const int64_t *dims, void *m
 
 tb_tensor *tb_retain(tb_tensor *t)
 {
-    if (t && t != &poison) atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
+    if (t && t != &tbi_poison) atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
     return t;
 }
 
 void tb_release(tb_tensor *t)
 {
-    if (!t || t == &poison || atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1) return;
+    if (!t || t == &tbi_poison || !is_last(&t->refs)) return;
     if (t->autograd) t->ctx->autograd_free(t);
     storage_release(t->storage);
     tensor_free(t);
@@ -258,7 +267,7 @@ void tb_tensor_set_tag(tb_tensor *t, tb_mem_tag tag)
 
 void tb_tensor_set_name(tb_tensor *t, const char *name)
 {
-    if (t != &poison) snprintf(t->name, sizeof t->name, "%s", name);
+    if (t != &tbi_poison) snprintf(t->name, sizeof t->name, "%s", name);
 }
 
 tb_status tb_tensor_rebase(tb_tensor *t, const tb_tensor *onto)
@@ -290,7 +299,7 @@ static tb_status check_read(tb_tensor *t, size_t bytes)
 {
     tb_ctx *ctx = t->ctx ? t->ctx : tbi_ctx();
     TB_TRY(tb_ctx_take_error(ctx));
-    if (t == &poison) return TB_FAIL(TB_ERR_INVALID, "the tensor is the result of an op that failed earlier");
+    if (t == &tbi_poison) return TB_FAIL(TB_ERR_INVALID, "the tensor is the result of an op that failed earlier");
     if (ctx->on_read) TB_TRY(ctx->on_read(ctx, t));
     if (bytes != tb_tensor_bytes(t))
         return TB_FAIL(TB_ERR_SHAPE, "tensor %s of %s has %zu bytes, the buffer %zu", tb_shape_text(t),
@@ -334,7 +343,7 @@ tb_status tb_tensor_write(tb_tensor *t, const void *host, size_t bytes)
 
 static tb_status item(tb_tensor *t, uint64_t *element)
 {
-    if (t->numel != 1 && t != &poison)
+    if (t->numel != 1 && t != &tbi_poison)
         return TB_FAIL(TB_ERR_SHAPE, "a tensor of shape %s is not one number", tb_shape_text(t));
     *element = 0;
     return tb_tensor_read(t, element, tb_dtype_size((tb_dtype)t->dtype));
@@ -376,4 +385,4 @@ const char *tb_dims_text(int rank, const int64_t *dims)
     return text;
 }
 
-const char *tb_shape_text(const tb_tensor *t) { return t == &poison ? "(failed)" : tb_dims_text(t->rank, t->dims); }
+const char *tb_shape_text(const tb_tensor *t) { return t == &tbi_poison ? "(failed)" : tb_dims_text(t->rank, t->dims); }

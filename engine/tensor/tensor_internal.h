@@ -70,7 +70,11 @@ struct tb_ctx {
 
 enum { TB_SLOT_OPS, TB_SLOT_AUTOGRAD, TB_SLOT_TRACE, TB_SLOT_CAPTURE };
 
-tb_ctx *tbi_ctx(void); /* current context; never NULL inside an op that has one */
+extern _Thread_local tb_ctx *tbi_current;
+static inline tb_ctx *tbi_ctx(void) { return tbi_current; } /* never NULL inside an op that has one */
+
+extern tb_tensor tbi_poison;
+static inline bool tbi_is_poison(const tb_tensor *t) { return t == &tbi_poison; }
 
 /* Keeps the thread's record as the context's pending cause, unless one is pending, and returns poison. */
 tb_tensor *tbi_poisoned(tb_ctx *ctx);
