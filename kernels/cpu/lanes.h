@@ -28,24 +28,16 @@ VEC vf load_filled(const float *p, int64_t left, float fill)
 
 VEC float lanes_sum(lanes s)
 {
-    float t[VL];
     for (int half = LANE_VECTORS / 2; half > 0; half /= 2)
         for (int q = 0; q < half; q++) s.v[q] = vf_add(s.v[q], s.v[q + half]);
-    vf_store(t, s.v[0]);
-    for (int half = VL / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++) t[l] += t[l + half];
-    return t[0];
+    return vf_tree_sum(s.v[0]);
 }
 
 VEC float lanes_max(lanes s)
 {
-    float t[VL];
     for (int half = LANE_VECTORS / 2; half > 0; half /= 2)
         for (int q = 0; q < half; q++) s.v[q] = vf_max(s.v[q], s.v[q + half]);
-    vf_store(t, s.v[0]);
-    for (int half = VL / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++) t[l] = t[l] > t[l + half] ? t[l] : t[l + half];
-    return t[0];
+    return vf_tree_max(s.v[0]);
 }
 
 /* For each vector of a row of n: `i` is its first element, `q` its place among the lanes, `left` > 0 what remains from

@@ -65,6 +65,14 @@ VEC vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
 #define vi_shr(a, bits) _mm256_srli_epi32((a), (bits)) /* zeros come in */
 #define vi_sar(a, bits) _mm256_srai_epi32((a), (bits)) /* the sign comes in */
 
+/* x 2^n for whole n in [-250, 254], rounded once. The factor goes on in two halves, so that results near the top and
+ * denormal ones are right. */
+VEC vf vf_scale(vf x, vf n)
+{
+    vi whole = vf_to_vi(n), half = vi_sar(whole, 1), rest = vi_sub(whole, half), bias = vi_set1(127);
+    return vf_mul(vf_mul(x, vi_as_vf(vi_shl(vi_add(half, bias), 23))), vi_as_vf(vi_shl(vi_add(rest, bias), 23)));
+}
+
 VEC vm vf_lt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); } /* false when either is NaN */
 VEC vm vf_le(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
 VEC vm vf_eq(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
@@ -84,6 +92,20 @@ VEC void vf_load_pairs(const float *p, int n, vf *even, vf *odd)
     __m256d e = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), o = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xDD));
     *even = _mm256_castpd_ps(_mm256_permute4x64_pd(e, 0xD8));
     *odd = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xD8));
+}
+
+/* One value of all lanes: halves are joined, lane l with lane l + VL / 2, until one is left. */
+VEC float vf_tree_sum(vf v)
+{
+    __m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    h = _mm_add_ps(h, _mm_movehl_ps(h, h));
+    return _mm_cvtss_f32(_mm_add_ss(h, _mm_shuffle_ps(h, h, 1)));
+}
+VEC float vf_tree_max(vf v)
+{
+    __m128 h = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+    return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));
 }
 
 VEC vi vi_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }

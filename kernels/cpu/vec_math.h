@@ -17,11 +17,7 @@ VEC vf vf_copysign(vf magnitude, vf sign)
 VEC vf vf_abs(vf x) { return vi_as_vf(vi_and(vf_bits(x), vi_set1(INT32_MAX))); }
 VEC vf vf_neg(vf x) { return vi_as_vf(vi_xor(vf_bits(x), vi_set1(INT32_MIN))); }
 
-/* 2^n for -126 <= n <= 127 */
-VEC vf exp2_int(vi n) { return vi_as_vf(vi_shl(vi_add(n, vi_set1(127)), 23)); }
-
-/* x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) = 1 + r + r^2 P(r). The factor 2^n goes on in two halves, so that
- * results near the top and denormal ones are right. */
+/* x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) = 1 + r + r^2 P(r). */
 VEC vf vf_exp(vf x)
 {
     x = vf_max(vf_set1(-104.0f), vf_min(vf_set1(89.0f), x)); /* NaN passes */
@@ -33,9 +29,7 @@ VEC vf vf_exp(vf x)
     p = vf_fma(p, r, vf_set1(0.0416683927f));
     p = vf_fma(p, r, vf_set1(0.166665196f));
     p = vf_fma(p, r, vf_set1(0.49999994f));
-    vf e = vf_add(vf_fma(vf_mul(r, r), p, r), vf_set1(1.0f));
-    vi whole = vf_to_vi(n), half = vi_sar(whole, 1);
-    return vf_mul(vf_mul(e, exp2_int(half)), exp2_int(vi_sub(whole, half)));
+    return vf_scale(vf_add(vf_fma(vf_mul(r, r), p, r), vf_set1(1.0f)), n);
 }
 
 /* x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); log(1 + f) = f - f^2/2 + f^3 P(f). */

@@ -68,6 +68,17 @@ VEC vi vi_shl(vi a, int bits) { return (vi)((uint32_t)a << bits); }
 VEC vi vi_shr(vi a, int bits) { return (vi)((uint32_t)a >> bits); }
 VEC vi vi_sar(vi a, int bits) { return a >> bits; }
 
+VEC float vf_tree_sum(vf v) { return v; }
+VEC float vf_tree_max(vf v) { return v; }
+
+/* x 2^n for whole n in [-250, 254], rounded once. The factor goes on in two halves, so that results near the top and
+ * denormal ones are right. */
+VEC vf vf_scale(vf x, vf n)
+{
+    vi whole = vf_to_vi(n), half = vi_sar(whole, 1), rest = vi_sub(whole, half), bias = vi_set1(127);
+    return vf_mul(vf_mul(x, vi_as_vf(vi_shl(vi_add(half, bias), 23))), vi_as_vf(vi_shl(vi_add(rest, bias), 23)));
+}
+
 VEC vm vf_lt(vf a, vf b) { return a < b; }
 VEC vm vf_le(vf a, vf b) { return a <= b; }
 VEC vm vf_eq(vf a, vf b) { return a == b; }

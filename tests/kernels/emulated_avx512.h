@@ -6,6 +6,7 @@
 #pragma GCC system_header
 #include <simde/x86/avx512.h>
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #define EMULATED static inline __attribute__((unused))
@@ -54,6 +55,16 @@ EMULATED __m512i emulated_join_i(__m256i low, __m256i high)
     memcpy((char *)&v + 32, &high, sizeof high);
     return v;
 }
+
+EMULATED __m512 emulated_scalef_ps(__m512 v, __m512 n)
+{
+    float x[16], by[16];
+    _mm512_storeu_ps(x, v);
+    _mm512_storeu_ps(by, n);
+    for (int i = 0; i < 16; i++) x[i] = by[i] != by[i] ? by[i] : ldexpf(x[i], (int)by[i]);
+    return _mm512_loadu_ps(x);
+}
+#define _mm512_scalef_ps(v, n) emulated_scalef_ps((v), (n))
 
 EMULATED __m512i emulated_cvtps_epi32(__m512 v)
 {
