@@ -25,7 +25,7 @@ static const char *openblas_core(tb_isa isa)
     return isa == TB_ISA_AVX2 ? "Haswell" : "Prescott";
 }
 
-tb_status tb_bench_library_gemm(tb_bench_library *l, const char *name, tb_isa isa, const tb_peer_gemm *gemm)
+static tb_status load(tb_bench_library *l, const char *name, tb_isa isa)
 {
     char path[4200];
     path_of(name, path, sizeof path);
@@ -39,15 +39,35 @@ tb_status tb_bench_library_gemm(tb_bench_library *l, const char *name, tb_isa is
                        name, dlerror());
     l->library = dlsym(l->handle, "tb_peer_entry");
     if (!l->library) return TB_FAIL(TB_ERR_INVALID, "peer %s: %s has no tb_peer_entry", name, path);
+    return TB_OK;
+}
+
+tb_status tb_bench_library_gemm(tb_bench_library *l, const char *name, tb_isa isa, const tb_peer_gemm *gemm)
+{
+    TB_TRY(load(l, name, isa));
     l->gemm = *gemm;
+    l->run = l->library->gemm_run;
+    l->close = l->library->gemm_close;
     l->state = l->library->gemm_open(&l->gemm);
     if (!l->state) return TB_FAIL(TB_ERR_INVALID, "peer %s: %s", name, l->gemm.detail);
     return TB_OK;
 }
 
+tb_status tb_bench_library_conv(tb_bench_library *l, const char *name, tb_isa isa, const tb_peer_conv *conv)
+{
+    TB_TRY(load(l, name, isa));
+    if (!l->library->conv_open) return TB_FAIL(TB_ERR_CONFIG, "peer %s: has no convolution", name);
+    l->conv = *conv;
+    l->run = l->library->conv_run;
+    l->close = l->library->conv_close;
+    l->state = l->library->conv_open(&l->conv);
+    if (!l->state) return TB_FAIL(TB_ERR_INVALID, "peer %s: %s", name, l->conv.detail);
+    return TB_OK;
+}
+
 void tb_bench_library_close(tb_bench_library *l)
 {
-    if (l->state) l->library->gemm_close(l->state);
+    if (l->state) l->close(l->state);
     l->state = NULL;
 }
 
@@ -55,6 +75,6 @@ tb_status tb_bench_library_run(void *self, int64_t times, double *ns)
 {
     tb_bench_library *l = self;
     (void)ns;
-    for (int64_t t = 0; t < times; t++) l->library->gemm_run(l->state);
+    for (int64_t t = 0; t < times; t++) l->run(l->state);
     return TB_OK;
 }

@@ -11,11 +11,12 @@ typedef struct tb_bench_op {
     int n_out;                                     /* that are compared; 0 means 1 */
     tb_status (*reset)(void *arg);                 /* puts back what a call changes in place; or NULL */
     void *arg;
+    tb_status (*check)(void *arg, const float *y); /* of the only result, where the reference would take too long */
     double tolerance;  /* allowed difference, in units of 2^-24 of the largest value of a result */
     const char *torch; /* the same as a case of torch_bench.py */
 } tb_bench_op;
 
-/* Fills kernel, isa, sides and checks of `c`, and measures it beside run->peer. */
+/* Fills kernel, isa, our side and check of `c`, and measures it beside c->peer, or torch where that is not set. */
 TB_MUST_USE tb_status tb_bench_measure_op(tb_bench_run *run, const tb_bench_op *op, tb_bench_case *c);
 /* f32, filled from the stream with values in [-1, 1). */
 tb_tensor *tb_bench_tensor(uint64_t stream, int rank, const int64_t *dims);

@@ -25,4 +25,5 @@ static void gemm_run(void *state)
 
 static void gemm_close(void *state) { (void)state; }
 
-const tb_peer_library tb_peer_entry = {gemm_open, gemm_run, gemm_close};
+const tb_peer_library tb_peer_entry = {
+    .gemm_open = gemm_open, .gemm_run = gemm_run, .gemm_close = gemm_close};

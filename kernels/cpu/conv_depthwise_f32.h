@@ -10,34 +10,71 @@ static bool conv2d_depthwise_supports(const void *args)
     return a->groups == a->c && a->o / a->groups < MR; /* more outputs a channel fill a tile */
 }
 
-enum { ROW_VECTORS = 4 };
+enum { DEPTHWISE_VECTORS = 4, DEPTHWISE_ROWS = VL == 16 ? 4 : 2 }; /* sums: at most half of the registers */
 
-/* Outputs of one row, from the frame's channels; offset[k] is where tap k = (channel, kh, kw) of the first is. */
-static void depthwise_row(const conv_work *c, const float *weight, const float *src, float *out, float bias)
+/* `rows` rows of `vectors` vectors of outputs; `src` is where the first tap of the first one is in the frame. */
+VEC void depthwise_tile(const int rows, const int vectors, const conv_problem *p, const float *weight, const float *src,
+                        float *out, int64_t cols, const float *bias)
 {
-    const conv_problem *p = c->p;
     const frame *f = &p->f;
-    for (int64_t j = 0; j < f->out_w; j += ROW_VECTORS * VL) {
-        vf acc[ROW_VECTORS];
-        int64_t vectors = min_i64(div_up(f->out_w - j, VL), ROW_VECTORS);
-        const float *w = weight;
-        for (int v = 0; v < ROW_VECTORS; v++) acc[v] = vf_zero();
-        for (int64_t channel = 0; channel < f->channels; channel++)
-            for (int64_t kh = 0; kh < f->kh; kh++)
-                for (int64_t kw = 0; kw < f->kw; kw++) {
-                    const float *at = src + channel * f->plane + frame_tap(f, kh, kw) + j;
-                    vf tap = vf_set1(*w++);
-                    if (vectors == ROW_VECTORS) {
+    vf acc[DEPTHWISE_ROWS][DEPTHWISE_VECTORS];
 #pragma GCC unroll 4
-                        for (int v = 0; v < ROW_VECTORS; v++) acc[v] = vf_fma(tap, vf_load(at + v * VL), acc[v]);
-                    } else {
-                        for (int v = 0; v < vectors; v++) acc[v] = vf_fma(tap, vf_load(at + v * VL), acc[v]);
-                    }
-                }
-        float finished[ROW_VECTORS * VL];
-        for (int v = 0; v < ROW_VECTORS; v++) vf_store(finished + v * VL, acc[v]);
-        epilogue_row(finished, out + j, (int)min_i64(f->out_w - j, ROW_VECTORS * VL), p->accumulate,
-                     c->bias ? &bias : NULL, 0, conv_residual(p, out + j), p->act);
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) acc[r][v] = vf_zero();
+    for (int64_t channel = 0; channel < f->channels; channel++)
+        for (int64_t kh = 0; kh < f->kh; kh++)
+            for (int64_t kw = 0; kw < f->kw; kw++) {
+                const float *at = src + channel * f->plane + frame_tap(f, kh, kw);
+                vf tap = vf_set1(*weight++);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+                    for (int v = 0; v < vectors; v++)
+                        acc[r][v] = vf_fma(tap, vf_load(at + r * f->step_h * f->row + v * VL), acc[r][v]);
+            }
+    vf added = bias ? vf_set1(*bias) : vf_zero();
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            float *to = out + r * f->out_w + v * VL;
+            epilogue_vector(acc[r][v], to, cols - v * VL, p->accumulate, bias, added, conv_residual(p, to), p->act);
+        }
+}
+
+typedef void (*depthwise_fn)(const conv_problem *p, const float *weight, const float *src, float *out, int64_t cols,
+                             const float *bias);
+#define DEPTHWISE_FN(name, rows, vectors)                                                                             \
+    static void name(const conv_problem *p, const float *weight, const float *src, float *out, int64_t cols,          \
+                     const float *bias)                                                                               \
+    {                                                                                                                 \
+        depthwise_tile(rows, vectors, p, weight, src, out, cols, bias);                                               \
+    }
+DEPTHWISE_FN(depthwise_row_1, 1, 1)
+DEPTHWISE_FN(depthwise_row_2, 1, 2)
+DEPTHWISE_FN(depthwise_row_3, 1, 3)
+DEPTHWISE_FN(depthwise_row_4, 1, 4)
+DEPTHWISE_FN(depthwise_rows_1, DEPTHWISE_ROWS, 1)
+DEPTHWISE_FN(depthwise_rows_2, DEPTHWISE_ROWS, 2)
+DEPTHWISE_FN(depthwise_rows_3, DEPTHWISE_ROWS, 3)
+DEPTHWISE_FN(depthwise_rows_4, DEPTHWISE_ROWS, 4)
+
+/* All outputs of one channel. */
+static void depthwise_channel(const conv_problem *p, const float *weight, const float *origin, float *out,
+                              const float *bias)
+{
+    static const depthwise_fn fns[2][DEPTHWISE_VECTORS] = {
+        {depthwise_row_1, depthwise_row_2, depthwise_row_3, depthwise_row_4},
+        {depthwise_rows_1, depthwise_rows_2, depthwise_rows_3, depthwise_rows_4}};
+    const frame *f = &p->f;
+    for (int64_t i = 0, rows; i < f->out_h; i += rows) {
+        rows = f->out_h - i >= DEPTHWISE_ROWS ? DEPTHWISE_ROWS : 1;
+        for (int64_t j = 0; j < f->out_w; j += DEPTHWISE_VECTORS * VL) {
+            int64_t vectors = min_i64(div_up(f->out_w - j, VL), DEPTHWISE_VECTORS);
+            fns[rows > 1][vectors - 1](p, weight, origin + i * f->step_h * f->row + j, out + i * f->out_w + j,
+                                       f->out_w - j, bias);
+        }
     }
 }
 
@@ -46,15 +83,13 @@ static void depthwise_images(void *arg, int64_t begin, int64_t end, int thread)
     conv_problem *p = arg;
     const frame *f = &p->f;
     float *scratch = (float *)p->a->scratch + thread * frame_floats(f, f->channels);
-    conv_work c = {.p = p, .bias = p->bias};
     for (int64_t at = begin; at < end; at++) {
         int64_t group = at % p->a->groups;
         const float *origin = frame_fill(f, scratch, p->image + at * f->channels * f->in_h * f->in_w, 0, f->channels);
-        for (int64_t i = 0; i < p->m * f->out_h; i++) {
-            int64_t channel = i / f->out_h, y = i % f->out_h;
-            depthwise_row(&c, p->weight + (group * p->m + channel) * p->k, origin + y * f->step_h * f->row,
-                          p->out + (at * p->m * f->out_h + i) * f->out_w, p->bias ? p->bias[group * p->m + channel] : 0.0f);
-        }
+        for (int64_t q = 0; q < p->m; q++)
+            depthwise_channel(p, p->weight + (group * p->m + q) * p->k, origin,
+                              p->out + (at * p->m + q) * f->out_h * f->out_w,
+                              p->bias ? p->bias + group * p->m + q : NULL);
     }
 }
 

@@ -29,6 +29,8 @@ typedef struct conv_problem {
 } conv_problem;
 
 enum { WASTE_PERCENT = 34 }; /* lanes beyond the ends of rows that cost less than packing: 12 or 24 of 16 or 32 do */
+/* Up to so many rows of weights a packed panel is used by all of them while it is in L1; the weights come from L2. */
+enum { CONV_ROWS_INSIDE = 1024 };
 
 static void conv_blocks(conv_problem *p)
 {
@@ -44,7 +46,7 @@ static void conv_blocks(conv_problem *p)
     if (images * p->chunks < threads) p->chunks = max_i64(min_i64(panels, div_up(threads, images)), 1);
     p->block_n = div_up(panels, p->chunks) * NR;
     p->chunks = max_i64(div_up(p->columns, p->block_n), 1);
-    p->rows_inside = p->m <= DIRECT_M;
+    p->rows_inside = p->m <= (p->is_scattered ? DIRECT_M : CONV_ROWS_INSIDE);
     p->weight_floats = p->swap_weight ? round_up(p->a->groups * p->m * p->k, 16) : 0;
     p->shared_floats = p->weight_floats + (p->is_scattered ? round_up(p->k, 16) : 0);
     p->image_floats = frame_floats(&p->f, p->f.channels);
@@ -90,13 +92,15 @@ typedef struct conv_work {
     const float *origin, *weight; /* the frame of its image, the weights of its group */
     float *out;
     const float *bias;
+    int64_t taps[KC]; /* of the rows of the current pass */
 } conv_work;
 
 static void conv_pass(gemm_block *w)
 {
-    const conv_problem *p = ((const conv_work *)w->problem)->p;
-    w->k0 = min_i64(w->pass * p->kc, w->k);
-    w->k1 = min_i64(w->k0 + p->kc, w->k);
+    conv_work *c = w->problem;
+    w->k0 = min_i64(w->pass * c->p->kc, w->k);
+    w->k1 = min_i64(w->k0 + c->p->kc, w->k);
+    if (!c->p->is_scattered) find_taps(&c->p->f, w->k0, w->k1, c->taps);
 }
 
 static void conv_a(const gemm_block *w, tile_job *t, int64_t tile, bool first_use)
@@ -133,7 +137,7 @@ static void conv_b(const gemm_block *w, tile_job *t, int64_t panel, int count, b
     t->b_k = NR;
     t->b_panel = k * NR;
     for (int q = 0; q < count && first_use; q++)
-        pack_b_image(pack + q * k * NR, &c->p->f, c->origin, w->k0, w->k1, w->j0 + (panel + q) * NR,
+        pack_b_image(pack + q * k * NR, &c->p->f, c->origin, c->taps, k, w->j0 + (panel + q) * NR,
                      (int)min_i64(w->n - (panel + q) * NR, NR));
 }
 

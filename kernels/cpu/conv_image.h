@@ -35,15 +35,19 @@ static int64_t frame_floats(const frame *f, int64_t channels)
     return f->plain ? 0 : round_up(channels * f->plane + 2 * FRAME_SLACK, 16);
 }
 
+/* Whole vectors are written, in ascending order: what reaches past the row is overwritten by the next one, or lies in
+ * the slack, where it leaves zeros. */
 static void frame_row(const frame *f, float *dst, const float *src)
 {
-    memset(dst, 0, (size_t)f->row * sizeof(float));
-    if (!src) return;
-    if (f->step_w == 1 && f->insert_w == 1) {
-        int64_t from = max_i64(0, -f->left), to = min_i64(f->in_w, f->row - f->left);
-        if (from < to) memcpy(dst + f->left + from, src + from, (size_t)(to - from) * sizeof(float));
+    if (src && f->step_w == 1 && f->insert_w == 1) {
+        int64_t from = max_i64(0, -f->left), to = min_i64(f->in_w, f->row - f->left), x = 0;
+        for (; x < f->left + from && x < f->row; x += VL) vf_store(dst + x, vf_zero());
+        for (x = f->left + from; from < to; from += VL, x += VL) vf_store(dst + x, vf_load_part(src + from, to - from));
+        for (; x < f->row; x += VL) vf_store(dst + x, vf_zero());
         return;
     }
+    for (int64_t x = 0; x < f->row; x += VL) vf_store(dst + x, vf_zero());
+    if (!src) return;
     for (int64_t i = 0; i < f->in_w; i++) {
         int64_t x = i * f->insert_w + f->left;
         if (x >= 0 && x < f->row) dst[x % f->step_w * f->phase + x / f->step_w] = src[i];
@@ -94,28 +98,44 @@ static void find_runs(const frame *f, int64_t j, int cols, panel_runs *p)
     }
 }
 
-/* Rows [k0, k1) of the matrix, outputs [j, j + cols), as a panel. Lanes beyond cols hold whatever lies there. */
-static void pack_b_image(float *dst, const frame *f, const float *origin, int64_t k0, int64_t k1, int64_t j, int cols)
+/* Where the taps of rows [k0, k1) of the matrix are, from the frame's origin. */
+static void find_taps(const frame *f, int64_t k0, int64_t k1, int64_t *taps)
+{
+    int64_t each = f->kh * f->kw, channel = k0 / each, kh = k0 % each / f->kw, kw = k0 % f->kw;
+    for (int64_t k = k0; k < k1; k++) {
+        *taps++ = channel * f->plane + frame_tap(f, kh, kw);
+        if (++kw < f->kw) continue;
+        kw = 0;
+        if (++kh == f->kh) kh = 0, channel++;
+    }
+}
+
+/* One vector of a panel, of `runs` runs, for n rows. */
+VEC void pack_runs(const int runs, float *dst, const float *src, const int64_t *taps, int64_t n, const int *first_lane,
+                   const int64_t *at)
+{
+    for (int64_t k = 0; k < n; k++, dst += NR) {
+        vf x = vf_load(src + taps[k] + at[0]);
+#pragma GCC unroll 4
+        for (int s = 1; s < runs; s++) x = vf_select(vm_first(first_lane[s]), x, vf_load(src + taps[k] + at[s]));
+        vf_store(dst, x);
+    }
+}
+
+/* n rows of the matrix, outputs [j, j + cols), as a panel. Lanes beyond cols hold whatever lies there. */
+static void pack_b_image(float *dst, const frame *f, const float *origin, const int64_t *taps, int64_t n, int64_t j,
+                         int cols)
 {
     if (f->plain) {
-        pack_b_rows(dst, origin + k0 * f->plane + j, f->plane, k1 - k0, cols);
+        pack_b_rows(dst, origin + taps[0] + j, f->plane, n, cols);
         return;
     }
     panel_runs p;
     find_runs(f, j, cols, &p);
-    int64_t taps = f->kh * f->kw, channel = k0 / taps, kh = k0 % taps / f->kw, kw = k0 % f->kw;
-    for (int64_t k = k0; k < k1; k++, dst += NR) {
-        const float *src = origin + channel * f->plane + frame_tap(f, kh, kw);
-        for (int v = 0; v < NV; v++) {
-            vf x = vf_load(src + p.at[v][0]);
-            for (int s = 1; s < p.runs[v]; s++)
-                x = vf_select(vm_first(p.first_lane[v][s]), x, vf_load(src + p.at[v][s]));
-            vf_store(dst + v * VL, x);
-        }
-        if (++kw == f->kw) {
-            kw = 0;
-            if (++kh == f->kh) kh = 0, channel++;
-        }
+    for (int v = 0; v < NV; v++, dst += VL) {
+        if (p.runs[v] == 1) pack_runs(1, dst, origin, taps, n, p.first_lane[v], p.at[v]);
+        else if (p.runs[v] == 2) pack_runs(2, dst, origin, taps, n, p.first_lane[v], p.at[v]);
+        else pack_runs(p.runs[v], dst, origin, taps, n, p.first_lane[v], p.at[v]);
     }
 }
 

@@ -15,16 +15,24 @@ VEC vf epilogue_act(vf x, tb_epilogue_act act)
     return x;
 }
 
+/* One vector on its way to `c`, of which `left` elements are wanted. */
+VEC void epilogue_vector(vf x, float *c, int64_t left, bool accumulate, bool has_bias, vf bias, const float *residual,
+                         tb_epilogue_act act)
+{
+    if (accumulate) x = vf_add(vf_load_part(c, left), x);
+    if (has_bias) x = vf_add(x, bias);
+    if (residual) x = vf_add(x, vf_load_part(residual, left));
+    vf_store_part(c, epilogue_act(x, act), left);
+}
+
 /* `bias` of element j is at j * bias_step: 1 per column, 0 one for the row. */
 static __attribute__((unused)) void epilogue_row(const float *sum, float *c, int n, bool accumulate, const float *bias, int bias_step,
                          const float *residual, tb_epilogue_act act)
 {
     for (int j = 0; j < n; j += VL) {
         int left = n - j;
-        vf x = vf_load_part(sum + j, left);
-        if (accumulate) x = vf_add(vf_load_part(c + j, left), x);
-        if (bias) x = vf_add(x, bias_step ? vf_load_part(bias + j, left) : vf_set1(*bias));
-        if (residual) x = vf_add(x, vf_load_part(residual + j, left));
-        vf_store_part(c + j, epilogue_act(x, act), left);
+        vf added = !bias ? vf_zero() : bias_step ? vf_load_part(bias + j, left) : vf_set1(*bias);
+        epilogue_vector(vf_load_part(sum + j, left), c + j, left, accumulate, bias, added, residual ? residual + j : NULL,
+                        act);
     }
 }

@@ -103,10 +103,10 @@ def attention_train(*sizes):
     return gradients(forward, inputs, torch.randn(inputs[0].shape))
 
 
-def conv_parts(n, c, h, w, o, k):
-    x, kernel = torch.randn(int(n), int(c), int(h), int(w)), torch.randn(int(o), int(c), int(k), int(k))
-    bias = torch.randn(int(o))
-    return (lambda: F.conv2d(x, kernel, bias, padding=int(k) // 2)), (x, kernel, bias)
+def conv_parts(*sizes):
+    n, c, h, w, o, k, stride, groups = (int(size) for size in sizes)
+    x, kernel, bias = torch.randn(n, c, h, w), torch.randn(o, c // groups, k, k), torch.randn(o)
+    return (lambda: F.conv2d(x, kernel, bias, stride=stride, padding=k // 2, groups=groups)), (x, kernel, bias)
 
 
 def conv(*sizes):

@@ -99,7 +99,7 @@ static void every_kind_measures_its_ops(void **state)
         {"bench norm --shape 3x40 --json", "\"op\": \"softmax\"", "\"op\": \"layer_norm_train\""},
         {"bench optimizer --shape 77 --json", "\"op\": \"sgd\"", "\"op\": \"adamw\""},
         {"bench attention --shape 1x2x9x8 --json", "\"op\": \"attention\"", "\"op\": \"attention_train\""},
-        {"bench conv --shape 2x3x9x8x4x3 --json", "\"op\": \"conv2d_train\"", "\"shape\": \"2x3x9x8x4x3\""},
+        {"bench conv --shape 2x4x9x8x6x3x2x2 --json", "\"op\": \"conv2d_train\"", "\"shape\": \"2x4x9x8x6x3x2x2\""},
         {"bench limits --json", "\"op\": \"multiply_add\"", "\"op\": \"read\""},
     };
     (void)state;
