@@ -25,12 +25,12 @@ static const char *openblas_core(tb_isa isa)
     return isa == TB_ISA_AVX2 ? "Haswell" : "Prescott";
 }
 
-static tb_status load(tb_bench_library *l, const char *name, tb_isa isa)
+static tb_status load(tb_bench_library *l, const char *name, tb_isa isa, int threads)
 {
     char path[4200];
     path_of(name, path, sizeof path);
     setenv("OPENBLAS_CORETYPE", openblas_core(isa), 1);
-    if (gemm->threads > 1) setenv("OMP_PROC_BIND", "true", 1); /* a core for each of its threads, as ours have */
+    if (threads > 1) setenv("OMP_PROC_BIND", "true", 1); /* a core for each of its threads, as ours have */
     l->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!l->handle)
         return TB_FAIL(TB_ERR_NOT_FOUND,
@@ -44,7 +44,7 @@ static tb_status load(tb_bench_library *l, const char *name, tb_isa isa)
 
 tb_status tb_bench_library_gemm(tb_bench_library *l, const char *name, tb_isa isa, const tb_peer_gemm *gemm)
 {
-    TB_TRY(load(l, name, isa));
+    TB_TRY(load(l, name, isa, gemm->threads));
     l->gemm = *gemm;
     l->run = l->library->gemm_run;
     l->close = l->library->gemm_close;
@@ -55,7 +55,7 @@ tb_status tb_bench_library_gemm(tb_bench_library *l, const char *name, tb_isa is
 
 tb_status tb_bench_library_conv(tb_bench_library *l, const char *name, tb_isa isa, const tb_peer_conv *conv)
 {
-    TB_TRY(load(l, name, isa));
+    TB_TRY(load(l, name, isa, conv->threads));
     if (!l->library->conv_open) return TB_FAIL(TB_ERR_CONFIG, "peer %s: has no convolution", name);
     l->conv = *conv;
     l->run = l->library->conv_run;
