@@ -87,7 +87,8 @@ typedef struct tb_gemm_args {
     int tree;             /* 1, or a power of two <= 8 */
     bool accumulate;      /* C += instead of C = (the sum of the chains is added to C once) */
     const void *bias;     /* [N] or NULL: added to the finished sum */
-    const void *residual; /* like C, rows residual_row elements apart, or NULL: added after the bias; may be C itself */
+    const void *residual; /* like C, rows residual_row elements apart, or NULL: added after the bias; may be C
+                             itself */
     int64_t residual_row;
     tb_epilogue_act act;  /* applied last */
     const void *packed_b; /* from .pack of the same kernel, or NULL */
@@ -186,6 +187,25 @@ typedef struct tb_row_args {
     tb_epilogue_act act;  /* row_rescale */
 } tb_row_args;
 
+/* ---- batch_norm, batch_norm_eval, batch_norm_grad: c channels of n images of dense planes; channel k of
+ * image i starts at i * image + k * plane. With rstd = 1 / sqrt(var + eps) and h = (x - mean) rstd:
+ *   batch_norm        mean and (biased) var of each channel -> mean_out, var_out; out = h gamma + beta
+ *   batch_norm_eval   the same out for the mean and var that are given
+ *   batch_norm_grad   dgamma = sum g h, dbeta = sum g, out = dx = gamma rstd (g - dbeta / (n plane) - h
+ * dgamma / (n plane)) Sums: the images are cut into `tree` blocks of ceil(n / tree), each in 32 lanes, summed
+ * as a balanced pairwise tree. ---- */
+typedef struct tb_batch_norm_args {
+    int64_t n, c, plane, image;
+    int tree; /* 1, 2, 4 or 8 */
+    double eps;
+    const void *x, *g;        /* g: gradient of the output */
+    const void *gamma, *beta; /* [c] or NULL */
+    const void *mean, *var;   /* [c]: _eval, _grad */
+    void *out;
+    void *mean_out, *var_out; /* [c] */
+    void *dgamma, *dbeta;     /* [c] */
+} tb_batch_norm_args;
+
 /* ---- gemm_u8s8 (dtype TB_I8): exact integers on every ISA, then one epilogue in f32:
  *   acc[i][j] = offset[j] + sum over k of a[i][k] * w[j][k]        u8 x s8 -> s32, K <= 66,311 so that it cannot overflow
  *   to f32:  c = (float)acc * scale[j]
@@ -203,17 +223,17 @@ typedef struct tb_gemm_u8s8_args {
     int64_t c_row;
     bool to_u8;
     int32_t zero, low;
-    struct tb_pool *pool;  /* the kernel splits itself over the pool's threads; NULL: one thread */
+    struct tb_pool *pool; /* the kernel splits itself over the pool's threads; NULL: one thread */
 } tb_gemm_u8s8_args;
 
-/* ---- conv2d_u8s8 (dtype TB_I8): x u8 [n, h, w, c] (strided), weights s8 [o, kh, kw, c / groups], out [n, oh, ow, o].
- * The sum of gemm_u8s8 over k = (kh, kw, c) of a window, and its epilogue; pixels outside x count as x_zero. Kernels
- * take the weights in their own layout (pack, which reads sizes and `weight`). ---- */
+/* ---- conv2d_u8s8 (dtype TB_I8): x u8 [n, h, w, c] (strided), weights s8 [o, kh, kw, c / groups], out [n,
+ * oh, ow, o]. The sum of gemm_u8s8 over k = (kh, kw, c) of a window, and its epilogue; pixels outside x count
+ * as x_zero. Kernels take the weights in their own layout (pack, which reads sizes and `weight`). ---- */
 typedef struct tb_conv_u8s8_args {
     int64_t n, h, w, c, o, kh, kw, oh, ow;
     int64_t stride[2], pad[2], dilation[2], groups; /* as in tb_conv_args */
     const uint8_t *x;
-    int64_t x_stride[4];   /* of image, row, column, channel */
+    int64_t x_stride[4]; /* of image, row, column, channel */
     const int8_t *weight;
     const void *packed_w;
     const int32_t *offset; /* [o] */
@@ -221,12 +241,12 @@ typedef struct tb_conv_u8s8_args {
     void *out;             /* u8 or f32, dense */
     bool to_u8;
     int32_t x_zero, zero, low;
-    void *scratch;         /* .scratch_bytes, 64-byte aligned; depends on all fields but pointers */
-    struct tb_pool *pool;  /* the kernel splits itself over the pool's threads; NULL: one thread */
+    void *scratch;        /* .scratch_bytes, 64-byte aligned; depends on all fields but pointers */
+    struct tb_pool *pool; /* the kernel splits itself over the pool's threads; NULL: one thread */
 } tb_conv_u8s8_args;
 
-/* ---- max_pool2d_u8 (dtype TB_U8): dense u8 images [n, h, w, c] -> [n, oh, ow, c], windows clipped to the image; rows
- * [from, to) of the n * oh rows of the result ---- */
+/* ---- max_pool2d_u8 (dtype TB_U8): dense u8 images [n, h, w, c] -> [n, oh, ow, c], windows clipped to the
+ * image; rows [from, to) of the n * oh rows of the result ---- */
 typedef struct tb_pool_u8_args {
     int64_t h, w, c, oh, ow, kh, kw;
     int64_t stride[2], pad[2];

@@ -1,4 +1,5 @@
-/* Linear, convolution, embedding, normalisation, dropout: makers and forwards. */
+/* Linear, convolution, embedding, normalisations, dropout: makers and forwards. */
+#include "tb_autograd.h"
 #include "tb_nn.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -77,6 +78,41 @@ tb_nn_layer_norm tb_nn_layer_norm_make(tb_params *ps, const char *name, int64_t 
 tb_tensor *tb_nn_layer_norm_forward(const tb_nn_layer_norm *l, tb_tensor *x)
 {
     return tb_layer_norm(x, l->weight, l->bias, l->eps);
+}
+
+/* ---- batch norm ---- */
+static const double batch_norm_eps = 1e-5, batch_norm_momentum = 0.1;
+
+tb_nn_batch_norm tb_nn_batch_norm_make(tb_params *ps, const char *name, int64_t channels)
+{
+    size_t mark = tb_params_enter(ps, name);
+    tb_nn_batch_norm l = {.training = tb_params_training(ps)};
+    l.weight = tb_params_add(ps, "weight", tb_init_constant(1), 1, &channels);
+    l.bias = tb_params_add(ps, "bias", tb_init_constant(0), 1, &channels);
+    l.running_mean = tb_params_add_buffer(ps, "running_mean", 0, 1, &channels);
+    l.running_var = tb_params_add_buffer(ps, "running_var", 1, 1, &channels);
+    tb_params_leave(ps, mark);
+    return l;
+}
+
+/* As PyTorch, the average keeps the unbiased variance. */
+static void track(const tb_nn_batch_norm *l, const tb_tensor *x, tb_tensor *mean, tb_tensor *var)
+{
+    tb_ctx *ctx = tb_ctx_current();
+    bool recorded = tb_grad_mode(ctx, false);
+    double n = (double)(tb_tensor_numel(x) / tb_tensor_dim(x, 1));
+    tb_running_average(l->running_mean, mean, batch_norm_momentum, 1);
+    tb_running_average(l->running_var, var, batch_norm_momentum, n / (n - 1));
+    tb_grad_mode(ctx, recorded);
+}
+
+tb_tensor *tb_nn_batch_norm_forward(const tb_nn_batch_norm *l, tb_tensor *x)
+{
+    if (!*l->training)
+        return tb_batch_norm_eval(x, l->running_mean, l->running_var, l->weight, l->bias, batch_norm_eps);
+    tb_tensor *mean, *var, *y = tb_batch_norm(x, l->weight, l->bias, batch_norm_eps, &mean, &var);
+    if (!tb_is_poison(y)) track(l, x, mean, var);
+    return y;
 }
 
 /* ---- dropout ---- */

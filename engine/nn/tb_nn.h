@@ -41,6 +41,17 @@ typedef struct tb_nn_layer_norm {
 tb_nn_layer_norm tb_nn_layer_norm_make(tb_params *ps, const char *name, int64_t width);
 tb_tensor *tb_nn_layer_norm_forward(const tb_nn_layer_norm *l, tb_tensor *x);
 
+/* torch.nn.BatchNorm2d (and 1d): weight ones, bias zeros, buffers running_mean zeros and running_var ones.
+ * Training normalises by the batch and moves the averages by a tenth of the way; evaluation takes the
+ * averages. A segment that is recomputed runs twice, and moves them twice. */
+typedef struct tb_nn_batch_norm {
+    tb_tensor *weight, *bias, *running_mean, *running_var;
+    const bool *training; /* the set's switch */
+} tb_nn_batch_norm;
+tb_nn_batch_norm tb_nn_batch_norm_make(tb_params *ps, const char *name, int64_t channels);
+tb_tensor *tb_nn_batch_norm_forward(const tb_nn_batch_norm *l,
+                                    tb_tensor *x); /* [N, channels, ..] -> the same */
+
 /* Identity in evaluation. Draws follow the context's stream (tb_ctx_set_stream): global sample by global sample. */
 typedef struct tb_nn_dropout {
     double p;             /* of an element to become 0; the rest is scaled by 1 / (1 - p) */

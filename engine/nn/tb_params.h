@@ -1,8 +1,9 @@
-/* Parameter sets: the named, ordered tensors that a model learns, and how they start.
+/* Parameter sets: the named, ordered tensors that a model learns, how they start, and the buffers beside
+ * them: state that a step changes and no gradient does (running averages).
  *
- * Initial values are a pure function of (seed, name, index): streams are named after the parameter, so neither order,
- * rank nor thread count changes them. Makers keep the first failure of the set (tb_params_status) and then return
- * poison, so a model is written without a check per line. */
+ * Initial values are a pure function of (seed, name, index): streams are named after the parameter, so
+ * neither order, rank nor thread count changes them. Makers keep the first failure of the set
+ * (tb_params_status) and then return poison, so a model is written without a check per line. */
 #pragma once
 #include "tb_tensor.h"
 
@@ -44,7 +45,11 @@ const tb_param *tb_params_at(const tb_params *ps, int index);             /* in 
 const tb_param *tb_params_find(const tb_params *ps, const char *name);    /* NULL with the record filled */
 int64_t tb_params_numel(const tb_params *ps);
 tb_dtype tb_params_dtype(const tb_params *ps);
-/* SHA-256 over names, shapes and bytes, in order: two runs that hold the same weights have the same digits. */
+int tb_params_buffer_count(const tb_params *ps);
+const tb_param *tb_params_buffer_at(const tb_params *ps,
+                                    int index); /* a plain tensor; decays false, uses 1 */
+/* SHA-256 over names, shapes and bytes of parameters, then of buffers, in order: two runs that hold the same
+ * weights have the same digits. */
 TB_MUST_USE tb_status tb_params_hash(const tb_params *ps, char hex[65]);
 
 /* One contiguous arena, tagged grad, in which every parameter's gradient is a 64-byte aligned view (zero between
@@ -58,6 +63,8 @@ void tb_params_clear_grads(tb_params *ps);
 /* ---- for layers and models ---- */
 /* Adds "<prefix><name>". Borrowed: the set keeps it. Poison once the set has failed. */
 tb_tensor *tb_params_add(tb_params *ps, const char *name, tb_init init, int rank, const int64_t *dims);
+/* The same for a buffer, in the dtype of statistics: f32, or f64 where the parameters are. */
+tb_tensor *tb_params_add_buffer(tb_params *ps, const char *name, double value, int rank, const int64_t *dims);
 /* A parameter that an earlier part added, by full name (a tied head). */
 tb_tensor *tb_params_share(tb_params *ps, const char *name);
 /* While omitting, added parameters are only noted (and returned as poison): they belong to parts of the model that

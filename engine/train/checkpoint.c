@@ -31,19 +31,22 @@ static void facts_of(const tb_trainer *t, facts *f)
              s->floor, (long long)s->warmup, (long long)s->steps);
 }
 
-/* Names and tensors of parameters, then of optimizer state. The caller frees both arrays and the state's names. */
+/* Names and tensors of parameters and buffers, then of optimizer state. The caller frees both arrays and the
+ * state's names. */
 static tb_status collect(const tb_params *ps, const tb_optim *o, int *n, tb_safetensors_item **items)
 {
-    int n_params = tb_params_count(ps), n_states = o ? tb_optim_state_count(o) : 0;
-    *items = tb_calloc((size_t)(n_params + n_states) + 1, sizeof **items);
-    *n = *items ? n_params + n_states : 0;
+    int n_params = tb_params_count(ps), n_kept = n_params + tb_params_buffer_count(ps),
+        n_states = o ? tb_optim_state_count(o) : 0;
+    *items = tb_calloc((size_t)(n_kept + n_states) + 1, sizeof **items);
+    *n = *items ? n_kept + n_states : 0;
     for (int i = 0; i < *n; i++) {
         tb_safetensors_item *item = &(*items)[i];
-        if (i < n_params) {
-            *item = (tb_safetensors_item){tb_params_at(ps, i)->name, tb_params_at(ps, i)->tensor};
+        if (i < n_kept) {
+            const tb_param *p = i < n_params ? tb_params_at(ps, i) : tb_params_buffer_at(ps, i - n_params);
+            *item = (tb_safetensors_item){p->name, p->tensor};
         } else {
-            item->tensor = tb_optim_state(o, i - n_params);
-            item->name = tb_asprintf("%s%s", optim_prefix, tb_optim_state_name(o, i - n_params));
+            item->tensor = tb_optim_state(o, i - n_kept);
+            item->name = tb_asprintf("%s%s", optim_prefix, tb_optim_state_name(o, i - n_kept));
             if (!item->name) return TB_ERR_OOM;
         }
     }
@@ -52,7 +55,8 @@ static tb_status collect(const tb_params *ps, const tb_optim *o, int *n, tb_safe
 
 static void free_items(const tb_params *ps, int n, tb_safetensors_item *items)
 {
-    for (int i = tb_params_count(ps); i < n; i++) tb_free((char *)(uintptr_t)items[i].name);
+    for (int i = tb_params_count(ps) + tb_params_buffer_count(ps); i < n; i++)
+        tb_free((char *)(uintptr_t)items[i].name);
     tb_free(items);
 }
 

@@ -37,12 +37,13 @@ int64_t tb_trainer_steps(const tb_trainer *t);
 int64_t tb_trainer_steps_per_epoch(const tb_trainer *t);
 const tb_optim *tb_trainer_optim(const tb_trainer *t);
 
-/* ---- checkpoints: one safetensors file; parameters under their names, optimizer state as "optim/<name>/m" ---- */
+/* ---- checkpoints: one safetensors file; parameters and buffers under their names, optimizer state as
+ * "optim/<name>/m" ---- */
 /* Ranks hold the same state: one of them saves, all load. */
 TB_MUST_USE tb_status tb_trainer_save(const tb_trainer *t, const char *path);
 /* Fails, with both values in the sentence, where model, data, seed, batch or optimizer are not those of the file. */
 TB_MUST_USE tb_status tb_trainer_load(tb_trainer *t, const char *path);
-/* Parameters alone, from a checkpoint or any file that holds their names. */
+/* Parameters and buffers alone, from a checkpoint or any file that holds their names. */
 TB_MUST_USE tb_status tb_model_load(tb_model *m, const char *path);
 TB_MUST_USE tb_status tb_model_save(const tb_model *m, const char *path);
 

@@ -25,6 +25,12 @@ static tb_status prepare(tb_trainer *t)
     tb_params *ps = tb_model_params(c->model);
     int rank = c->comm ? tb_comm_rank(c->comm) : 0, ranks = c->comm ? tb_comm_size(c->comm) : 1;
     TB_TRY(tb_lr_check(&c->schedule));
+    if (ranks > 1 && tb_params_buffer_count(ps) > 0)
+        return TB_FAIL(
+            TB_ERR_UNSUPPORTED,
+            "training on %d ranks: %s keeps running averages, and ranks would each keep their own; "
+            "train it on one",
+            ranks, tb_model_spec(c->model));
     TB_TRY(set_batch_blocks(t->ctx, ranks));
     if (!tb_params_arena(ps)) TB_TRY(tb_params_make_arena(ps, ranks > 1));
     TB_TRY(tb_optim_create(ps, &c->optim, &t->optim));

@@ -52,6 +52,66 @@ static void the_cnn_is_two_convolutions_and_two_layers(void **state)
     tb_model_destroy(m);
 }
 
+static void the_resnet_is_that_of_the_paper(void **state)
+{
+    (void)state;
+    tb_model *m = make("resnet:channels=3,size=32");
+    assert_int_equal(tb_model_blocks(m), 1 + 9 + 2);
+    const tb_block *b = tb_model_block_at(m, 7);
+    assert_string_equal(b->name, "stage3.0");
+    assert_int_equal(b->out.dims[1], 64);
+    assert_int_equal(b->out.dims[2], 8);
+    /* He and others' 0.27 million, and two 1x1 shortcuts with their norms */
+    assert_int_equal(tb_params_numel(tb_model_params(m)), 269722 + 16 * 32 + 64 + 32 * 64 + 128);
+    tb_model_destroy(m);
+    assert_fails(tb_model_create("resnet:depth=18", TB_F32, &m), TB_ERR_CONFIG, "depth 18 is not 6 n + 2");
+    m = make("resnet:depth=8");
+    tb_tensor *y = tb_model_forward(m, tb_zeros(TB_F32, 4, (int64_t[]){2, 1, 28, 28}));
+    assert_string_equal(tb_shape_text(y), "[2, 10]");
+    tb_model_destroy(m);
+}
+
+static void the_dscnn_and_the_vit_fit_their_images(void **state)
+{
+    (void)state;
+    tb_model *m = make("dscnn");
+    assert_int_equal(tb_params_numel(tb_model_params(m)), 9 * 64 + 4 * (9 * 64 + 64 * 64) + 9 * 128 + 650);
+    tb_tensor *x = tb_zeros(TB_F32, 4, (int64_t[]){2, 1, 28, 28});
+    assert_string_equal(tb_shape_text(tb_model_forward(m, x)), "[2, 10]");
+    tb_model_destroy(m);
+    m = make("vit:patch=4");
+    assert_int_equal(tb_model_block_at(m, 1)->in.dims[1], 49);
+    assert_string_equal(tb_shape_text(tb_model_forward(m, x)), "[2, 10]");
+    tb_model_destroy(m);
+    assert_fails(tb_model_create("vit:patch=5", TB_F32, &m), TB_ERR_CONFIG,
+                 "28 pixels are not cut into patches of 5");
+}
+
+/* A norm's averages are buffers: training moves them, evaluation reads them, the optimizer does not see them.
+ */
+static void training_moves_the_averages_that_evaluation_takes(void **state)
+{
+    (void)state;
+    tb_model *m = make("resnet:depth=8,size=8,width=4");
+    tb_params *ps = tb_model_params(m);
+    const tb_param *mean = tb_params_buffer_at(ps, 0);
+    assert_string_equal(mean->name, "stem.norm.running_mean");
+    assert_int_equal(tb_params_buffer_count(ps), 2 * 9);
+    float x[8 * 64], before[4], after[4], first[80], second[80];
+    for (int i = 0; i < 8 * 64; i++) x[i] = (float)(i * 7919 % 97) / 50 + (float)i / 200;
+    tb_tensor *images = tb_tensor_from(TB_F32, 4, (int64_t[]){8, 1, 8, 8}, x);
+    assert_ok(tb_tensor_read(mean->tensor, before, sizeof before));
+    assert_ok(tb_tensor_read(tb_model_forward(m, images), first, sizeof first));
+    tb_model_set_training(m, true);
+    for (int i = 0; i < 3; i++) assert_ok(tb_backward(tb_sum(tb_model_forward(m, images), 0, NULL, false)));
+    tb_model_set_training(m, false);
+    assert_ok(tb_tensor_read(mean->tensor, after, sizeof after));
+    assert_ok(tb_tensor_read(tb_model_forward(m, images), second, sizeof second));
+    assert_true(memcmp(before, after, sizeof before) != 0);
+    assert_true(memcmp(first, second, sizeof first) != 0);
+    tb_model_destroy(m);
+}
+
 static const char small_gpt[] = "gpt:layers=2,width=32,heads=4,context=16";
 
 static tb_tensor *tokens(int64_t batch, int64_t length)
@@ -272,12 +332,20 @@ static void steps_have_the_bits_of_the_whole_row(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(the_mlp_is_784_512_256_10), ctx_test(the_cnn_is_two_convolutions_and_two_layers),
-        ctx_test(the_gpt_ties_its_head), ctx_test(a_part_of_a_model_has_the_values_of_the_whole),
+        ctx_test(the_mlp_is_784_512_256_10),
+        ctx_test(the_cnn_is_two_convolutions_and_two_layers),
+        ctx_test(the_resnet_is_that_of_the_paper),
+        ctx_test(the_dscnn_and_the_vit_fit_their_images),
+        ctx_test(training_moves_the_averages_that_evaluation_takes),
+        ctx_test(the_gpt_ties_its_head),
+        ctx_test(a_part_of_a_model_has_the_values_of_the_whole),
         ctx_test(a_later_byte_changes_no_earlier_prediction),
         ctx_test(a_row_of_gpt_has_the_same_bits_in_any_batch_at_any_thread_count),
-        ctx_test(steps_have_the_bits_of_the_whole_row), ctx_test(every_parameter_of_every_model_learns),
-        ctx_test(dropout_acts_in_training_alone_and_follows_its_stream), ctx_test(wrong_specs_are_told), ctx_test(a_failing_op_names_its_block),
+        ctx_test(steps_have_the_bits_of_the_whole_row),
+        ctx_test(every_parameter_of_every_model_learns),
+        ctx_test(dropout_acts_in_training_alone_and_follows_its_stream),
+        ctx_test(wrong_specs_are_told),
+        ctx_test(a_failing_op_names_its_block),
         ctx_test(out_of_memory_anywhere_leaks_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

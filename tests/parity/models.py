@@ -25,23 +25,60 @@ def cnn(w, x):
     return linear(w, "fc2", torch.relu(linear(w, "fc1", x.flatten(1))))
 
 
-def attention(w, name, x, heads):
+def attention(w, name, x, heads, causal=True):
     b, t, c = x.shape
     parts = linear(w, name + ".qkv", x).split(c, -1)
     q, k, v = (part.reshape(b, t, heads, c // heads).transpose(1, 2) for part in parts)
-    hidden = torch.ones(t, t, dtype=torch.bool).triu(1)
+    hidden = torch.ones(t, t, dtype=torch.bool).triu(1) & causal
     scores = (q @ k.transpose(-1, -2) / (c // heads) ** 0.5).masked_fill(hidden, float("-inf"))
     return linear(w, name + ".proj", (scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, c))
 
 
-def gpt(w, x, heads=4):
-    y = w["embed.token.weight"][x.long()] + w["embed.place.weight"][:x.shape[1]]
-    for i in range(sum(name.endswith(".fc.weight") for name in w)):
+def transformer(w, y, heads, causal):
+    for i in range(sum(name.endswith(".attn.qkv.weight") for name in w)):
         part = f"block.{i}."
-        y = y + attention(w, part + "attn", norm(w, part + "norm1", y), heads)
+        y = y + attention(w, part + "attn", norm(w, part + "norm1", y), heads, causal)
         wide = F.gelu(linear(w, part + "fc", norm(w, part + "norm2", y)), approximate="tanh")
         y = y + linear(w, part + "proj", wide)
+    return y
+
+
+def gpt(w, x, heads=4):
+    y = w["embed.token.weight"][x.long()] + w["embed.place.weight"][:x.shape[1]]
+    y = transformer(w, y, heads, True)
     return F.linear(norm(w, "head.norm", y), w["embed.token.weight"])
+
+
+def conv_norm(w, name, x, stride=1, groups=1):
+    """Normalised by the batch, as in training."""
+    weight = w[name + ".conv.weight"]
+    x = F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, 1, groups)
+    return F.batch_norm(x, None, None, w[name + ".norm.weight"], w[name + ".norm.bias"], True)
+
+
+def resnet(w, x):
+    y = torch.relu(conv_norm(w, "stem", x))
+    for name in [name[:-len(".first.conv.weight")] for name in w if name.endswith(".first.conv.weight")]:
+        stride = 2 if name in ("stage2.0", "stage3.0") else 1
+        inner = torch.relu(conv_norm(w, name + ".first", y, stride))
+        shortcut = conv_norm(w, name + ".shortcut", y, stride) if stride == 2 else y
+        y = torch.relu(conv_norm(w, name + ".second", inner) + shortcut)
+    return linear(w, "fc", y.mean((2, 3)))
+
+
+def dscnn(w, x):
+    y = torch.relu(conv_norm(w, "stem", x, 2))
+    for i in range(sum(name.endswith(".pointwise.conv.weight") for name in w)):
+        y = torch.relu(conv_norm(w, f"block.{i}.depthwise", y, groups=y.shape[1]))
+        y = torch.relu(conv_norm(w, f"block.{i}.pointwise", y))
+    return linear(w, "fc", y.mean((2, 3)))
+
+
+def vit(w, x, heads=2):
+    patch = int(w["embed.patches.weight"].shape[1] ** 0.5)
+    x = F.unfold(x, patch, stride=patch).transpose(1, 2)  # [B, patches, pixels]
+    y = transformer(w, linear(w, "embed.patches", x) + w["embed.place"], heads, False)
+    return linear(w, "head.fc", norm(w, "head.norm", y).mean(1))
 
 
 class Torch:

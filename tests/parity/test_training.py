@@ -62,6 +62,12 @@ CURVES = {
             lambda g, dtype: images(g, 8, [1, 16, 16], dtype), "clipped", 32 * 25),
     "gpt": ("gpt:layers=2,width=32,heads=4,context=16,vocab=64", models.gpt,
             lambda g, dtype: bytes_(g, 4, 16), "adamw", 128),
+    "resnet": ("resnet:depth=8,width=8,size=8", models.resnet,
+               lambda g, dtype: images(g, 8, [1, 8, 8], dtype), "clipped", 32 * 9),
+    "dscnn": ("dscnn:layers=2,width=16,size=12", models.dscnn,
+              lambda g, dtype: images(g, 8, [1, 12, 12], dtype), "clipped", 8 * 36),
+    "vit": ("vit:layers=2,width=32,heads=2,patch=4,size=12", models.vit,
+            lambda g, dtype: images(g, 8, [1, 12, 12], dtype), "adamw", 128),
 }
 
 

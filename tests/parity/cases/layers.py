@@ -205,6 +205,54 @@ def layer_norm_param_grad(r):
     return Case(inputs, back, k=inputs[2].value.numel())
 
 
+def batch(r):
+    """A batch of planes, channels, gamma or none, beta or none."""
+    channels, rest = r.size(4), r.shape(0, 2)
+    images = r.integer(6, 12)  # of fewer values the variance may happen to be small, and 1 / sqrt of it inexact
+    gamma, beta = (r.pick(None, r.floats(channels)) for _ in range(2))
+    return [images, channels, *rest], channels, gamma, beta, images * math.prod(rest)
+
+
+@case("batch_norm")
+def batch_norm(r):
+    shape, _, gamma, beta, terms = batch(r)
+    return Case([r.floats(*shape), gamma, beta],
+                lambda x, gamma, beta: F.batch_norm(x, None, None, gamma, beta, True, 0.1, 1e-2), {"eps": 1e-2},
+                k=terms, grad_terms=1)
+
+
+@case("batch_norm_eval")
+def batch_norm_eval(r):
+    shape, channels, gamma, beta, _ = batch(r)
+    mean, var = stat(r.values([channels], -0.5, 0.5)), stat(r.values([channels], 0.5, 2))
+
+    def run(x, mean, var, gamma, beta):
+        if not x.is_floating_point():
+            raise TypeError("F.batch_norm takes floats; it is written out to be differentiable in the statistics")
+        along = [1, channels] + [1] * (x.dim() - 2)
+        y = (x - mean.reshape(along)) / (var.reshape(along) + 1e-5).sqrt()
+        y = y if gamma is None else y * gamma.reshape(along)
+        return y if beta is None else y + beta.reshape(along)
+
+    def terms(x, mean, var, gamma, beta):
+        return run(x, -mean, var, gamma, beta)
+    return Case([r.floats(*shape), mean, var, gamma, beta], run, {"eps": 1e-5}, terms=terms, grad_terms=1)
+
+
+@case("batch_norm_grad")
+def batch_norm_grad(r):
+    shape, channels, gamma, _, terms = batch(r)
+    mean, var = stat(r.values([channels], -0.5, 0.5)), stat(r.values([channels], 0.5, 2))
+    axes, along = [i for i in range(len(shape)) if i != 1], [1, channels] + [1] * (len(shape) - 2)
+
+    def back(g, x, mean, var, gamma):
+        rstd = (var.reshape(along) + 1e-5).rsqrt()
+        h = (x - mean.reshape(along)) * rstd
+        scale = rstd if gamma is None else rstd * gamma.reshape(along)
+        return (scale * (g - g.mean(axes, True) - h * (g * h).mean(axes, True)), (g * h).sum(axes), g.sum(axes))
+    return Case([r.floats(*shape), r.floats(*shape), mean, var, gamma], back, {"eps": 1e-5}, k=terms)
+
+
 # ---- loss ----
 REDUCTIONS = ["mean", "sum", "none"]
 

@@ -59,6 +59,14 @@ def adamw(r):
                 terms=lambda p, g, m, v: [p + 0.01 * (p + m + g), m + g + p, v + g * g + p * p])
 
 
+@case("running_average")
+def running_average(r):
+    shape, momentum, scale = r.shape(1, 3), r.pick(0.1, 0.5), r.pick(1.0, 1.25)
+    return Case([r.floats(*shape), r.floats(*shape)],
+                lambda a, x: torch.lerp(a, scale * x, momentum), {"momentum": momentum, "scale": scale},
+                terms=lambda a, x: a + scale * x)
+
+
 @case("quantize")
 def quantize(r):
     scale, zero = 0.03125, r.integer(0, 255)  # a power of two: x / scale is exact
