@@ -9,6 +9,7 @@
 #include "tb_quant.h"
 #include "tb_safetensors.h"
 #include "tb_train.h"
+#include "weights.h"
 #include <math.h>
 
 enum { E1, E2, E3, SESSIONS, CALIBRATION_ROWS = 512, SAVED_IMAGES = 64 };
@@ -31,10 +32,23 @@ static tb_status train(tb_arms *s)
     tb_trainer *trainer;
     double loss = 0;
     int64_t steps = s->config.train_steps;
-    tb_trainer_config c = {
-        .model = s->model, .data = s->data, .batch = s->config.train_batch, .seed = s->config.seed, .ahead = 2,
-        .optim = {.kind = TB_OPTIM_SGD, .momentum = 0.9},
-        .schedule = {.kind = TB_LR_COSINE, .rate = s->config.rate, .floor = 0, .warmup = steps / 20, .steps = steps}};
+    tb_optim_config sgd = {.kind = TB_OPTIM_SGD, .momentum = 0.9, .nesterov = true, .decay = s->config.decay},
+                    adamw = {.kind = TB_OPTIM_ADAMW,
+                             .beta1 = 0.9,
+                             .beta2 = 0.999,
+                             .eps = 1e-8,
+                             .decay = s->config.decay};
+    tb_trainer_config c = {.model = s->model,
+                           .data = s->data,
+                           .batch = s->config.train_batch,
+                           .seed = s->config.seed,
+                           .ahead = 2,
+                           .optim = s->config.adamw ? adamw : sgd,
+                           .schedule = {.kind = TB_LR_COSINE,
+                                        .rate = s->config.rate,
+                                        .floor = 0,
+                                        .warmup = steps > 1000 ? 100 : steps / 10,
+                                        .steps = steps}};
     TB_TRY(tb_trainer_create(&c, &trainer));
     tb_status st = TB_OK;
     for (int64_t i = 0; i < steps && st == TB_OK; i++) {
@@ -43,6 +57,28 @@ static tb_status train(tb_arms *s)
     }
     tb_trainer_destroy(trainer);
     s->train_loss = loss;
+    return st;
+}
+
+/* From the file where there is one; a training that has a file's name writes it and reads it back. */
+static tb_status learn(tb_arms *s)
+{
+    const tb_arms_config *c = &s->config;
+    char training[256];
+    bool found = false;
+    if (!c->weights) return train(s);
+    snprintf(training, sizeof training, "%s: %lld steps of %lld, %s, rate %g, decay %g, seed %llu", c->data,
+             (long long)c->train_steps, (long long)c->train_batch, c->adamw ? "adamw" : "sgd", c->rate,
+             c->decay, (unsigned long long)c->seed);
+    char *path = tb_weights_path(c->weights);
+    if (!path) return tb_error_code();
+    tb_status st = tb_weights_load(s->model, path, training, &found, &s->train_loss);
+    if (st == TB_OK && !found) {
+        st = train(s);
+        if (st == TB_OK) st = tb_weights_save(s->model, path, training, s->train_loss);
+        if (st == TB_OK) st = tb_weights_load(s->model, path, training, &found, &s->train_loss);
+    }
+    tb_free(path);
     return st;
 }
 
@@ -126,6 +162,29 @@ static tb_status compare_arms(tb_arms *s, double *most)
     return TB_OK;
 }
 
+/* Accuracies, and the interval of their paired difference (the normal one of McNemar's counts). */
+static tb_status compare_accuracy(tb_arms *s, tb_arms_facts *out)
+{
+    const tb_data_part *test = tb_dataset_part(s->data, TB_SPLIT_TEST);
+    uint8_t *f32 = tb_calloc((size_t)test->rows, 1), *int8 = tb_calloc((size_t)test->rows, 1);
+    tb_status st = f32 && int8 ? TB_OK : TB_ERR_OOM;
+    if (st == TB_OK)
+        st = tb_deploy_accuracy(s->session[E2], s->data, TB_ARMS_CHECK_BATCH, f32, &out->accuracy_f32);
+    if (st == TB_OK)
+        st = tb_deploy_accuracy(s->session[E3], s->data, TB_ARMS_CHECK_BATCH, int8, &out->accuracy_int8);
+    double lost = 0, won = 0, n = (double)test->rows;
+    for (int64_t i = 0; st == TB_OK && i < test->rows; i++) {
+        bool a = f32[i] == test->labels[i], b = int8[i] == test->labels[i];
+        lost += a && !b;
+        won += b && !a;
+    }
+    double drop = (lost - won) / n, half = 1.96 * sqrt(lost + won - n * drop * drop) / n;
+    out->drop_low = drop - half;
+    out->drop_high = drop + half;
+    tb_free(f32);
+    tb_free(int8);
+    return st;
+}
 
 static tb_status fill(tb_arms *s)
 {
@@ -133,7 +192,7 @@ static tb_status fill(tb_arms *s)
     if (tb_dataset_kind(s->data) != TB_DATA_IMAGES)
         return TB_FAIL(TB_ERR_CONFIG, "'%s' holds no images", s->config.data);
     TB_TRY(tb_model_create(s->config.model, TB_F32, &s->model));
-    TB_TRY(train(s));
+    TB_TRY(learn(s));
     tb_model_set_training(s->model, false);
     s->classes = tb_dataset_classes(s->data);
     s->pixels = tb_dataset_height(s->data) * tb_dataset_width(s->data);
@@ -177,8 +236,7 @@ tb_status tb_arms_check(tb_arms *s, tb_arms_facts *out)
                            .train_loss = s->train_loss,
                            .int8_mac_share = s->quant.macs > 0 ? s->quant.int8_macs / s->quant.macs : 0};
     TB_TRY(compare_arms(s, &out->difference));
-    TB_TRY(tb_deploy_accuracy(s->session[E2], s->data, TB_ARMS_CHECK_BATCH, NULL, &out->accuracy_f32));
-    TB_TRY(tb_deploy_accuracy(s->session[E3], s->data, TB_ARMS_CHECK_BATCH, NULL, &out->accuracy_int8));
+    TB_TRY(compare_accuracy(s, out));
     TB_TRY(tb_session_plan_stats(s->session[E2], &s->config.batch, &plan));
     out->plan_bytes = (double)plan.planned_bytes;
     out->plan_bound_bytes = (double)plan.bound_bytes;
@@ -235,7 +293,7 @@ tb_status tb_arms_save(tb_arms *s, const char *path)
 {
     const uint8_t *images = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
     const tb_params *ps = tb_model_params(s->model);
-    int n = tb_params_count(ps);
+    int n_params = tb_params_count(ps), n = n_params + tb_params_buffer_count(ps);
     tb_safetensors_item *items = tb_calloc((size_t)n + 2, sizeof *items);
     char scale[32], shift[32];
     if (!items) return TB_ERR_OOM;
@@ -243,7 +301,10 @@ tb_status tb_arms_save(tb_arms *s, const char *path)
     snprintf(shift, sizeof shift, "%.9g", tb_dataset_mean(s->data) / tb_dataset_std(s->data));
     tb_scope *scope = tb_scope_open();
     tb_status st = eager(s, SAVED_IMAGES, images, s->logits);
-    for (int i = 0; i < n; i++) items[i] = (tb_safetensors_item){tb_params_at(ps, i)->name, tb_params_at(ps, i)->tensor};
+    for (int i = 0; i < n; i++) {
+        const tb_param *p = i < n_params ? tb_params_at(ps, i) : tb_params_buffer_at(ps, i - n_params);
+        items[i] = (tb_safetensors_item){p->name, p->tensor};
+    }
     items[n] = (tb_safetensors_item){"images", tb_tensor_from(TB_U8, 2, (int64_t[]){SAVED_IMAGES, s->pixels}, images)};
     items[n + 1] = (tb_safetensors_item){
         "logits", tb_tensor_from(TB_F32, 2, (int64_t[]){SAVED_IMAGES, s->classes}, s->logits)};

@@ -16,7 +16,10 @@ typedef struct tb_arms_config {
     const char *model, *data; /* specification of the model; name of an image data set */
     int64_t batch;            /* rows of a call */
     int64_t train_steps, train_batch;
-    double rate;              /* highest of the training (cosine, momentum 0.9) */
+    double rate;         /* highest of the training: 100 steps (or a tenth of them) up, then a cosine to 0 */
+    double decay;        /* of weights */
+    bool adamw;          /* false: SGD with momentum 0.9 and look-ahead */
+    const char *weights; /* file that points share (weights.h); NULL: train here */
     uint64_t seed;
     void (*progress)(void *arg, int64_t step, int64_t steps); /* of the training */
     void *arg;
@@ -26,6 +29,7 @@ typedef struct tb_arms_facts {
     const char *model_spec, *test_sha256;
     double train_loss;
     double accuracy_f32, accuracy_int8; /* on all test images */
+    double drop_low, drop_high;         /* 95 % interval of their difference, paired: by image */
     double difference;                  /* largest between e0 and e1 or e2, over the test images; 0: the same bits */
     double int8_mac_share;              /* of the multiply-adds of linear and convolution layers */
     double plan_bytes, plan_bound_bytes, plan_naive_bytes; /* of e2 at `batch` */
@@ -52,6 +56,7 @@ int64_t tb_arms_classes(const tb_arms *a);
 TB_MUST_USE tb_status tb_arms_answers(tb_arms *a, int arm, int64_t n, float *logits);
 
 /* ---- for peers ---- */
-/* One safetensors file: the weights, the first test images ("images", [n, pixels] u8), what e0 answers for them
+/* One safetensors file: the weights and buffers, the first test images ("images", [n, pixels] u8), what e0
+ * answers for them
  * ("logits", [n, classes] f32), and the notes "model", "scale", "shift": x = pixel * scale - shift. */
 TB_MUST_USE tb_status tb_arms_save(tb_arms *a, const char *path);

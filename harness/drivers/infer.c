@@ -1,10 +1,10 @@
-/* infer: one trained model run four ways (arms.h), interleaved in every iteration. The weights are trained in setup, from
- * the launch's seed. Before anything is timed the outputs are compared on the whole test set: e0, e1 and e2 must have the
- * same bits, e3 is judged by its accuracy.
+/* infer: one trained model run four ways (arms.h), interleaved in every iteration. The weights are trained in
+ * setup, or by an earlier point that left them in the file `weights`. Before anything is timed the outputs
+ * are compared on the whole test set: e0, e1 and e2 must have the same bits, e3 is judged by its accuracy.
  *
- * `peer: torch` adds PyTorch's eager run of the same weights on the same images as one more column of every iteration. A
- * speed-up over a slow baseline is worth nothing: where e0 is slower than the peer the launch is invalid. A peer that
- * cannot be had leaves its column empty, and says so. */
+ * `peer: torch` adds PyTorch's eager run of the same weights on the same images as one more column of every
+ * iteration. A speed-up over a slow baseline is worth nothing: where e0 is slower than the peer the launch is
+ * invalid. A peer that cannot be had leaves its column empty, and says so. */
 #include "arms.h"
 #include "peer.h"
 #include "tb_alloc.h"
@@ -23,7 +23,13 @@ static const tb_key keys[] = {
     {"batch", TB_KEY_INT, "rows", 1, 4096, NULL, "32", "of every call"},
     {"train_steps", TB_KEY_INT, "", 1, 1e7, NULL, "3000", "before the measurement"},
     {"train_batch", TB_KEY_INT, "rows", 1, 4096, NULL, "64", ""},
-    {"rate", TB_KEY_NUM, "", 0, 10, NULL, "0.05", "highest learning rate of the training (cosine, momentum 0.9)"},
+    {"rate", TB_KEY_NUM, "", 0, 10, NULL, "0.05", "highest learning rate of the training (cosine)"},
+    {"decay", TB_KEY_NUM, "", 0, 10, NULL, "0", "weight decay of the training"},
+    {"optimizer", TB_KEY_CHOICE, "", 0, 0, "sgd|adamw", "sgd", "sgd: momentum 0.9, look-ahead"},
+    {"train_seed", TB_KEY_INT, "", 0, 1e9, NULL, "1", "of the first weights and the order of images"},
+    {"weights", TB_KEY_STR, "", 0, 0, NULL, "",
+     "file, from the folder of experiments/ up, that the first point trains and the others read; empty: "
+     "train at every launch"},
     {"peer", TB_KEY_CHOICE, "", 0, 0, "none|torch", "none", "another engine that runs the same model beside"},
 };
 
@@ -78,14 +84,29 @@ static tb_status setup(const tb_run *run, void **out)
 {
     infer_state *s = *out = tb_calloc(1, sizeof *s);
     if (!s) return TB_ERR_OOM;
-    tb_ctx_config c = {.threads = run->threads, .seed = run->seed, .device = run->device, .cores = run->cores, .n_cores = run->n_cores};
+    uint64_t seed = (uint64_t)tb_param_int(run, "train_seed");
+    const char *weights = tb_param_str(run, "weights");
+    tb_ctx_config c = {.threads = run->threads,
+                       .seed = seed,
+                       .device = run->device,
+                       .cores = run->cores,
+                       .n_cores = run->n_cores};
     if (run->ranks != 1) return TB_FAIL(TB_ERR_CONFIG, "infer: inference runs on one rank; set launch.ranks to 1");
     TB_TRY(tb_ctx_create(&c, &s->ctx));
     tb_ctx_enter(s->ctx);
-    tb_arms_config config = {.ctx = s->ctx, .model = tb_param_str(run, "model"), .data = tb_param_str(run, "data"),
-                             .batch = tb_param_int(run, "batch"), .train_steps = tb_param_int(run, "train_steps"),
-                             .train_batch = tb_param_int(run, "train_batch"), .rate = tb_param_num(run, "rate"),
-                             .seed = run->seed, .progress = show_training, .arg = (void *)(uintptr_t)run};
+    tb_arms_config config = {.ctx = s->ctx,
+                             .model = tb_param_str(run, "model"),
+                             .data = tb_param_str(run, "data"),
+                             .batch = tb_param_int(run, "batch"),
+                             .train_steps = tb_param_int(run, "train_steps"),
+                             .train_batch = tb_param_int(run, "train_batch"),
+                             .rate = tb_param_num(run, "rate"),
+                             .decay = tb_param_num(run, "decay"),
+                             .adamw = strcmp(tb_param_str(run, "optimizer"), "adamw") == 0,
+                             .weights = weights[0] ? weights : NULL,
+                             .seed = seed,
+                             .progress = show_training,
+                             .arg = (void *)(uintptr_t)run};
     TB_TRY(tb_arms_create(&config, &s->arms));
     for (int arm = 1; arm < TB_ARMS; arm++) {
         static const char *const names[TB_ARMS] = {NULL, "graph_e1", "graph_e2", "graph_e3"};
@@ -107,6 +128,8 @@ static tb_status check(const tb_run *run, void *state)
     tb_emit_value(run, "train_loss", "nats", f.train_loss);
     tb_emit_value(run, "accuracy_f32", "", f.accuracy_f32);
     tb_emit_value(run, "accuracy_int8", "", f.accuracy_int8);
+    tb_emit_value(run, "int8_drop_low", "", f.drop_low);
+    tb_emit_value(run, "int8_drop_high", "", f.drop_high);
     tb_emit_value(run, "int8_mac_share", "", f.int8_mac_share);
     tb_emit_value(run, "plan_bytes", "B", f.plan_bytes);
     tb_emit_value(run, "plan_bound_bytes", "B", f.plan_bound_bytes);

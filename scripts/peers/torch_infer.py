@@ -2,11 +2,10 @@
 """PyTorch's eager inference as a peer of `tb run fused_int8`.
 
 torch_infer.py FILE ROWS THREADS reads weights, images (u8 [n, pixels]) and logits (f32 [n, classes]) from one
-safetensors file whose notes "scale" and "shift" say how pixels become numbers, rebuilds the model from the weights'
-names and shapes (a 4-d weight: convolution, ReLU, 2x2 pooling; a 2-d one: linear, ReLU but for the last), and ends with
-status 1 where its own logits differ by more than 1e-4 of the largest. Then it prints "ready VERSION,SETTINGS"
-(torch_tuned.py), and for every line it reads one with the milliseconds of a call on ROWS images; an untimed call before
-it warms caches, which favours it."""
+safetensors file whose notes "scale" and "shift" say how pixels become numbers, and rebuilds the model that its note
+"model" names (one that is not here is an error). Where its own logits differ by more than 1e-4 of the largest it ends
+with status 1. Then it prints "ready VERSION,SETTINGS" (torch_tuned.py), and for every line it reads one with the
+milliseconds of a call on ROWS images; an untimed call before it warms caches, which favours it."""
 import json
 import sys
 import time
@@ -36,24 +35,93 @@ def read(path):
     return tensors, notes
 
 
+class Weights:
+    def __init__(self, tensors):
+        self.of = tensors
+
+    def linear(self, name, x):
+        return F.linear(x, self.of[name + ".weight"], self.of[name + ".bias"])
+
+    def conv_norm(self, name, x, stride=1, groups=1):
+        w = self.of[name + ".conv.weight"]
+        x = F.conv2d(x, w, None, stride, w.shape[-1] // 2, 1, groups)
+        mean, var, gamma, beta = (self.of[f"{name}.norm.{part}"]
+                                  for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, mean, var, gamma, beta)
+
+    def norm(self, name, x):
+        return F.layer_norm(x, x.shape[-1:], self.of[name + ".weight"], self.of[name + ".bias"])
+
+    def count(self, suffix):
+        return sum(name.endswith(suffix) for name in self.of)
+
+
+def mlp(w, x, options):
+    x, layers = x.flatten(1), w.count(".weight")
+    for i in range(1, layers + 1):
+        x = w.linear(f"fc{i}", x)
+        x = F.relu(x) if i < layers else x
+    return x
+
+
+def cnn(w, x, options):
+    for name in ("conv1", "conv2"):
+        x = F.max_pool2d(F.relu(F.conv2d(x, w.of[name + ".weight"], w.of[name + ".bias"])), 2)
+    return w.linear("fc2", F.relu(w.linear("fc1", x.flatten(1))))
+
+
+def resnet(w, x, options):
+    x = F.relu(w.conv_norm("stem", x))
+    for stage in (1, 2, 3):
+        for i in range(int(options["depth"]) // 6):
+            name, stride = f"stage{stage}.{i}", 2 if stage > 1 and i == 0 else 1
+            y = w.conv_norm(name + ".second", F.relu(w.conv_norm(name + ".first", x, stride)))
+            x = F.relu(y + (w.conv_norm(name + ".shortcut", x, stride) if stride == 2 else x))
+    return w.linear("fc", x.mean((2, 3)))
+
+
+def dscnn(w, x, options):
+    x = F.relu(w.conv_norm("stem", x, 2))
+    for i in range(int(options["layers"])):
+        x = F.relu(w.conv_norm(f"block.{i}.depthwise", x, groups=x.shape[1]))
+        x = F.relu(w.conv_norm(f"block.{i}.pointwise", x))
+    return w.linear("fc", x.mean((2, 3)))
+
+
+def vit(w, x, options):
+    patch, heads = int(options["patch"]), int(options["heads"])
+    rows = x.shape[-1] // patch
+    x = x.reshape(-1, rows, patch, rows, patch).permute(0, 1, 3, 2, 4).reshape(-1, rows * rows, patch * patch)
+    x = w.linear("embed.patches", x) + w.of["embed.place"]
+    b, t, c = x.shape
+    for i in range(int(options["layers"])):
+        name = f"block.{i}."
+        q, k, v = (part.reshape(b, t, heads, c // heads).transpose(1, 2)
+                   for part in w.linear(name + "attn.qkv", w.norm(name + "norm1", x)).split(c, -1))
+        y = ((q @ k.transpose(-1, -2)) * (c // heads) ** -0.5).softmax(-1) @ v
+        x = x + w.linear(name + "attn.proj", y.transpose(1, 2).reshape(b, t, c))
+        wide = F.gelu(w.linear(name + "fc", w.norm(name + "norm2", x)), approximate="tanh")
+        x = x + w.linear(name + "proj", wide)
+    return w.linear("head.fc", w.norm("head.norm", x).mean(1))
+
+
+MODELS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "dscnn": dscnn, "vit": vit}
+
+
 class Model:
     def __init__(self, tensors, notes):
-        names = [name[:-len(".weight")] for name in tensors if name.endswith(".weight")]
-        self.layers = [(tensors[n + ".weight"], tensors[n + ".bias"]) for n in names]
+        kind, _, options = notes["model"].partition(":")
+        self.options = dict(option.split("=") for option in options.split(",") if option)
+        if kind not in MODELS or self.options.get("act", "relu") != "relu":
+            sys.exit(f"torch_infer: no model '{notes['model']}' here; there are {', '.join(MODELS)}")
+        self.forward = MODELS[kind]
+        self.weights = Weights({name: t for name, t in tensors.items() if name not in ("images", "logits")})
         self.scale, self.shift = float(notes["scale"]), float(notes["shift"])
         self.side = int(tensors["images"].shape[1] ** 0.5)
 
     def __call__(self, images):
         x = images.float() * self.scale - self.shift
-        if self.layers[0][0].dim() == 4:
-            x = x.view(-1, 1, self.side, self.side)
-        for i, (weight, bias) in enumerate(self.layers):
-            if weight.dim() == 4:
-                x = F.max_pool2d(F.relu(F.conv2d(x, weight, bias)), 2)
-            else:
-                x = F.linear(x.flatten(1), weight, bias)
-                x = F.relu(x) if i + 1 < len(self.layers) else x
-        return x
+        return self.forward(self.weights, x.view(-1, 1, self.side, self.side), self.options)
 
 
 def main():
