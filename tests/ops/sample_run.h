@@ -158,11 +158,11 @@ static tb_tensor *make_input(const tb_op *op, const tb_sample_case *s, int i, co
     return tb_is_poison(t) ? t : laid_out(t, in, v->layout);
 }
 
-/* An index or a mask is not data, whatever the dtype under test. */
+/* An index, a mask or a saved statistic is not data, whatever the dtype under test. */
 static bool is_same_kind(const tb_sample_in *a, const tb_sample_in *b, const variant *v)
 {
-    bool same = !a->absent && !b->absent && a->has_dtype == b->has_dtype && a->rank == b->rank &&
-                input_dtype(a, v) == input_dtype(b, v);
+    bool same = !a->absent && !b->absent && a->has_dtype == b->has_dtype && !a->is_stat && !b->is_stat &&
+                a->rank == b->rank && input_dtype(a, v) == input_dtype(b, v);
     for (int i = 0; same && i < a->rank; i++) same = a->dims[i] == b->dims[i];
     return same;
 }
