@@ -1,12 +1,14 @@
-/* Trained weights that points of an experiment share: the first of them trains and writes the file, the others read it.
- * Floats are kept in f16, so that a file stays small enough for a repository; who trained reads them back, so that all
- * points run the same weights. Running averages stay f32. */
+/* Trained weights that points of an experiment share: the first of them trains and writes the file, the
+ * others read it. Floats are kept in f16, so that a file stays small enough for a repository; who trained
+ * reads them back, so that all points run the same weights. Running averages stay f32. */
 #pragma once
 #include "tb_model.h"
 
-/* `training`: what the weights depend on besides the model, as text. *found is false where there is no file. A file of
- * another model or training is an error that tells both. *loss: of the last training step. */
-TB_MUST_USE tb_status tb_weights_load(tb_model *m, const char *path, const char *training, bool *found, double *loss);
+/* `training`: what the weights depend on besides the model, as text. *found is false where there is no file.
+ * A file of another model or training is an error that tells both. *loss: of the last training step. */
+TB_MUST_USE tb_status tb_weights_load(tb_model *m, const char *path, const char *training, bool *found,
+                                      double *loss);
 TB_MUST_USE tb_status tb_weights_save(const tb_model *m, const char *path, const char *training, double loss);
-/* A path of the experiments' folder tree: a relative one starts at its root. The caller frees it with tb_free. */
+/* A path of the experiments' folder tree: a relative one starts at its root. The caller frees it with
+ * tb_free. */
 char *tb_weights_path(const char *path);

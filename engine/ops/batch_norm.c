@@ -402,7 +402,8 @@ static void cost(const tb_op_call *c, tb_cost *out)
                               (double)tb_dtype_size((tb_dtype)x->dtype)};
 }
 
-/* Small means: tolerances are relative to what is summed, which |x| - |mean| says only where one of them is small. */
+/* Small means: tolerances are relative to what is summed, which |x| - |mean| says only where one of them is
+ * small. */
 #define MEAN .is_stat = true, .lo = -0.01, .hi = 0.01
 #define VAR  .is_stat = true, .lo = 0.5, .hi = 2
 
