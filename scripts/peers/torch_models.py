@@ -12,7 +12,7 @@ class Block(torch.nn.Module):
         self.norm1, self.norm2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
         self.qkv, self.out = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
         self.up, self.down = torch.nn.Linear(width, 4 * width), torch.nn.Linear(4 * width, width)
-        self.register_buffer("hidden", torch.triu(torch.ones(context, context, dtype=torch.bool), 1))
+        self.hidden = torch.triu(torch.ones(context, context, dtype=torch.bool), 1)  # gloo sends no buffer of booleans
 
     def forward(self, x):
         b, t, c = x.shape
