@@ -33,7 +33,7 @@ def draw(points, spec):
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set_xlim(0, far * 1.14)
-    ax.set_xlabel(f"{metric.replace('_', ' ')} per rank against the point before in the chain")
+    ax.set_xlabel(f"{metric.replace('_', ' ')} per rank, against the point before")
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(bars), borderaxespad=0.2)
     return fig, describe.title(points, spec, f"{bars[0]} = " + " x ".join(names)), describe.caption(
         points, describe.launches(points), describe.levels([f.whole.level for f in found]), "dashed: linear")

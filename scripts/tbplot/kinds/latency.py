@@ -32,7 +32,8 @@ def draw(points, spec):
     of, metric = curves(points, spec)
     x_key = spec.get("x", "params.rate")
     groups = describe.grouped(points, spec["series"]) if spec.get("series") else {"": points}
-    fig, ax = style.figure(height=4.6)
+    many = len(groups) * len(of) > 6
+    fig, ax = style.figure(width=9.4 if many else 6.8, height=4.8)
     found, shown = [], 0
     for i, (label, group) in enumerate(groups.items()):
         group = sorted((p for p in group if len(of[0][1](p))), key=lambda p: p.get(x_key))
@@ -67,7 +68,7 @@ def draw(points, spec):
         style.plain_log(ax.xaxis)
     ax.set_xlabel(f"offered {describe.name_of(x_key)} (requests/s)")
     ax.set_ylabel("latency (ms)" if isinstance(spec.get("metric"), list) else describe.axis_label(points, metric))
-    ax.legend(fontsize=7 if shown * len(of) > 6 else None)
+    ax.legend(**({"fontsize": 7, "loc": "upper left", "bbox_to_anchor": (1.01, 1.02)} if many else {}))
     return fig, describe.title(points, spec, "latency under load"), describe.caption(
         points, "latency counts from the intended send time", describe.launches(points),
         describe.levels(found).replace("bars", "bands"))
