@@ -1,6 +1,6 @@
 """How much faster or smaller than a base: `metric`, `base` (map of keys to values), `series` (keys that stay equal),
 `label` (keys that name a bar). A ratio above 1 is an improvement: inverted where the metric's direction is lower. Without
-a base: one or several metrics (`metric`: a list) that are ratios already, a bar for each and point. `marks`: values of a
+a base: one or several metrics (`metric`: a list) that are ratios already, a bar for each and point, colours by metric. `marks`: values of a
 point that a tick in its bar shows, such as what its ratio was to reach."""
 import math
 import textwrap
@@ -12,18 +12,18 @@ from ..results import ResultError
 def against_base(points, spec):
     metric, found = compare.ratios(points, spec)
     bars = [(compare.named(c, spec), c.point, c.point.summary[metric]["scope"], c.ratio, c.lo, c.hi, c.level) for c in found]
-    return metric.replace("_", " "), bars
+    return metric.replace("_", " "), bars, []
 
 
 def already_ratios(points, spec):
     metrics = spec["metric"] if isinstance(spec["metric"], list) else [spec["metric"]]
     bars = []
     for point in points:
-        for row in (point.summary[m] for m in metrics if m in point.summary):
-            what = [row["metric"].replace("_", " ")] if len(metrics) > 1 else []
-            name = ", ".join([describe.series_of(point, spec.get("label")), *what])
-            bars.append((name, point, row["scope"], row["value"], row["lo"], row["hi"], row["level"]))
-    return ", ".join(m.replace("_", " ") for m in metrics), bars
+        rows = [point.summary[m] for m in metrics if m in point.summary]
+        for k, row in enumerate(rows):
+            name = describe.series_of(point, spec.get("label")) if k == len(rows) // 2 else ""
+            bars.append((name, point, row["scope"], row["value"], row["lo"], row["hi"], row["level"], row["metric"]))
+    return ", ".join(m.replace("_", " ") for m in metrics), bars, metrics if len(metrics) > 1 else []
 
 
 def draw_marks(ax, i, point, names):
@@ -37,12 +37,15 @@ def draw_marks(ax, i, point, names):
 
 def draw(points, spec):
     base_keys = spec.get("base") or {}
-    what, bars = against_base(points, spec) if base_keys or not spec.get("metric") else already_ratios(points, spec)
+    what, bars, colored = against_base(points, spec) if base_keys or not spec.get("metric") else already_ratios(points, spec)
     if not bars:
         raise ResultError(f"plot 'ratio': no result of '{what}'" + (f" matches the base {base_keys}" if base_keys else ""))
-    fig, ax = style.figure(height=max(2.2, 1.4 + 0.42 * len(bars)))
-    for i, (_, point, scope, ratio, lo, hi, level) in enumerate(bars):
-        ax.barh(i, ratio, 0.6, color=style.color(0), hatch=style.HATCH[scope], edgecolor="white", linewidth=0.6)
+    fig, ax = style.figure(height=max(2.2, 1.4 + (0.2 if colored else 0.42) * len(bars)))
+    for i, (_, point, scope, ratio, lo, hi, level, *metric) in enumerate(bars):
+        name = metric[0].replace("_", " ") if colored else None
+        ax.barh(i, ratio, 0.9 if colored else 0.6, color=style.color(colored.index(metric[0]) if colored else 0),
+                hatch=style.HATCH[scope], edgecolor="white", linewidth=0.6,
+                label=name if name not in ax.get_legend_handles_labels()[1] else None)
         end = ratio
         if level > 0 and not math.isnan(lo):
             ax.errorbar(ratio, i, xerr=[[max(0, ratio - lo)], [max(0, hi - ratio)]], color=style.INK, linewidth=1)
@@ -51,19 +54,20 @@ def draw(points, spec):
         end = max([end, *[point.value(m, 0) for m in spec.get("marks", [])]])
         style.note(ax, f"{ratio:.3g}x" + (f"  [{lo:.3g}, {hi:.3g}]" if level > 0 else ""), (end, i), (5, 0))
     ax.axvline(1, color=style.INK, linewidth=1, linestyle="--")
-    ax.set_yticks(range(len(bars)), [b[0] for b in bars])
-    ax.invert_yaxis()
+    named = [i for i, b in enumerate(bars) if b[0]]
+    ax.set_yticks(named, [bars[i][0] for i in named])
+    ax.set_ylim(len(bars), -1)
     ax.grid(axis="y", visible=False)
     far = max(max(b[3], 0 if math.isnan(b[5]) else b[5], *[b[1].value(m, 0) for m in spec.get("marks", [])]) for b in bars)
     ax.set_xlim(0, max(1.1, far * 1.45))
     if far > 20 * min(b[3] for b in bars):
-        ax.set_xlim(0.5 * min(b[3] for b in bars), far * 6)
+        ax.set_xlim(0.5 * min(b[3] for b in bars), far * 12)
         style.plain_log(ax.xaxis)
     against = ", ".join(f"{describe.name_of(k)} {v}" for k, v in base_keys.items())
     ax.set_xlabel(textwrap.fill(f"{what}: improvement over {against}" if against else what, 60))
     handles, labels = style.legend_scopes(ax, [b[2] for b in bars])
     if labels:
-        ax.legend(handles, labels, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
+        ax.legend(handles, labels, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=len(labels))
     return fig, describe.title(points, spec, f"{what} against {against}" if against else what), describe.caption(
         points, "ratio of launches, " + describe.launches(points), describe.levels([b[6] for b in bars]),
         "dashed: no change")
