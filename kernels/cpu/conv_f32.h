@@ -24,8 +24,7 @@ typedef struct conv_problem {
     int64_t m, k, passes, kc, block_n, chunks; /* chunks of outputs an image is cut into */
     bool rows_inside, is_scattered;
     int64_t columns;                    /* of the gemm: outputs of an image, or with rows rounded up to vectors */
-    int32_t *row_at;                    /* scattered: offsets of the k rows in the frame */
-    int64_t weight_floats, shared_floats, image_floats, b_floats, slot_floats;
+    int64_t shared_floats, image_floats, b_floats, slot_floats;
 } conv_problem;
 
 enum { WASTE_PERCENT = 34 }; /* lanes beyond the ends of rows that cost less than packing: 12 or 24 of 16 or 32 do */
@@ -47,8 +46,7 @@ static void conv_blocks(conv_problem *p)
     p->block_n = div_up(panels, p->chunks) * NR;
     p->chunks = max_i64(div_up(p->columns, p->block_n), 1);
     p->rows_inside = p->m <= (p->is_scattered ? DIRECT_M : CONV_ROWS_INSIDE);
-    p->weight_floats = p->swap_weight ? round_up(p->a->groups * p->m * p->k, 16) : 0;
-    p->shared_floats = p->weight_floats + (p->is_scattered ? round_up(p->k, 16) : 0);
+    p->shared_floats = p->swap_weight ? round_up(p->a->groups * p->m * p->k, 16) : 0;
     p->image_floats = frame_floats(&p->f, p->f.channels);
     p->b_floats = p->is_scattered ? 0 : (p->rows_inside ? 4 * NR : p->block_n) * p->kc;
     p->slot_floats = block_slot_floats(p->m, p->block_n, p->passes, 1);
@@ -100,7 +98,7 @@ static void conv_pass(gemm_block *w)
     conv_work *c = w->problem;
     w->k0 = min_i64(w->pass * c->p->kc, w->k);
     w->k1 = min_i64(w->k0 + c->p->kc, w->k);
-    if (!c->p->is_scattered) find_taps(&c->p->f, w->k0, w->k1, c->taps);
+    find_taps(&c->p->f, w->k0, w->k1, c->taps);
 }
 
 static void conv_a(const gemm_block *w, tile_job *t, int64_t tile, bool first_use)
@@ -117,7 +115,7 @@ static void conv_b_scattered(const gemm_block *w, tile_job *t, int64_t panel, in
     const frame *f = &c->p->f;
     int64_t row = round_up(f->out_w, VL), last = c->p->columns - VL;
     t->b = c->origin;
-    t->b_row_at = c->p->row_at + w->k0;
+    t->b_row_at = c->taps;
     for (int v = 0; v < count * NV; v++) {
         int64_t at = min_i64(w->j0 + panel * NR + v * VL, last); /* vectors behind the image's end: any */
         t->b_vector_at[v] = (int32_t)(at / row * f->step_h * f->row + at % row);
@@ -222,9 +220,6 @@ static void conv_run(conv_problem *p)
 {
     int64_t images = p->a->n * p->a->groups;
     if (images == 0 || p->m == 0 || p->f.out_h * p->f.out_w == 0) return;
-    p->row_at = (int32_t *)p->a->scratch + p->weight_floats;
-    for (int64_t k = 0, taps = p->f.kh * p->f.kw; k < p->k && p->is_scattered; k++)
-        p->row_at[k] = (int32_t)(k / taps * p->f.plane + frame_tap(&p->f, k % taps / p->f.kw, k % p->f.kw));
     if (p->swap_weight) tb_pool_run(p->a->pool, p->a->groups * p->m, conv_swap_weight, p);
     tb_pool_run(p->a->pool, images * p->chunks, conv_run_chunks, p);
 }

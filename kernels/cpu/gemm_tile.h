@@ -22,7 +22,7 @@ typedef struct tile_job {
     const float *b; /* vector v of row k0 at b[v / NV * b_panel + v % NV * VL]; k advances by b_k */
     int64_t b_k, b_panel;
     /* Scattered operand (scattered_tiles): vector v of row k at b[b_row_at[k - k0] + b_vector_at[v]]. */
-    const int32_t *b_row_at;
+    const int64_t *b_row_at;
     int32_t b_vector_at[4 * NV];
     int64_t k0, k1, k_total; /* this pass of K */
     int64_t block;           /* length of a tree block; the last ones may be short or empty */
@@ -69,7 +69,7 @@ VEC void tile_rows(const int rows, const int panels, const bool scattered, const
     vf acc[MR][4 * NV];
     int64_t segment = t->k0 / t->block, k = t->k0;
     const float *a = t->a, *b = t->b;
-    const int32_t *b_row_at = t->b_row_at;
+    const int64_t *b_row_at = t->b_row_at;
     if (segment >= t->tree) segment = t->tree - 1;
     bool resume = k > segment * t->block;
 

@@ -40,6 +40,23 @@ static inline void leave_scratch(void)
     assert_int_equal(system(command), 0);
 }
 
+static inline int scratch_setup(void **state)
+{
+    (void)state;
+    enter_scratch();
+    return 0;
+}
+
+static inline int scratch_teardown(void **state)
+{
+    (void)state;
+    leave_scratch();
+    return 0;
+}
+
+/* A test in a scratch folder of its own. */
+#define IN_SCRATCH(test) cmocka_unit_test_setup_teardown(test, scratch_setup, scratch_teardown)
+
 static inline void write_file(const char *path, const char *text)
 {
     FILE *file = fopen(path, "w");

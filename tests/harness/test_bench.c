@@ -5,20 +5,6 @@
 #include "tb_tensor.h"
 #include <math.h>
 
-static int setup(void **state)
-{
-    (void)state;
-    enter_scratch();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    leave_scratch();
-    return 0;
-}
-
 /* ---- the program ---- */
 static void a_row_has_exactly_the_promised_keys(void **state)
 {
@@ -279,17 +265,17 @@ static void equal_sides_have_the_ratio_1(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_row_has_exactly_the_promised_keys, setup, teardown),
-        cmocka_unit_test_setup_teardown(each_shape_has_a_row_in_each_dtype, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_kernel_follows_the_instruction_set, setup, teardown),
-        cmocka_unit_test_setup_teardown(every_kind_measures_its_ops, setup, teardown),
-        cmocka_unit_test_setup_teardown(ranks_are_threads_of_allreduce, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_steady_step_requests_no_memory, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_kernel_of_an_op_is_the_one_that_ran, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_bad_command_line_is_one_sentence_and_2, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_peer_answers_for_so_many_iterations, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_peer_that_ends_is_named, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_library_that_is_not_there_is_named, setup, teardown),
+        IN_SCRATCH(a_row_has_exactly_the_promised_keys),
+        IN_SCRATCH(each_shape_has_a_row_in_each_dtype),
+        IN_SCRATCH(the_kernel_follows_the_instruction_set),
+        IN_SCRATCH(every_kind_measures_its_ops),
+        IN_SCRATCH(ranks_are_threads_of_allreduce),
+        IN_SCRATCH(a_steady_step_requests_no_memory),
+        IN_SCRATCH(the_kernel_of_an_op_is_the_one_that_ran),
+        IN_SCRATCH(a_bad_command_line_is_one_sentence_and_2),
+        IN_SCRATCH(a_peer_answers_for_so_many_iterations),
+        IN_SCRATCH(a_peer_that_ends_is_named),
+        IN_SCRATCH(a_library_that_is_not_there_is_named),
         cmocka_unit_test(a_wrong_answer_gives_no_number),
         cmocka_unit_test(a_wrong_peer_is_void),
         cmocka_unit_test(a_peer_below_what_it_is_known_for_is_void),

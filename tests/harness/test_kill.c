@@ -116,25 +116,11 @@ static void a_killed_run_can_be_resumed(void **state)
     expect(&run, 0, "1 of 1 points ok");
 }
 
-static int setup(void **state)
-{
-    (void)state;
-    enter_scratch();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    leave_scratch();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(no_complete_record_is_lost, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_killed_run_can_be_resumed, setup, teardown),
+        IN_SCRATCH(no_complete_record_is_lost),
+        IN_SCRATCH(a_killed_run_can_be_resumed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

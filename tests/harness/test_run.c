@@ -259,22 +259,6 @@ static void direct_mode_runs_what_fits_in_one_launch(void **state)
     assert_int_equal(count_files("out", ".h5"), 2);
 }
 
-static int setup(void **state)
-{
-    (void)state;
-    enter_scratch();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    leave_scratch();
-    return 0;
-}
-
-#define IN_SCRATCH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {

@@ -48,23 +48,9 @@ static void a_steady_step_of_each_model_requests_no_memory(void **state)
 #endif
 }
 
-static int setup(void **state)
-{
-    (void)state;
-    enter_scratch();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    leave_scratch();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_steady_step_of_each_model_requests_no_memory, setup, teardown)};
+        IN_SCRATCH(a_steady_step_of_each_model_requests_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -260,22 +260,6 @@ static void rounds_hold_every_point_once_in_seeded_order(void **state)
     tb_experiment_free(e);
 }
 
-static int setup(void **state)
-{
-    (void)state;
-    enter_scratch();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    leave_scratch();
-    return 0;
-}
-
-#define IN_SCRATCH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {

@@ -2,20 +2,6 @@
 #include "harness/tb_program.h"
 #include "tb_op.h"
 
-static int setup(void **state)
-{
-    (void)state;
-    enter_scratch();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    leave_scratch();
-    return 0;
-}
-
 /* The rest of the line after the op's name, NULL when there is no such line. */
 static const char *row_of(const char *table, const char *name)
 {
@@ -70,9 +56,9 @@ static void json_names_implementations_and_nothing_for_what_is_not_defined(void 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(every_op_has_a_row_without_an_empty_cell, setup, teardown),
-        cmocka_unit_test_setup_teardown(one_op_is_shown_with_its_kernels_and_attributes, setup, teardown),
-        cmocka_unit_test_setup_teardown(json_names_implementations_and_nothing_for_what_is_not_defined, setup, teardown),
+        IN_SCRATCH(every_op_has_a_row_without_an_empty_cell),
+        IN_SCRATCH(one_op_is_shown_with_its_kernels_and_attributes),
+        IN_SCRATCH(json_names_implementations_and_nothing_for_what_is_not_defined),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
