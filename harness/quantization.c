@@ -13,7 +13,7 @@ enum { VALIDATION_ROWS = 2000, VALIDATION_WINDOWS = 32, SENSITIVITY_ROWS = 128, 
 /* Rows of input with the answers that are right: images with classes, or windows of text with the next tokens. */
 typedef struct rows {
     const uint8_t *bytes, *labels;
-    int64_t n, row_bytes, stride, answers; /* answers of a row */
+    int64_t n, row_bytes, answers; /* answers of a row */
 } rows;
 
 typedef struct work {
@@ -59,9 +59,8 @@ static void runner_close(runner *r)
     tb_exec_free(r->exec);
 }
 
-static tb_status run_rows(const work *w, const runner *r, const rows *in, int64_t first, int64_t n, float *logits)
+static tb_status run_rows(const runner *r, const rows *in, int64_t first, int64_t n, float *logits)
 {
-    (void)w;
     return tb_session_run(r->session, &n, (const void *[]){in->bytes + first * in->row_bytes}, (void *[]){logits});
 }
 
@@ -73,7 +72,7 @@ static tb_status evaluate(work *w, const runner *r, const rows *in, bool *right)
     tb_status st = logits ? TB_OK : TB_ERR_OOM;
     for (int64_t at = 0; at < in->n && st == TB_OK; at += batch) {
         int64_t n = in->n - at < batch ? in->n - at : batch;
-        st = run_rows(w, r, in, at, n, logits);
+        st = run_rows(r, in, at, n, logits);
         for (int64_t i = 0; i < n * in->answers && st == TB_OK; i++) {
             const float *row = logits + i * w->classes;
             int64_t best = 0;
@@ -97,14 +96,14 @@ static tb_status calibrate(work *w)
 {
     rows in = rows_of(w, TB_SPLIT_TRAIN, false, w->c->calibration_rows, w->c->calibration_rows);
     tb_graph *g;
-    runner r;
+    runner r = {0};
     float *logits = tb_calloc((size_t)(w->c->batch * in.answers * w->classes), sizeof *logits);
     if (!logits) return TB_ERR_OOM;
     tb_status st = simplified(w, &g);
     if (st == TB_OK) st = runner_open(w, g, &r);
     if (st == TB_OK) tb_ranges_observe(&w->ranges, r.session);
     for (int64_t at = 0; at < in.n && st == TB_OK; at += w->c->batch)
-        st = run_rows(w, &r, &in, at, in.n - at < w->c->batch ? in.n - at : w->c->batch, logits);
+        st = run_rows(&r, &in, at, in.n - at < w->c->batch ? in.n - at : w->c->batch, logits);
     if (st == TB_OK) st = w->ranges.status;
     runner_close(&r);
     tb_free(logits);
@@ -162,7 +161,7 @@ static tb_status logits_of(work *w, tb_graph *g, const rows *in, float *logits)
 {
     runner r;
     tb_status st = runner_open(w, g, &r);
-    if (st == TB_OK) st = run_rows(w, &r, in, 0, in->n, logits);
+    if (st == TB_OK) st = run_rows(&r, in, 0, in->n, logits);
     runner_close(&r);
     return st;
 }
@@ -297,7 +296,7 @@ static tb_status measure_inputs(work *w)
     if (st == TB_OK) st = runner_open(w, g, &r);
     if (st == TB_OK) {
         tb_quant_measure_observe(&m, r.session);
-        st = run_rows(w, &r, &in, 0, in.n, logits);
+        st = run_rows(&r, &in, 0, in.n, logits);
     }
     for (int i = 0; i < w->q->n_layers && st == TB_OK; i++) {
         tb_quantized_layer *l = &w->q->layer[i];
@@ -345,7 +344,7 @@ static tb_status time_layers(work *w, bool is_int8)
     for (int run = 0; run <= TIMED_RUNS && st == TB_OK; run++) { /* the first is a warm-up */
         timing t = {.q = w->q, .g = g};
         tb_session_observe(r.session, time_node, &t);
-        st = run_rows(w, &r, &in, 0, n, logits);
+        st = run_rows(&r, &in, 0, n, logits);
         for (int i = 0; i < w->q->n_layers && run > 0; i++) {
             double *best = is_int8 ? &w->q->layer[i].int8_us : &w->q->layer[i].f32_us;
             if (run == 1 || t.us[i] < *best) *best = t.us[i];

@@ -33,11 +33,10 @@ static tb_graph *capture(tb_tensor **p)
     return g;
 }
 
-static void run(tb_graph *g, tb_ctx *ctx, const float *x, float *y, tb_ranges *ranges)
+static void run(tb_graph *g, tb_ctx *ctx, int64_t n, const void *x, float *y, tb_ranges *ranges)
 {
     tb_exec *e;
     tb_session *s;
-    int64_t n = ROWS;
     assert_ok(tb_exec_create(g, &e));
     assert_ok(tb_session_create(e, ctx, &s));
     if (ranges) {
@@ -70,7 +69,7 @@ static void integers_stay_close_and_agree_between_isas(void **state)
     tb_ranges ranges;
     tb_quant_report report;
     for (int i = 0; i < ROWS * IN; i++) x[i] = (float)tb_random_normal(1, 1, (uint64_t)i);
-    run(capture(p), *state, x, exact, &ranges);
+    run(capture(p), *state, ROWS, x, exact, &ranges);
     for (int isa = TB_ISA_SCALAR; isa <= (int)tb_isa_detect(); isa++) {
         tb_ctx *ctx;
         tb_graph *g = capture(p);
@@ -85,7 +84,7 @@ static void integers_stay_close_and_agree_between_isas(void **state)
         tb_text_free(&text);
         assert_ok(tb_ctx_create(&(tb_ctx_config){0}, &ctx));
         tb_ctx_limit_kernels(ctx, (tb_isa)isa, false);
-        run(g, ctx, x, y, NULL);
+        run(g, ctx, ROWS, x, y, NULL);
         tb_ctx_destroy(ctx);
         if (isa == TB_ISA_SCALAR) memcpy(first, y, sizeof y);
         assert_memory_equal(first, y, sizeof y);
@@ -118,22 +117,6 @@ static tb_graph *capture_images(tb_tensor **p)
     return g;
 }
 
-static void run_images(tb_graph *g, tb_ctx *ctx, const uint8_t *x, float *y, tb_ranges *ranges)
-{
-    tb_exec *e;
-    tb_session *s;
-    int64_t n = IMAGES;
-    assert_ok(tb_exec_create(g, &e));
-    assert_ok(tb_session_create(e, ctx, &s));
-    if (ranges) {
-        assert_ok(tb_ranges_create(g, TB_OBSERVE_MINMAX, ranges));
-        tb_ranges_observe(ranges, s);
-    }
-    assert_ok(tb_session_run(s, &n, (const void *[]){x}, (void *[]){y}));
-    tb_session_free(s);
-    tb_exec_free(e);
-}
-
 static void a_convolutional_network_stays_in_integers(void **state)
 {
     tb_tensor *p[4] = {random_tensor("w1", 4, (int64_t[]){20, 2, 3, 3}, 0.2), random_tensor("b1", 1, (int64_t[]){20}, 0.5),
@@ -146,7 +129,7 @@ static void a_convolutional_network_stays_in_integers(void **state)
     tb_ranges ranges;
     tb_quant_report report;
     for (int i = 0; i < IMAGES * PIXELS; i++) x[i] = (uint8_t)tb_random_below(1, 2, (uint64_t)i, 256);
-    run_images(capture_images(p), *state, x, exact, &ranges);
+    run(capture_images(p), *state, IMAGES, x, exact, &ranges);
     for (int isa = TB_ISA_SCALAR; isa <= (int)tb_isa_detect(); isa++) {
         tb_ctx *ctx;
         tb_graph *g = capture_images(p);
@@ -161,7 +144,7 @@ static void a_convolutional_network_stays_in_integers(void **state)
         tb_text_free(&text);
         assert_ok(tb_ctx_create(&(tb_ctx_config){0}, &ctx));
         tb_ctx_limit_kernels(ctx, (tb_isa)isa, false);
-        run_images(g, ctx, x, y, NULL);
+        run(g, ctx, IMAGES, x, y, NULL);
         tb_ctx_destroy(ctx);
         if (isa == TB_ISA_SCALAR) memcpy(first, y, sizeof y);
         assert_memory_equal(first, y, sizeof y);
