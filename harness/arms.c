@@ -70,13 +70,14 @@ static tb_status learn(tb_arms *s)
     snprintf(training, sizeof training, "%s: %lld steps of %lld, %s, rate %g, decay %g, seed %llu", c->data,
              (long long)c->train_steps, (long long)c->train_batch, c->adamw ? "adamw" : "sgd", c->rate,
              c->decay, (unsigned long long)c->seed);
+    tb_weights_origin origin = {training, tb_dataset_part(s->data, TB_SPLIT_TRAIN)->sha256};
     char *path = tb_weights_path(c->weights);
     if (!path) return tb_error_code();
-    tb_status st = tb_weights_load(s->model, path, training, &found, &s->train_loss);
+    tb_status st = tb_weights_load(s->model, path, &origin, &found, &s->train_loss);
     if (st == TB_OK && !found) {
         st = train(s);
-        if (st == TB_OK) st = tb_weights_save(s->model, path, training, s->train_loss);
-        if (st == TB_OK) st = tb_weights_load(s->model, path, training, &found, &s->train_loss);
+        if (st == TB_OK) st = tb_weights_save(s->model, path, &origin, s->train_loss);
+        if (st == TB_OK) st = tb_weights_load(s->model, path, &origin, &found, &s->train_loss);
     }
     tb_free(path);
     return st;

@@ -65,6 +65,10 @@ tb_status tbi_check_validate(const tb_experiment *e, const tb_conf *node)
         return tb_conf_fail(node, TB_ERR_CONFIG,
                             "checks: '%s' is none of: NAME [first N] equal | within TOL [absolute] over KEY",
                             text);
+    const char *near = NULL;
+    if (!tb_driver_emits(e->driver, c.name, &near))
+        return tb_conf_fail(node, TB_ERR_CONFIG, "checks: driver '%s' emits no '%s'%s%s", e->driver->name, c.name,
+                            near ? "; nearest: " : "", near ? near : "");
     return tbi_experiment_key(e, node, c.key) ? TB_OK : TB_ERR_CONFIG;
 }
 

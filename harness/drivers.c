@@ -1,5 +1,6 @@
 /* The generated table of drivers, and what drivers read. */
 #include "tb_driver.h"
+#include "tb_text.h"
 #include <assert.h>
 #include <string.h>
 
@@ -29,6 +30,36 @@ const tb_metric *tb_driver_metric_at(const tb_driver *driver, int index)
 {
     int timed = driver->run_once != NULL;
     return index < timed ? &loop_metric : &driver->metrics[index - timed];
+}
+
+/* What the harness adds to every launch. */
+static const char *const by_harness[] = {"launch_s", "setup_s", "not_steady", "iters_per_sample", "noise.before.*",
+                                         "noise.after.*", "log", "hwloc_xml", NULL};
+
+static bool is_one_of(const char *const *names, const char *name, const char **candidates, int *n, int most)
+{
+    for (int i = 0; names && names[i]; i++) {
+        size_t stem = strcspn(names[i], "*");
+        if (names[i][stem] ? strncmp(names[i], name, stem) == 0 : strcmp(names[i], name) == 0) return true;
+        if (*n < most) candidates[(*n)++] = names[i];
+    }
+    return false;
+}
+
+bool tb_driver_emits(const tb_driver *driver, const char *name, const char **near)
+{
+    enum { MOST = 128 };
+    const char *candidates[MOST];
+    int n = 0;
+    for (int i = 0; i < tb_driver_metric_count(driver) && n < MOST; i++) {
+        const char *metric = tb_driver_metric_at(driver, i)->name;
+        if (strcmp(metric, name) == 0) return true;
+        candidates[n++] = metric;
+    }
+    if (is_one_of(driver->emits, name, candidates, &n, MOST) || is_one_of(by_harness, name, candidates, &n, MOST))
+        return true;
+    *near = tb_nearest(name, candidates, n);
+    return false;
 }
 
 static const tb_conf *param(const tb_run *run, const char *key)

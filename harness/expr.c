@@ -30,6 +30,12 @@ static bool take(reader *r, const char *sign)
     return true;
 }
 
+static tb_status fail_unknown(const reader *r, const char *what, const char *word, const char *near)
+{
+    return TB_FAIL(TB_ERR_CONFIG, "'%s': unknown %s '%s'%s%s%s", r->text, what, word,
+                   near[0] ? "; nearest: '" : "", near, near[0] ? "'" : "");
+}
+
 static tb_status read_quoted(reader *r, char quote, tb_expr_value *out)
 {
     const char *end = strchr(r->at + 1, quote);
@@ -61,11 +67,10 @@ static tb_status read_word(reader *r, tb_expr_value *out)
     memcpy(word, r->at, n);
     *out = (tb_expr_value){.type = TB_EXPR_BOOL, .flag = strcmp(word, "true") == 0};
     if (strcmp(word, "true") != 0 && strcmp(word, "false") != 0 && !r->lookup(r->arg, word, out, near)) {
-        if (near[0])
-            return TB_FAIL(TB_ERR_CONFIG, "'%s': unknown key '%s'; nearest: '%s'", r->text, word, near);
-        if (strchr(word, '.')) return TB_FAIL(TB_ERR_CONFIG, "'%s': unknown key '%s'", r->text, word);
-        out->type = TB_EXPR_TEXT;
+        if (strchr(word, '.')) return fail_unknown(r, "key", word, near);
+        *out = (tb_expr_value){.type = TB_EXPR_TEXT, .is_unknown = true};
         memcpy(out->text, word, sizeof word);
+        snprintf(out->near, sizeof out->near, "%.63s", near);
     }
     r->at += n;
     return TB_OK;
@@ -95,6 +100,12 @@ static tb_status read_primary(reader *r, tb_expr_value *out)
 
 static bool equal(const tb_expr_value *a, const tb_expr_value *b)
 {
+    if (a->type == TB_EXPR_TEXT && b->type == TB_EXPR_NUM) return equal(b, a);
+    if (a->type == TB_EXPR_NUM && b->type == TB_EXPR_TEXT) {
+        char *end;
+        double number = strtod(b->text, &end);
+        return end != b->text && !*end && number == a->number;
+    }
     if (a->type != b->type) return false;
     if (a->type == TB_EXPR_NUM) return a->number == b->number;
     return a->type == TB_EXPR_BOOL ? a->flag == b->flag : strcmp(a->text, b->text) == 0;
@@ -114,6 +125,17 @@ static bool holds(int comparison, const tb_expr_value *a, const tb_expr_value *b
     }
 }
 
+/* An unknown word stands for itself beside text alone; elsewhere nothing could ever equal it. */
+static tb_status check_words(const reader *r, const tb_expr_value *a, const tb_expr_value *b)
+{
+    const tb_expr_value *word = a->is_unknown ? a : b, *other = a->is_unknown ? b : a;
+    bool is_text = other->type == TB_EXPR_TEXT && !other->is_unknown;
+    if (!word->is_unknown || is_text || other->type == TB_EXPR_ANY) return TB_OK;
+    return fail_unknown(r, "name", word->text, word->near);
+}
+
+static bool is_number(const tb_expr_value *v) { return v->type == TB_EXPR_NUM || v->type == TB_EXPR_ANY; }
+
 static tb_status read_comparison(reader *r, tb_expr_value *out)
 {
     TB_TRY(read_primary(r, out));
@@ -121,7 +143,8 @@ static tb_status read_comparison(reader *r, tb_expr_value *out)
         if (!take(r, comparisons[i])) continue;
         tb_expr_value right;
         TB_TRY(read_primary(r, &right));
-        if (i >= 2 && (out->type != TB_EXPR_NUM || right.type != TB_EXPR_NUM))
+        TB_TRY(check_words(r, out, &right));
+        if (i >= 2 && !(is_number(out) && is_number(&right)))
             return fail(r, "< <= > >= compare two numbers");
         *out = (tb_expr_value){.type = TB_EXPR_BOOL, .flag = holds(i, out, &right)};
         return TB_OK;

@@ -3,18 +3,22 @@
  *   params.model == gpt && (launch.ranks <= 2 || !params.overlap)
  *
  * Values are numbers, true and false, and text (quoted or a bare word without a dot). A word that the lookup
- * knows is its value; a dotted word that it does not know is an error, never text. Unequal types compare as
- * unequal; < <= > >= want two numbers. || binds weakest, then &&, then comparisons, then !. */
+ * knows is its value; one that it does not know is text, and an error where it has a dot or is compared with
+ * anything but text that is known: it is misspelt. Text that is a number equals that number; other unequal
+ * types compare as unequal; < <= > >= want two numbers. || binds weakest, then &&, then comparisons, then !. */
 #pragma once
 #include "tb_status.h"
 #include <stdbool.h>
 
-typedef enum tb_expr_type { TB_EXPR_BOOL, TB_EXPR_NUM, TB_EXPR_TEXT } tb_expr_type;
+/* TB_EXPR_ANY: what only a run will tell; any comparison with it is well formed. */
+typedef enum tb_expr_type { TB_EXPR_BOOL, TB_EXPR_NUM, TB_EXPR_TEXT, TB_EXPR_ANY } tb_expr_type;
 typedef struct tb_expr_value {
     tb_expr_type type;
     bool flag;
     double number;
     char text[256];
+    bool is_unknown; /* text: a bare word that the lookup does not know */
+    char near[64];   /* and the known one that is near to it, or "" */
 } tb_expr_value;
 
 /* Fills `out` and returns true when it knows `name`. When not, it may copy a known name that is near to

@@ -319,6 +319,34 @@ static tb_status is_wanted(const tb_experiment *e, const tb_plan_point *p, const
     return TB_OK;
 }
 
+/* A name in `valid`: a key of the point, or what the driver may emit, of which only the run knows the value. */
+typedef struct promised {
+    const tb_driver *driver;
+    const tb_conf *config;
+} promised;
+
+static bool look_up(const void *arg, const char *name, tb_expr_value *out, char *near)
+{
+    const promised *p = arg;
+    const char *emitted = NULL;
+    *out = (tb_expr_value){.type = TB_EXPR_ANY};
+    if (tb_driver_emits(p->driver, name, &emitted) || tb_conf_lookup(p->config, name, out, near)) return true;
+    if (!near[0] && emitted) snprintf(near, 256, "%s", emitted);
+    return false;
+}
+
+/* A misspelt condition is told now, not after hours. */
+static tb_status check_conditions(const tb_experiment *e, const tb_plan_point *p)
+{
+    const tb_conf *valid = tb_conf_find(p->config, "valid");
+    promised known = {e->driver, p->config};
+    bool ignored;
+    for (int i = 0; i < valid->n_items; i++)
+        if (tb_expr_test(valid->items[i]->text, look_up, &known, &ignored) != TB_OK)
+            return tb_conf_fail(valid->items[i], TB_ERR_CONFIG, "valid: %s", tb_error_message());
+    return TB_OK;
+}
+
 /* A value that stands twice in a list would be measured twice into the same files. */
 static tb_status refuse_twin(const tb_experiment *e, const tb_plan_point *p)
 {
@@ -348,6 +376,7 @@ tb_status tbi_experiment_expand(tb_experiment *e, const char *where)
         tb_plan_point *p = &e->points[e->n_points];
         bool wanted = false;
         tb_status st = build_point(e, dims, n_dims, i, p);
+        if (st == TB_OK) st = check_conditions(e, p);
         if (st == TB_OK) st = is_wanted(e, p, where, &wanted);
         if (st == TB_OK && wanted) st = name_point(e, p, &topo);
         if (st == TB_OK && wanted) st = refuse_twin(e, p);

@@ -40,6 +40,9 @@ typedef struct tb_driver {
     int n_keys;
     const tb_metric *metrics; /* all that it may emit samples of; an experiment may refine them by name */
     int n_metrics;
+    /* What else it may emit that conditions and checks can name: values, checks, texts; NULL at the end.
+     * "batch.*" stands for all names that begin so. */
+    const char *const *emits;
     tb_status (*setup)(const tb_run *run, void **state);
     tb_status (*check)(const tb_run *run, void *state);    /* or NULL; after a failed check nothing is timed */
     tb_status (*run_once)(const tb_run *run, void *state); /* one iteration; either this or run */
@@ -59,6 +62,9 @@ const tb_driver *tb_driver_find(const char *name); /* NULL when there is none */
 /* `iter_ms` where the harness's loop times run_once, then the driver's table. */
 int tb_driver_metric_count(const tb_driver *driver);
 const tb_metric *tb_driver_metric_at(const tb_driver *driver, int index);
+/* Whether a launch of the driver may have a metric, value, check or text of the name. Where not, *near is one
+ * that it may have, or NULL. */
+bool tb_driver_emits(const tb_driver *driver, const char *name, const char **near);
 
 /* Parameters. The table of keys has checked and completed them, so a read cannot fail; a name that is not in
  * the table is the driver's bug and fails an assertion. Strings live as long as the run. */

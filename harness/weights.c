@@ -52,7 +52,7 @@ static tb_status load_one(const tb_safetensors *f, const tb_param *p)
     return st;
 }
 
-tb_status tb_weights_load(tb_model *m, const char *path, const char *training, bool *found, double *loss)
+tb_status tb_weights_load(tb_model *m, const char *path, const tb_weights_origin *origin, bool *found, double *loss)
 {
     const tb_params *ps = tb_model_params(m);
     tb_safetensors *f = NULL;
@@ -60,7 +60,8 @@ tb_status tb_weights_load(tb_model *m, const char *path, const char *training, b
     if (!*found) return TB_OK;
     TB_TRY(tb_safetensors_open(path, &f));
     tb_status st = check_note(f, path, "model", tb_model_spec(m));
-    if (st == TB_OK) st = check_note(f, path, "training", training);
+    if (st == TB_OK) st = check_note(f, path, "training", origin->training);
+    if (st == TB_OK) st = check_note(f, path, "data", origin->data);
     const char *text = st == TB_OK ? tb_safetensors_note(f, "loss") : NULL;
     *loss = text ? strtod(text, NULL) : 0;
     for (int i = 0; st == TB_OK && i < tb_params_count(ps); i++) st = load_one(f, tb_params_at(ps, i));
@@ -70,7 +71,7 @@ tb_status tb_weights_load(tb_model *m, const char *path, const char *training, b
     return st;
 }
 
-tb_status tb_weights_save(const tb_model *m, const char *path, const char *training, double loss)
+tb_status tb_weights_save(const tb_model *m, const char *path, const tb_weights_origin *origin, double loss)
 {
     const tb_params *ps = tb_model_params(m);
     tb_ctx *ctx = tb_ctx_current();
@@ -85,9 +86,10 @@ tb_status tb_weights_save(const tb_model *m, const char *path, const char *train
         const tb_param *p = i < n_params ? tb_params_at(ps, i) : tb_params_buffer_at(ps, i - n_params);
         items[i] = (tb_safetensors_item){p->name, i < n_params ? tb_cast(p->tensor, TB_F16) : p->tensor};
     }
-    tb_safetensors_pair notes[] = {{"model", tb_model_spec(m)}, {"training", training}, {"loss", text}};
+    tb_safetensors_pair notes[] = {{"model", tb_model_spec(m)}, {"training", origin->training},
+                                   {"data", origin->data}, {"loss", text}};
     tb_status st = tb_ctx_take_error(ctx);
-    if (st == TB_OK) st = tb_safetensors_save(path, n, items, 3, notes);
+    if (st == TB_OK) st = tb_safetensors_save(path, n, items, sizeof notes / sizeof *notes, notes);
     tb_scope_close(scope);
     tb_grad_mode(ctx, recorded);
     tb_free(items);

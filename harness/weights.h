@@ -4,11 +4,18 @@
 #pragma once
 #include "tb_model.h"
 
-/* `training`: what the weights depend on besides the model, as text. *found is false where there is no file.
- * A file of another model or training is an error that tells both. *loss: of the last training step. */
-TB_MUST_USE tb_status tb_weights_load(tb_model *m, const char *path, const char *training, bool *found,
+/* What weights depend on besides the model; written into their file and compared with it. */
+typedef struct tb_weights_origin {
+    const char *training; /* how they were trained, as text */
+    const char *data;     /* SHA-256 of the training rows */
+} tb_weights_origin;
+
+/* *found is false where there is no file. A file of another model, training or data is an error that tells both.
+ * *loss: of the last training step. */
+TB_MUST_USE tb_status tb_weights_load(tb_model *m, const char *path, const tb_weights_origin *origin, bool *found,
                                       double *loss);
-TB_MUST_USE tb_status tb_weights_save(const tb_model *m, const char *path, const char *training, double loss);
+TB_MUST_USE tb_status tb_weights_save(const tb_model *m, const char *path, const tb_weights_origin *origin,
+                                      double loss);
 /* A path of the experiments' folder tree: a relative one starts at its root. The caller frees it with
  * tb_free. */
 char *tb_weights_path(const char *path);

@@ -344,7 +344,13 @@ static void teardown(void *arg)
     tb_free(s);
 }
 
+/* Beside the metrics. */
+static const char *const emits[] = {"weights.differ", "weights.unmoved", "weights_hash", "link.alpha_us",
+                                    "link.beta_ns_per_byte", "alpha_beta_ms", "params", "buckets",
+                                    "gradient_bytes", NULL};
+
 TB_DRIVER(ddp, .version = 1, .doc = "steps of data-parallel training: speed kept by more ranks, and the same weights",
           .keys = keys, .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,
-          .n_metrics = sizeof metrics / sizeof metrics[0], .setup = setup, .check = check, .run_once = run_once,
+          .n_metrics = sizeof metrics / sizeof metrics[0], .emits = emits,
+          .setup = setup, .check = check, .run_once = run_once,
           .finish = finish, .teardown = teardown);

@@ -201,6 +201,14 @@ static void teardown(void *state)
     tb_free(s);
 }
 
+/* Beside the metrics. */
+static const char *const emits[] = {"graph_e1", "graph_e2", "graph_e3", "train_loss", "accuracy_f32",
+                                    "accuracy_int8", "int8_drop_low", "int8_drop_high", "int8_mac_share",
+                                    "plan_bytes", "plan_bound_bytes", "plan_naive_bytes",
+                                    "parity.graph_difference", "parity.int8_accuracy_drop",
+                                    "baseline.slower_than_peer", NULL};
+
 TB_DRIVER(infer, .version = 1, .doc = "Inference four ways, interleaved: eager, graph, fused, INT8", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],
-          .setup = setup, .check = check, .run_once = run_once, .finish = finish, .teardown = teardown);
+          .emits = emits, .setup = setup, .check = check, .run_once = run_once, .finish = finish,
+          .teardown = teardown);

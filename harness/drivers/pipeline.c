@@ -416,7 +416,15 @@ static void teardown(void *arg)
     tb_free(s);
 }
 
+/* Beside the metrics. */
+static const char *const emits[] = {"static_bytes", "held_bytes", "held_bytes.*", "predicted_held_bytes",
+                                    "act_bytes", "act_bytes.difference", "formula_act_bytes",
+                                    "transient_peak_bytes", "graph_bytes", "saved_against_gpipe",
+                                    "static_to_gpipe_act", "weights.differ", "weights.stood_still",
+                                    "weights_hash", "schedule", NULL};
+
 TB_DRIVER(pipeline, .version = 1, .doc = "training cut into stages: memory, time and weights of a pipeline schedule",
           .keys = keys, .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,
-          .n_metrics = sizeof metrics / sizeof metrics[0], .setup = setup, .check = check, .run = run_steps,
+          .n_metrics = sizeof metrics / sizeof metrics[0], .emits = emits,
+          .setup = setup, .check = check, .run = run_steps,
           .finish = finish, .teardown = teardown);

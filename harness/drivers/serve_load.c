@@ -262,8 +262,17 @@ static void teardown(void *state)
     tb_free(s);
 }
 
+/* Beside the metrics. */
+static const char *const emits[] = {"accuracy_f32", "accuracy_int8", "parity.graph_difference",
+                                    "parity.int8_accuracy_drop", "corrected_ms.*", "uncorrected_ms.*",
+                                    "batch.*", "batch_sizes", "stage_us.*", "answers_verified",
+                                    "late_iterations", "actions", "answers.wrong", "requests.failed",
+                                    "generator.limited", "bad_requests", "storm.unexpected", "void_reason",
+                                    "search", NULL};
+
 TB_DRIVER(serve_load, .version = 2,
           .doc = "A model served over HTTP under load, every answer verified; peers", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,
-          .n_metrics = sizeof metrics / sizeof metrics[0], .setup = setup, .check = check, .run = run_all,
+          .n_metrics = sizeof metrics / sizeof metrics[0], .emits = emits,
+          .setup = setup, .check = check, .run = run_all,
           .finish = finish, .teardown = teardown);

@@ -334,6 +334,10 @@ static void teardown(void *state)
     tb_free(s);
 }
 
+/* Beside the metrics. */
+static const char *const emits[] = {"params", "steps", "peak_bytes", "peak_bytes.*", "ranks_differ",
+                                    "weights_hash", "sample", "profile", "trace", NULL};
+
 TB_DRIVER(train, .version = 1, .doc = "a training run: loss, test result, speed, memory, allocations", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],
-          .setup = setup, .run = train, .finish = finish, .teardown = teardown);
+          .emits = emits, .setup = setup, .run = train, .finish = finish, .teardown = teardown);

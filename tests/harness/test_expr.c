@@ -7,7 +7,8 @@
 #include <string.h>
 #include <cmocka.h>
 
-static const char *const point = "{params: {model: 'gpt', batch: 8, overlap: true}, launch: {ranks: 2}}";
+static const char *const point =
+    "{params: {model: 'gpt', batch: 8, bucket: '64', overlap: true}, launch: {ranks: 2}}";
 
 static bool test(const char *text)
 {
@@ -53,11 +54,25 @@ static void and_binds_stronger_than_or(void **state)
     assert_false(test("!(params.overlap || false)"));
 }
 
-static void unequal_types_are_unequal(void **state)
+static void unequal_types_are_unequal_but_a_number_may_be_written_as_text(void **state)
 {
     (void)state;
     assert_false(test("params.model == 8"));
-    assert_true(test("params.batch != auto"));
+    assert_false(test("params.overlap == 1"));
+    assert_true(test("params.bucket == 64"));
+    assert_true(test("params.bucket != 65"));
+    assert_true(test("'8' == params.batch"));
+}
+
+static void a_bare_word_stands_for_text_beside_text_alone(void **state)
+{
+    (void)state;
+    assert_true(test("params.bucket != auto"));
+    refuses("params.batch != auto", "unknown name 'auto'");
+    refuses("bacth == 8", "unknown name 'bacth'");
+    refuses("bacth >= 8", "unknown name 'bacth'");
+    refuses("modle == gpt", "unknown name 'modle'");
+    refuses("params.overlap == yes", "unknown name 'yes'");
 }
 
 static void misspelt_keys_are_errors_wherever_they_stand(void **state)
@@ -111,7 +126,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(comparisons_read_keys_numbers_and_words),
         cmocka_unit_test(and_binds_stronger_than_or),
-        cmocka_unit_test(unequal_types_are_unequal),
+        cmocka_unit_test(unequal_types_are_unequal_but_a_number_may_be_written_as_text),
+        cmocka_unit_test(a_bare_word_stands_for_text_beside_text_alone),
         cmocka_unit_test(misspelt_keys_are_errors_wherever_they_stand),
         cmocka_unit_test(broken_conditions_are_told_with_their_column),
         cmocka_unit_test(deep_nesting_is_refused),

@@ -192,8 +192,10 @@ static void every_wrong_key_is_named_with_its_place(void **state)
     refuses("driver: 'null'\nmetrics: {iter_m: {dir: lower}}\n",
             "driver 'null' has no metric 'iter_m'; nearest: iter_ms");
     refuses("driver: 'null'\nmetrics: {iter_ms: {dir: down}}\n", "'down' is none of lower|higher|none");
-    refuses("driver: 'null'\nchecks: ['loss same over launch.ranks']\n", "is none of: NAME");
-    refuses("driver: 'null'\nchecks: ['loss equal over launch.rank']\n", "unknown key 'launch.rank'");
+    refuses("driver: 'null'\nchecks: ['iter_ms same over launch.ranks']\n", "is none of: NAME");
+    refuses("driver: 'null'\nchecks: ['iter_ms equal over launch.rank']\n", "unknown key 'launch.rank'");
+    refuses("driver: 'null'\nchecks: ['work_su equal over launch.ranks']\n",
+            "experiments/x.yaml:2:10: checks: driver 'null' emits no 'work_su'; nearest: work_us");
     refuses("driver: 'null'\nplots: [{kind: throughput, x: launch.rank}]\n", "unknown key 'launch.rank'");
     refuses("driver: 'null'\nplots: [{kind: ratio, base: {params.wrk_us: 1}}]\n",
             "unknown key 'params.wrk_us'; nearest: 'params.work_us'");
@@ -205,6 +207,22 @@ static void every_wrong_key_is_named_with_its_place(void **state)
     refuses("driver: 'null'\nlaunch: {threads: 1000}\n",
             "launch.threads: 1000 threads, but this process may use");
     refuses("driver: 'null'\nsweep: {exclude: ['launch.ranks == 1']}\n", "sweep.exclude takes all");
+}
+
+static void every_wrong_condition_is_named_with_its_place(void **state)
+{
+    (void)state;
+    refuses("driver: 'null'\nvalid: [iter_ms <= 3, itr_ms >= 1]\n",
+            "experiments/x.yaml:2:23: valid: 'itr_ms >= 1': unknown name 'itr_ms'; nearest: 'iter_ms'");
+    refuses("driver: 'null'\nvalid: ['noise.befor.psi == 0']\n", "unknown key 'noise.befor.psi'");
+    refuses("driver: 'null'\nvalid: ['params.wrk_us == 1']\n", "nearest: 'params.work_us'");
+    refuses("driver: 'null'\nvalid: ['iter_ms <= 3 &&']\n", "it ends where a value is wanted");
+    refuses("driver: 'null'\nvalid: ['params.fault < 3']\n", "compare two numbers");
+    refuses("driver: train\nvalid: ['mallcos == 0']\n", "unknown name 'mallcos'; nearest: 'mallocs'");
+    tb_experiment *e = load("driver: train\nvalid: ['peak_bytes.act < 1e9 && ranks_differ == 0',\n"
+                            "  'weights_hash != abc', 'params.model != cnn || test_accuracy >= 0.9', 'noise.before.calib_cv < 1']\n");
+    assert_int_equal(e->n_points, 1);
+    tb_experiment_free(e);
 }
 
 static void every_wrong_option_is_named(void **state)
@@ -274,6 +292,7 @@ int main(void)
         IN_SCRATCH(a_profile_changes_what_it_names),
         IN_SCRATCH(extends_lets_the_child_win),
         IN_SCRATCH(every_wrong_key_is_named_with_its_place),
+        IN_SCRATCH(every_wrong_condition_is_named_with_its_place),
         IN_SCRATCH(every_wrong_option_is_named),
         IN_SCRATCH(more_ranks_than_cores_are_labelled),
         IN_SCRATCH(rounds_hold_every_point_once_in_seeded_order),

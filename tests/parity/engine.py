@@ -6,6 +6,7 @@ import contextlib
 import ctypes as C
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -17,6 +18,10 @@ except ImportError:
 BUILD = os.environ.get("TB_BUILD_DIR") or sys.exit("parity: TB_BUILD_DIR must name the build folder")
 lib = C.CDLL(os.path.join(BUILD, "engine", "libtensorbrain.so"))
 torch.set_num_threads(1)
+
+# TB_TEST_FULL: a fresh seed and more rounds; TB_TEST_SEED repeats a run.
+FULL = bool(os.environ.get("TB_TEST_FULL"))
+SEED = int(os.environ.get("TB_TEST_SEED") or (random.SystemRandom().randrange(1 << 30) if FULL else 1))
 
 MAX_RANK, MAX_OUT = 8, 4
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8, torch.uint8, torch.int32,

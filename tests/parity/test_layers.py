@@ -2,8 +2,6 @@
 import ctypes as C
 import functools
 import math
-import os
-import random
 import unittest
 
 import engine  # before torch: it says so where torch is missing
@@ -11,10 +9,8 @@ import engine  # before torch: it says so where torch is missing
 import torch
 
 import compare
-from engine import lib
+from engine import SEED, lib
 
-FULL = bool(os.environ.get("TB_TEST_FULL"))
-SEED = random.SystemRandom().randrange(1 << 30) if FULL else 1
 
 
 class Linear(C.Structure):

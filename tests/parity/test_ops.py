@@ -1,6 +1,4 @@
 """Every op agrees with PyTorch, forward and backward, on random shapes, in every dtype."""
-import os
-import random
 import unittest
 
 import engine  # before torch: it says so where torch is missing
@@ -9,10 +7,9 @@ import torch
 
 import cases
 import compare
+from engine import FULL, SEED
 from run_case import Run
 
-FULL = bool(os.environ.get("TB_TEST_FULL"))
-SEED = random.SystemRandom().randrange(1 << 30) if FULL else 1
 ROUNDS = 25 if FULL else 6
 
 ELSEWHERE = {  # ops without a case, and where they are checked

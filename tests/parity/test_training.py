@@ -4,8 +4,6 @@ PyTorch runs in f64 from the same weights. A step's rounding error is that of it
 theirs, so after t steps K is t times its terms; c = 1. Losses are differences of logits, whose magnitude is
 at least 1.
 """
-import os
-import random
 import unittest
 
 import engine  # before torch: it says so where torch is missing
@@ -14,9 +12,8 @@ import torch
 
 import compare
 import models
+from engine import SEED
 
-FULL = bool(os.environ.get("TB_TEST_FULL"))
-SEED = random.SystemRandom().randrange(1 << 30) if FULL else 1
 C = 1
 
 SGD, ADAM, ADAMW = range(3)
