@@ -140,7 +140,7 @@ static int print_json(const tb_bench_row *rows, int n)
     tb_json_open(&j, '[');
     for (int i = 0; i < n; i++) put_row(&j, &rows[i]);
     tb_json_close(&j, ']');
-    printf("%s\n", tb_text_str(&text));
+    printf("%s", tb_text_str(&text));
     int code = text.failed ? tb_report(stderr) : 0;
     tb_text_free(&text);
     return code;
