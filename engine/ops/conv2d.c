@@ -12,8 +12,8 @@ typedef struct tb_conv2d_opts {
     int64_t stride[2], pad[2], dilation[2]; /* height, width; pad on both sides */
     int64_t groups;                         /* stride, dilation and groups: 0 means 1 */
 } tb_conv2d_opts;
-/* x: [N, C, H, W], w: [O, C / groups, P, Q], b: [O] or NULL -> [N, O, H', W']; floats of one dtype; opts
- * NULL: all defaults. H' = (H + 2 pad - dilation (P - 1) - 1) / stride + 1, rounded down. */
+/* x: [N, C, H, W], w: [O, C / groups, P, Q], b: [O] or NULL -> [N, O, H', W']; numbers of one dtype,
+ * integers wrap; opts NULL: all defaults. H' = (H + 2 pad - dilation (P - 1) - 1) / stride + 1, rounded down. */
 tb_tensor *tb_conv2d(tb_tensor *x, tb_tensor *w, tb_tensor *b, const tb_conv2d_opts *opts);
 //<<<
 #endif
@@ -154,18 +154,32 @@ static tb_status conv2d_shape(tb_op_call *c)
     return TB_OK;
 }
 
-/* sum over the window of one output element */
-static double window_sum(const tbi_conv_geometry *g, const tb_tensor *x, const tb_tensor *w, int64_t n, int64_t o,
-                         int64_t i, int64_t j)
+static int64_t get_whole(const tb_tensor *t, int64_t at)
 {
-    double sum = 0;
+    tb_dtype dtype = (tb_dtype)t->dtype;
+    return tb_load_i64(dtype, (const char *)tb_op_data(t) + at * (int64_t)tb_dtype_size(dtype));
+}
+
+/* Sum over the window of one output element: of floats, or (exact, modulo the dtype's range) of integers. */
+typedef struct window_sum {
+    double real;
+    uint64_t whole;
+} window_sum;
+
+static window_sum sum_window(const tbi_conv_geometry *g, const tb_tensor *x, const tb_tensor *w, int64_t n, int64_t o,
+                             int64_t i, int64_t j)
+{
+    window_sum sum = {0};
+    bool is_float = tb_dtype_is_float((tb_dtype)x->dtype);
     int64_t first = o / g->og * g->cg;
     for (int64_t ch = 0; ch < g->cg; ch++)
         for (int64_t p = 0; p < g->kernel[0]; p++)
             for (int64_t q = 0; q < g->kernel[1]; q++) {
                 int64_t y = tbi_conv_input_place(g, 0, i, p), z = tbi_conv_input_place(g, 1, j, q);
-                if (y >= 0 && z >= 0)
-                    sum += tbi_get(x, at4(x, n, first + ch, y, z)) * tbi_get(w, at4(w, o, ch, p, q));
+                if (y < 0 || z < 0) continue;
+                int64_t at_x = at4(x, n, first + ch, y, z), at_w = at4(w, o, ch, p, q);
+                if (is_float) sum.real += tbi_get(x, at_x) * tbi_get(w, at_w);
+                else sum.whole += (uint64_t)get_whole(x, at_x) * (uint64_t)get_whole(w, at_w);
             }
     return sum;
 }
@@ -173,15 +187,22 @@ static double window_sum(const tbi_conv_geometry *g, const tb_tensor *x, const t
 static tb_status conv2d_ref(tb_op_call *c)
 {
     const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL, *r = c->n_in > 3 ? c->in[3] : NULL;
+    tb_dtype t = (tb_dtype)x->dtype;
+    bool is_float = tb_dtype_is_float(t);
+    int64_t size = (int64_t)tb_dtype_size(t);
+    char *out = tb_op_data(c->out[0]);
     tbi_conv_geometry g;
     TB_TRY(geometry_of("conv2d", c->attrs, x->dims, w->dims, &g));
     for (int64_t n = 0, to = 0; n < g.n; n++)
         for (int64_t o = 0; o < g.o; o++) {
-            double bias = b ? tbi_get(b, o * b->strides[0]) : 0;
+            double bias = b && is_float ? tbi_get(b, o * b->strides[0]) : 0;
+            uint64_t whole_bias = b && !is_float ? (uint64_t)get_whole(b, o * b->strides[0]) : 0;
             for (int64_t i = 0; i < g.out[0]; i++)
-                for (int64_t j = 0; j < g.out[1]; j++) {
-                    double sum = bias + window_sum(&g, x, w, n, o, i, j) + (r ? tbi_get(r, at4(r, n, o, i, j)) : 0);
-                    tbi_put(c->out[0], to++, tbi_act_f64(act_of(c), sum));
+                for (int64_t j = 0; j < g.out[1]; j++, to++) {
+                    window_sum sum = sum_window(&g, x, w, n, o, i, j);
+                    double real = bias + sum.real + (r ? tbi_get(r, at4(r, n, o, i, j)) : 0);
+                    if (is_float) tbi_put(c->out[0], to, tbi_act_f64(act_of(c), real));
+                    else tb_store_i64(t, out + to * size, (int64_t)(whole_bias + sum.whole));
                 }
         }
     return TB_OK;
@@ -446,24 +467,24 @@ static void grad_samples(tb_samples *to, bool is_weight)
 static void input_grad_samples(tb_samples *to) { grad_samples(to, false); }
 static void weight_grad_samples(tb_samples *to) { grad_samples(to, true); }
 
+#define CONV2D_GRAD .dtypes = TB_FLOATS, .dtypes_reason = "gradients are floats"
 #define CONV2D                                                                                               \
-    .n_in_min = 2, .n_out = 1, .dtypes = TB_FLOATS, .dtypes_reason = "a layer's weights are floats",         \
-    .fusion = TB_FUSE_ANCHOR, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .tol = TB_TOL(4)
+    .n_in_min = 2, .n_out = 1, .fusion = TB_FUSE_ANCHOR, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .tol = TB_TOL(4)
 
-TB_OP(conv2d, .doc = "2-d convolution (NCHW, OIHW)", CONV2D, .n_in = 3,
-      TB_ATTRS(conv2d_attrs, conv2d_attr_table), .shape = conv2d_shape, .ref = conv2d_ref,
-      .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad, .cost = conv2d_cost,
-      .samples = conv2d_samples);
+TB_OP(conv2d, .doc = "2-d convolution (NCHW, OIHW)", CONV2D, .n_in = 3, .dtypes = TB_NUMBERS,
+      .dtypes_reason = "bool has no sum of products", TB_ATTRS(conv2d_attrs, conv2d_attr_table),
+      .shape = conv2d_shape, .ref = conv2d_ref, .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad,
+      .cost = conv2d_cost, .samples = conv2d_samples);
 TB_OP(conv2d_act, .doc = "act(conv2d + residual), made by the compiler", .n_in_min = 2, .n_in = 4, .n_out = 1,
-      .overwrites = 1u << 3, .dtypes = TB_FLOATS, .dtypes_reason = "a layer's weights are floats",
+      .overwrites = 1u << 3, .dtypes = TB_FLOATS, .dtypes_reason = "activations are functions of floats",
       TB_ATTRS(conv2d_attrs, conv2d_act_attr_table), .shape = conv2d_shape, .ref = conv2d_ref,
       .fast = conv2d_fast, .primitives = {"conv2d"}, .no_grad = "made by fusion, after gradients are traced",
       .fusion = TB_FUSE_ANCHOR, .cost = conv2d_cost, .samples = conv2d_act_samples, .tol = TB_TOL(4));
-TB_OP(conv2d_input_grad, .doc = "gradient of conv2d's input", CONV2D, .n_in = 2,
+TB_OP(conv2d_input_grad, .doc = "gradient of conv2d's input", CONV2D, .n_in = 2, CONV2D_GRAD,
       TB_ATTRS(conv2d_attrs, conv2d_grad_attr_table), .shape = input_grad_shape, .ref = input_grad_ref,
       .fast = input_grad_fast, .primitives = {"conv2d_input_grad"}, .grad = input_grad_grad,
       .cost = grad_cost, .samples = input_grad_samples);
-TB_OP(conv2d_weight_grad, .doc = "gradient of conv2d's weight", CONV2D, .n_in = 2,
+TB_OP(conv2d_weight_grad, .doc = "gradient of conv2d's weight", CONV2D, .n_in = 2, CONV2D_GRAD,
       TB_ATTRS(conv2d_attrs, conv2d_grad_attr_table), .shape = weight_grad_shape, .ref = weight_grad_ref,
       .fast = weight_grad_fast, .primitives = {"conv2d_weight_grad"}, .grad = weight_grad_grad,
       .cost = grad_cost, .samples = weight_grad_samples);

@@ -6,7 +6,7 @@
 #include "tb_ops.h"
 
 //>>> tb_ops.h
-/* weight: [V, C] floats; indices: [..] i64 or i32, 0..V-1. Returns [.., C]. */
+/* weight: [V, C], any dtype; indices: [..] i64 or i32, 0..V-1. Returns [.., C] of the weight's dtype. */
 tb_tensor *tb_embedding(tb_tensor *weight, tb_tensor *indices);
 //<<<
 
@@ -56,11 +56,13 @@ static tb_status embedding_shape(tb_op_call *c)
 static tb_status embedding_ref(tb_op_call *c)
 {
     const tb_tensor *w = c->in[0];
+    int64_t size = (int64_t)tb_dtype_size((tb_dtype)w->dtype), row;
+    const char *from = tb_op_data(w);
+    char *to = tb_op_data(c->out[0]);
     for (int64_t i = 0; i < c->in[1]->numel; i++) {
-        int64_t row;
         TB_TRY(index_at(c, i, w->dims[0], &row));
-        for (int64_t j = 0; j < w->dims[1]; j++)
-            tbi_put(c->out[0], i * w->dims[1] + j, tbi_get(w, row * w->strides[0] + j * w->strides[1]));
+        for (int64_t j = 0; j < w->dims[1]; j++, to += size)
+            memcpy(to, from + (row * w->strides[0] + j * w->strides[1]) * size, (size_t)size);
     }
     return TB_OK;
 }
@@ -240,9 +242,8 @@ static void grad_samples(tb_samples *to)
 }
 
 TB_OP(embedding, .doc = "rows of a weight by index", .n_in_min = 2, .n_in = 2, .n_out = 1,
-      .dtypes = TB_FLOATS, .dtypes_reason = "weights are floats; gather takes any dtype",
-      .shape = embedding_shape, .ref = embedding_ref, .fast = embedding_fast, .grad = embedding_grad,
-      .saves = TB_SAVE_IN(1), .cost = embedding_cost, .samples = embedding_samples, .tol = TB_TOL_EXACT);
+      .dtypes = TB_ALL_DTYPES, .shape = embedding_shape, .ref = embedding_ref, .fast = embedding_fast,
+      .grad = embedding_grad, .saves = TB_SAVE_IN(1), .cost = embedding_cost, .samples = embedding_samples, .tol = TB_TOL_EXACT);
 TB_OP(embedding_grad, .doc = "gradient of embedding's weight", .n_in_min = 2, .n_in = 2, .n_out = 1,
       .dtypes = TB_FLOATS, .dtypes_reason = "gradients are floats",
       TB_ATTRS(embedding_grad_attrs, embedding_grad_attr_table), .shape = grad_shape, .ref = grad_ref,

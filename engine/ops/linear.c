@@ -7,7 +7,7 @@
 #include <math.h>
 
 //>>> tb_ops.h
-/* y[.., out] = x[.., in] W^T + b. w: [out, in], b: [out] or NULL; floats of one dtype. */
+/* y[.., out] = x[.., in] W^T + b. w: [out, in], b: [out] or NULL; numbers of one dtype; integers wrap. */
 tb_tensor *tb_linear(tb_tensor *x, tb_tensor *w, tb_tensor *b);
 /* dW[out, in] = sum over rows of g[.., out] x[.., in]. into: NULL, or a tensor [out, in] that is added to in
  * place and returned. */
@@ -75,6 +75,27 @@ double tbi_act_f64(tb_epilogue_act act, double x)
     }
 }
 
+/* The sums of integers are exact, modulo the dtype's range. */
+static tb_status linear_whole_ref(tb_op_call *c)
+{
+    const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL;
+    tb_dtype t = (tb_dtype)x->dtype;
+    int64_t size = (int64_t)tb_dtype_size(t), x_step = tbi_last_stride(x);
+    const char *px = tb_op_data(x), *pw = tb_op_data(w), *pb = b ? tb_op_data(b) : NULL;
+    char *out = tb_op_data(c->out[0]);
+    for (int64_t row = 0; row < tbi_rows(x); row++) {
+        int64_t at = tbi_row_at(x, row);
+        for (int64_t j = 0; j < w->dims[0]; j++, out += size) {
+            uint64_t sum = b ? (uint64_t)tb_load_i64(t, pb + j * b->strides[0] * size) : 0;
+            for (int64_t p = 0; p < w->dims[1]; p++)
+                sum += (uint64_t)tb_load_i64(t, px + (at + p * x_step) * size) *
+                       (uint64_t)tb_load_i64(t, pw + (j * w->strides[0] + p * w->strides[1]) * size);
+            tb_store_i64(t, out, (int64_t)sum);
+        }
+    }
+    return TB_OK;
+}
+
 static tb_status linear_ref(tb_op_call *c)
 {
     const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL;
@@ -83,6 +104,7 @@ static tb_status linear_ref(tb_op_call *c)
     const char *px = tb_op_data(x), *pw = tb_op_data(w), *pb = b ? tb_op_data(b) : NULL;
     const tb_tensor *residual = c->n_in > 3 ? c->in[3] : NULL;
     char *out = tb_op_data(c->out[0]);
+    if (!tb_dtype_is_float(t)) return linear_whole_ref(c);
     for (int64_t row = 0; row < tbi_rows(x); row++) {
         int64_t at = tbi_row_at(x, row);
         for (int64_t j = 0; j < w->dims[0]; j++, out += size) {
@@ -270,20 +292,19 @@ static void weight_grad_samples(tb_samples *to)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, NULL, 3, cases[i]);
 }
 
-#define LINEAR                                                                                               \
-    .n_in_min = 2, .n_out = 1, .dtypes = TB_FLOATS,                                                          \
-    .dtypes_reason = "a layer's weights are floats; use matmul for integers", .primitives = TBI_GEMM_PRIMITIVES,        \
-    .fusion = TB_FUSE_ANCHOR, .tol = TB_TOL(4)
+#define LINEAR .n_in_min = 2, .n_out = 1, .primitives = TBI_GEMM_PRIMITIVES, .fusion = TB_FUSE_ANCHOR, .tol = TB_TOL(4)
 
-TB_OP(linear, .doc = "x W^T + b", LINEAR, .n_in = 3, .shape = linear_shape, .ref = linear_ref, .fast = linear_fast,
+TB_OP(linear, .doc = "x W^T + b", LINEAR, .n_in = 3, .dtypes = TB_NUMBERS,
+      .dtypes_reason = "bool has no sum of products", .shape = linear_shape, .ref = linear_ref, .fast = linear_fast,
       .grad = linear_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .cost = linear_cost,
       .samples = linear_samples);
 TB_OP(linear_act, .doc = "act(x W^T + b + residual), made by the compiler", LINEAR, .n_in = 4, .overwrites = 1u << 3,
+      .dtypes = TB_FLOATS, .dtypes_reason = "activations are functions of floats",
       TB_ATTRS(linear_act_attrs, linear_act_attr_table), .shape = linear_shape, .ref = linear_ref,
       .fast = linear_fast, .no_grad = "made by fusion, after gradients are traced", .cost = linear_cost,
       .samples = linear_act_samples);
 TB_OP(linear_weight_grad, .doc = "sum over rows of g x (gradient of linear's weight)", LINEAR, .n_in = 3,
-      .shape = weight_grad_shape, .ref = weight_grad_ref, .fast = weight_grad_fast, .grad = weight_grad_grad,
+      .dtypes = TB_FLOATS, .dtypes_reason = "gradients are floats", .shape = weight_grad_shape, .ref = weight_grad_ref, .fast = weight_grad_fast, .grad = weight_grad_grad,
       .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .cost = weight_grad_cost, .samples = weight_grad_samples);
 
 /* Rows that gemm can walk: even, and adjacent along one of the two dimensions. */
