@@ -280,11 +280,11 @@ static void a_hook_waits_for_uses_outside_of_a_recomputed_segment(void **state)
 static void deferred_weight_gradients_arrive_in_the_second_half(void **state)
 {
     (void)state;
-    tb_tensor *w = leaf(TB_F32, 1, (double[]){2}), *v = leaf(TB_F32, 1, (double[]){3}), *gx;
-    tb_tensor *x = tb_full(TB_F32, 1, (int64_t[]){1}, 5);
+    tb_tensor *w = leaf(TB_F32, 1, (double[]){2}), *v = leaf(TB_F32, 1, (double[]){3});
+    tb_tensor *x = leaf(TB_F32, 1, (double[]){5});
     tb_tensor *y = tb_sum(tb_mul(tb_mul(x, w), v), 0, NULL, false);
-    (void)gx;
-    assert_ok(tb_backward_with(y, &(tb_backward_opts){.defer_weights = true}));
+    assert_ok(tb_backward_with(y, &(tb_backward_opts){.defer_weights = true, .input = x}));
+    assert_grad(x, (double[]){6}, 1); /* what the stage before waits for */
     assert_null(tb_grad(w));
     assert_null(tb_grad(v));
     assert_ok(tb_backward_weights(y));
@@ -299,6 +299,16 @@ static void anomaly_mode_names_the_op_that_made_the_nan(void **state)
     tb_tensor *y = tb_neg(tb_add(tb_div(zero, zero), zero));
     assert_true(tb_is_poison(y));
     assert_fails(tb_ctx_take_error(*state), TB_ERR_INVALID, "op div made the first NaN");
+}
+
+static void anomaly_mode_names_the_gradient_that_made_the_nan(void **state)
+{
+    tb_tensor *x = leaf(TB_F32, 2, (double[]){0, 1}), *zero = tb_full(TB_F32, 1, (int64_t[]){2}, 0);
+    tb_tensor *y = tb_sum(tb_mul(tb_sqrt(x), zero), 0, NULL, false); /* 0 times an infinite slope */
+    assert_ok(tb_anomaly_mode(*state, true));
+    assert_fails(tb_backward(y), TB_ERR_INVALID, "in the gradient of sqrt");
+    assert_ok(tb_anomaly_mode(*state, false));
+    assert_ok(tb_backward(tb_sum(tb_mul(tb_sqrt(x), zero), 0, NULL, false)));
 }
 
 static tb_tensor *wrong_square(void *arg, int n, tb_tensor *const *in)
@@ -329,7 +339,8 @@ int main(void)
         ctx_test(closing_the_scope_keeps_what_the_graph_needs_and_no_more),
         ctx_test(a_graph_of_many_nodes_needs_no_stack), ctx_test(recomputed_segments_give_the_same_gradients),
         ctx_test(deferred_weight_gradients_arrive_in_the_second_half),
-        ctx_test(anomaly_mode_names_the_op_that_made_the_nan), ctx_test(the_gradient_check_finds_a_wrong_gradient),
+        ctx_test(anomaly_mode_names_the_op_that_made_the_nan),
+        ctx_test(anomaly_mode_names_the_gradient_that_made_the_nan), ctx_test(the_gradient_check_finds_a_wrong_gradient),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -275,6 +275,59 @@ static tb_status check_out_of_memory(board *b, const tb_op *op, const tb_sample_
     return st;
 }
 
+/* A recorded call and its backward pass, with the n-th allocation failing: the cause or, where the call did not need it,
+ * success; what was made dies with the scope. */
+static tb_status backward_failing(tb_ctx *ctx, const tb_op *op, const tb_sample_case *s, tb_tensor **in, int64_t n,
+                                  int64_t *requests)
+{
+    tb_mem_stats before, after;
+    tb_tensor *out[TB_MAX_OUT];
+    tb_scope *scope = tb_scope_open();
+    tb_heap_stats(tb_ctx_heap(ctx), &before);
+    tb_heap_fail_at(tb_ctx_heap(ctx), n);
+    tb_dispatch(op, s->attrs, in, s->n_in, out);
+    tb_tensor *total = tb_scalar(TB_F32, 0);
+    for (int o = 0; o < op->n_out - op->n_hidden; o++)
+        if (tb_requires_grad(out[o])) total = tb_add(total, tb_sum(out[o], 0, NULL, false));
+    tb_status st = tb_requires_grad(total) ? tb_backward(total) : tb_ctx_take_error(ctx);
+    tb_heap_fail_at(tb_ctx_heap(ctx), 0);
+    tb_heap_stats(tb_ctx_heap(ctx), &after);
+    *requests = after.requests - before.requests;
+    for (int i = 0; i < s->n_in; i++)
+        if (in[i]) tb_grad_clear(in[i]);
+    tb_scope_close(scope);
+    tb_heap_stats(tb_ctx_heap(ctx), &after);
+    if (after.live_blocks != before.live_blocks - 1) /* the scope itself */
+        return TB_FAIL(TB_ERR_INTERNAL, "%lld blocks leak", (long long)(after.live_blocks - before.live_blocks + 1));
+    return st;
+}
+
+static tb_status check_backward_out_of_memory(board *b, const tb_op *op, const tb_sample_case *s, const variant *v)
+{
+    if (!op->grad || v->dtype != TB_F32 || is_large(s)) return TB_OK;
+    tb_ctx *before = tb_ctx_enter(b->best);
+    tb_scope *scope = tb_scope_open();
+    tb_tensor *in[8];
+    int64_t n = 0, ignored, leaves = 0;
+    tb_status st = make_inputs(op, s, v, in);
+    for (int i = 0; i < s->n_in && st == TB_OK; i++) {
+        if (!is_under_test(&s->in[i]) || s->in[i].no_grad) continue;
+        st = tb_require_grad(in[i]);
+        leaves++;
+    }
+    for (int warm = 0; warm < 2 && st == TB_OK && leaves; warm++) st = backward_failing(b->best, op, s, in, 0, &n);
+    for (int64_t at = 1; at <= n && st == TB_OK; at++) {
+        tb_status failed = backward_failing(b->best, op, s, in, at, &ignored);
+        b->cases++;
+        if (failed == TB_ERR_OOM) continue;
+        st = failed == TB_ERR_INTERNAL ? failed : TB_FAIL(TB_ERR_INTERNAL, "goes on as '%s'", tb_status_name(failed));
+        tb_error_add("allocation %lld of %lld failed, backward included", (long long)at, (long long)n);
+    }
+    tb_scope_close(scope);
+    tb_ctx_enter(before);
+    return st;
+}
+
 /* ---- gradients against central differences, in f64 ---- */
 typedef struct gradient_case {
     const tb_op *op;

@@ -76,6 +76,12 @@ static void a_failed_allocation_is_poison_and_leaks_nothing(void **state)
     check_all(check_out_of_memory);
 }
 
+static void a_failed_allocation_of_a_backward_pass_is_told_and_leaks_nothing(void **state)
+{
+    (void)state;
+    check_all(check_backward_out_of_memory);
+}
+
 static void gradients_and_their_gradients_agree_with_differences(void **state)
 {
     (void)state;
@@ -144,6 +150,12 @@ static tb_status hopeful_fast(tb_op_call *c) /* goes on without its scratch */
 }
 
 static void double_grad(tb_grad_call *c) { tb_grad_set(c, 0, tb_mul_number(c->grad[0], 2)); }
+static void hopeful_grad(tb_grad_call *c) /* a factor that it could not make is 1 */
+{
+    tb_tensor *two = tb_scalar((tb_dtype)c->in_spec[0].dtype, 2);
+    bool is_made = tb_ctx_take_error(c->ctx) == TB_OK;
+    tb_grad_set(c, 0, is_made ? tb_mul(c->grad[0], two) : c->grad[0]);
+}
 static void wrong_grad(tb_grad_call *c) { tb_grad_set(c, 0, tb_mul_number(c->grad[0], 2.001)); }
 
 static tb_op toy(tb_status (*fast)(tb_op_call *c), void (*grad)(tb_grad_call *c))
@@ -164,7 +176,9 @@ static void a_sound_toy_passes(void **state)
 {
     (void)state;
     const tb_op op = toy(NULL, double_grad);
-    static const sample_check checks[] = {check_values, check_meta, check_threads, check_out_of_memory, check_gradients};
+    static const sample_check checks[] = {check_values,        check_meta,
+                                          check_threads,       check_out_of_memory,
+                                          check_gradients,     check_backward_out_of_memory};
     assert_ok(check_descriptor(&op));
     for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++) assert_ok(for_samples(&all, &op, checks[i]));
 }
@@ -192,6 +206,7 @@ static void going_on_without_memory_is_caught(void **state)
 {
     (void)state;
     assert_caught(toy(hopeful_fast, double_grad), check_out_of_memory, "goes on");
+    assert_caught(toy(NULL, hopeful_grad), check_backward_out_of_memory, "goes on");
 }
 
 static void an_incomplete_descriptor_is_caught(void **state)
@@ -235,6 +250,7 @@ int main(void)
         cmocka_unit_test(meta_gives_the_same_shapes),
         cmocka_unit_test(two_threads_give_the_same_bits),
         cmocka_unit_test(a_failed_allocation_is_poison_and_leaks_nothing),
+        cmocka_unit_test(a_failed_allocation_of_a_backward_pass_is_told_and_leaks_nothing),
         cmocka_unit_test(gradients_and_their_gradients_agree_with_differences),
         cmocka_unit_test(a_sound_toy_passes),
         cmocka_unit_test(wrong_values_are_caught),
