@@ -300,7 +300,8 @@ static tb_status seed_root(tb_tensor *root, const meta *m, const tb_backward_opt
 {
     tb_tensor *g = opts->grad;
     if (!g && root->numel != 1)
-        return TB_FAIL(TB_ERR_SHAPE, "backward from a tensor of shape %s needs its gradient; only one element implies 1",
+        return TB_FAIL(TB_ERR_SHAPE,
+                       "backward from a tensor of shape %s needs its gradient; only one element implies 1",
                        tb_shape_text(root));
     tb_scope *scope = tb_scope_open();
     if (!g) g = tb_ones_like(root);

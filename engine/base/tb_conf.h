@@ -62,5 +62,6 @@ typedef struct tb_key {
 } tb_key;
 
 /* Checks that every member of `map` is in the table and well typed (unknown: nearest name in the sentence), rewrites
- * values to one spelling ("yes" to true, 1e3 to 1000), and adds the defaults of those that are missing. `prefix` is put before key names in messages ("params."). */
+ * values to one spelling ("yes" to true, 1e3 to 1000), and adds the defaults of those that are missing. `prefix` is put
+ * before key names in messages ("params."). */
 TB_MUST_USE tb_status tb_conf_apply_keys(tb_conf *map, const char *prefix, const tb_key *keys, int n_keys);

@@ -278,16 +278,18 @@ tb_status tb_comm_allreduce(tb_comm *c, void *data, int64_t count, tb_dtype dtyp
                             tb_stream *stream, tb_request *request)
 {
     TB_TRY(can_reduce("allreduce", dtype));
-    return collective(c, "allreduce", &(tbi_collective){ TBI_ALLREDUCE, data, data, count, dtype, reduction, 0, NULL, NULL },
-                      stream, request);
+    return collective(c, "allreduce",
+                      &(tbi_collective){TBI_ALLREDUCE, data, data, count, dtype, reduction, 0, NULL, NULL}, stream,
+                      request);
 }
 
 tb_status tb_comm_allreduce_map(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_comm_map map, void *arg,
                                 tb_stream *stream, tb_request *request)
 {
     TB_TRY(can_reduce("allreduce", dtype));
-    return collective(c, "allreduce", &(tbi_collective){ TBI_ALLREDUCE, data, data, count, dtype, TB_REDUCE_SUM, 1, map, arg },
-                      stream, request);
+    return collective(c, "allreduce",
+                      &(tbi_collective){TBI_ALLREDUCE, data, data, count, dtype, TB_REDUCE_SUM, 1, map, arg}, stream,
+                      request);
 }
 
 bool tb_comm_owned(const tb_comm *c, int64_t count, tb_dtype dtype, int64_t k, int64_t *first, int64_t *n)
@@ -306,8 +308,9 @@ tb_status tb_comm_reduce_scatter(tb_comm *c, const void *data, void *out, int64_
                                  tb_reduction reduction, tb_stream *stream, tb_request *request)
 {
     TB_TRY(can_reduce("reduce_scatter", dtype));
-    return collective(c, "reduce_scatter", &(tbi_collective){ TBI_REDUCE_SCATTER, data, out, count, dtype, reduction, 0, NULL, NULL },
-                      stream, request);
+    return collective(c, "reduce_scatter",
+                      &(tbi_collective){TBI_REDUCE_SCATTER, data, out, count, dtype, reduction, 0, NULL, NULL}, stream,
+                      request);
 }
 
 tb_status tb_comm_allgather(tb_comm *c, const void *data, void *out, size_t bytes, tb_stream *stream,
@@ -320,7 +323,8 @@ tb_status tb_comm_allgather(tb_comm *c, const void *data, void *out, size_t byte
 tb_status tb_comm_bcast(tb_comm *c, void *data, size_t bytes, int root, tb_stream *stream, tb_request *request)
 {
     if (root < 0 || root >= c->size) return TB_FAIL(TB_ERR_INVALID, "bcast: root %d of %d ranks", root, c->size);
-    return collective(c, "bcast", &(tbi_collective){ .kind = TBI_BCAST, .data = data, .out = data, .count = (int64_t)bytes,
+    return collective(c, "bcast", &(tbi_collective){ .kind = TBI_BCAST, .data = data, .out = data,
+                                                     .count = (int64_t)bytes,
                                                      .dtype = TB_U8, .root = root }, stream, request);
 }
 

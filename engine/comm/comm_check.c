@@ -22,10 +22,12 @@ static tb_status compare(const tb_comm *c, const fingerprint *all)
         if (a->count == b->count && a->kind == b->kind && a->dtype == b->dtype && a->reduction == b->reduction &&
             a->root == b->root)
             continue;
-        return TB_FAIL(TB_ERR_COMM,
-                       "rank 0 calls %s of %lld %s (%.40s) where rank %d calls %s of %lld %s (%.40s): ranks must call the "
-                       "same in the same order", kind_name(a->kind), (long long)a->count, tb_dtype_name((tb_dtype)a->dtype),
-                       a->label, r, kind_name(b->kind), (long long)b->count, tb_dtype_name((tb_dtype)b->dtype), b->label);
+        return TB_FAIL(
+            TB_ERR_COMM,
+            "rank 0 calls %s of %lld %s (%.40s) where rank %d calls %s of %lld %s (%.40s): ranks must call the "
+            "same in the same order",
+            kind_name(a->kind), (long long)a->count, tb_dtype_name((tb_dtype)a->dtype), a->label, r, kind_name(b->kind),
+            (long long)b->count, tb_dtype_name((tb_dtype)b->dtype), b->label);
     }
     return TB_OK;
 }

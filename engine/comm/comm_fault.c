@@ -28,8 +28,10 @@ static tb_status parse(const char *spec, fault *out)
         *out = (fault){ .kind = (fault_kind)k, .rank = rank, .at = at, .ms = ms };
         return TB_OK;
     }
-    return TB_FAIL(TB_ERR_INVALID, "fault '%s' is not kind@rank:operation[:ms] with kind one of kill, stop, exit, slow, "
-                   "hang, mismatch, corrupt", spec);
+    return TB_FAIL(TB_ERR_INVALID,
+                   "fault '%s' is not kind@rank:operation[:ms] with kind one of kill, stop, exit, slow, "
+                   "hang, mismatch, corrupt",
+                   spec);
 }
 
 static void sleep_ms(int64_t ms)
@@ -89,8 +91,15 @@ static void fault_close(tb_comm *c)
 tb_status tb_comm_add_fault(tb_comm *c, const char *spec)
 {
     static const tbi_comm_backend faulty = {
-        .close = fault_close, .send = fault_send, .recv = fault_recv, .poll = tbi_pass_poll, .missing = tbi_pass_missing,
-        .abort = tbi_pass_abort, .collective = fault_collective, .alloc = tbi_pass_alloc, .free = tbi_pass_free,
+        .close = fault_close,
+        .send = fault_send,
+        .recv = fault_recv,
+        .poll = tbi_pass_poll,
+        .missing = tbi_pass_missing,
+        .abort = tbi_pass_abort,
+        .collective = fault_collective,
+        .alloc = tbi_pass_alloc,
+        .free = tbi_pass_free,
     };
     fault *f = tb_calloc(1, sizeof *f);
     if (!f) return tb_error_code();

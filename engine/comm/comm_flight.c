@@ -50,7 +50,8 @@ static int find_culprit(const state *s, int ranks)
 {
     int first = -1;
     for (int r = 0; r < ranks; r++)
-        if (s[r].oldest_open.number && (first < 0 || stands_before(&s[r].oldest_open, &s[first].oldest_open))) first = r;
+        if (s[r].oldest_open.number && (first < 0 || stands_before(&s[r].oldest_open, &s[first].oldest_open)))
+            first = r;
     if (first < 0) return -1;
     for (int r = 0; r < ranks; r++)
         if (!s[r].readable || (!s[r].oldest_open.number && !s[r].closed)) return r;
@@ -99,7 +100,8 @@ tb_status tb_comm_read_flight(const char *prefix, int ranks, tb_text *report, in
         digest(f, &s[r]);
         readable++;
         for (int i = 0; i < FLIGHT_ENTRIES; i++) {
-            int64_t seen = f->entries[i].ended_ns > f->entries[i].posted_ns ? f->entries[i].ended_ns : f->entries[i].posted_ns;
+            int64_t seen =
+                f->entries[i].ended_ns > f->entries[i].posted_ns ? f->entries[i].ended_ns : f->entries[i].posted_ns;
             if (seen > end_ns) end_ns = seen;
         }
     }

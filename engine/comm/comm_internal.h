@@ -95,8 +95,8 @@ void tbi_pass_free(tb_comm *c, void *block);
 tb_status tbi_comm_open_backend(const char *name, int rank, int size, const tb_comm_id *id,
                                 const tb_comm_options *options, tb_comm **out);
 
-/* An allreduce is cut into pieces, and these into a shard for each rank, which sums it: elements [*first, *first + *n) of
- * a piece of `count`. Shards end at multiples of 64 bytes: no two ranks write one cache line. */
+/* An allreduce is cut into pieces, and these into a shard for each rank, which sums it: elements [*first, *first + *n)
+ * of a piece of `count`. Shards end at multiples of 64 bytes: no two ranks write one cache line. */
 enum { TBI_PIECE_BYTES = 16 << 20 };
 void tbi_shard(int64_t count, size_t size, int rank, int ranks, int64_t *first, int64_t *n);
 

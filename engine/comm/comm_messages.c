@@ -132,7 +132,8 @@ static tb_status allreduce_piece(round_ *r, const tbi_collective *w, int64_t at,
     first[r->c->size] = count;
     char *mine = data + (size_t)first[rank] * red->size;
     TB_TRY(reduce_blocks(r, data, first, mine, red));
-    if (w->map && first[rank + 1] > first[rank]) w->map(w->map_arg, at + first[rank], first[rank + 1] - first[rank], mine);
+    if (w->map && first[rank + 1] > first[rank])
+        w->map(w->map_arg, at + first[rank], first[rank + 1] - first[rank], mine);
     return gather_blocks(r, data, first, red->size);
 }
 

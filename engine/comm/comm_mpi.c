@@ -108,11 +108,13 @@ static tb_status mpi_open(tb_comm *c, const tb_comm_id *id)
     MPI_Comm comm;
     bool started_here;
     int all;
-    if (id) return TB_FAIL(TB_ERR_UNSUPPORTED, "MPI groups come from tb_comm_open_world and tb_comm_split, not from ids");
+    if (id)
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "MPI groups come from tb_comm_open_world and tb_comm_split, not from ids");
     TB_TRY(start_mpi(&started_here));
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_size(MPI_COMM_WORLD, &all);
-    if (c->size > all) return TB_FAIL(TB_ERR_INVALID, "a group of %d ranks was asked for; mpirun started %d", c->size, all);
+    if (c->size > all)
+        return TB_FAIL(TB_ERR_INVALID, "a group of %d ranks was asked for; mpirun started %d", c->size, all);
     int code = first_of_world(c->size ? c->size : all, &comm);
     if (code != MPI_SUCCESS) return failed(c, code, "MPI_Comm_create_group");
     return adopt(c, comm, started_here);

@@ -93,7 +93,10 @@ static tb_status record_poll(tb_comm *c, void *wanted, bool *done)
 
 static void record_give_up(tb_comm *c, void *wanted) { settle(c->state, wanted, TB_ERR_COMM); }
 
-static int record_missing(const tb_comm *c, const void *wanted) { return tbi_pass_missing(c, ((const op *)wanted)->inner); }
+static int record_missing(const tb_comm *c, const void *wanted)
+{
+    return tbi_pass_missing(c, ((const op *)wanted)->inner);
+}
 
 static void record_close(tb_comm *c)
 {
@@ -113,7 +116,8 @@ static tb_status map_file(const tb_comm *c, const char *prefix, flight **out)
     void *at = MAP_FAILED;
     if (fd >= 0 && ftruncate(fd, sizeof **out) == 0)
         at = mmap(NULL, sizeof **out, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    tb_status st = at == MAP_FAILED ? TB_FAIL(TB_ERR_IO, "cannot make the flight record %s: %s", path, strerror(errno)) : TB_OK;
+    tb_status st =
+        at == MAP_FAILED ? TB_FAIL(TB_ERR_IO, "cannot make the flight record %s: %s", path, strerror(errno)) : TB_OK;
     if (fd >= 0) close(fd);
     tb_free(path);
     *out = at;
@@ -123,8 +127,16 @@ static tb_status map_file(const tb_comm *c, const char *prefix, flight **out)
 tb_status tb_comm_add_recorder(tb_comm *c, const char *prefix)
 {
     static const tbi_comm_backend record = {
-        .close = record_close, .send = record_send, .recv = record_recv, .poll = record_poll, .missing = record_missing,
-        .give_up = record_give_up,        .abort = tbi_pass_abort, .collective = record_collective, .alloc = tbi_pass_alloc, .free = tbi_pass_free,
+        .close = record_close,
+        .send = record_send,
+        .recv = record_recv,
+        .poll = record_poll,
+        .missing = record_missing,
+        .give_up = record_give_up,
+        .abort = tbi_pass_abort,
+        .collective = record_collective,
+        .alloc = tbi_pass_alloc,
+        .free = tbi_pass_free,
     };
     recorder *r = tb_calloc(1, sizeof *r);
     if (!r) return tb_error_code();

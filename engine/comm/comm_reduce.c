@@ -93,7 +93,10 @@ static void reduce_chunk(const tree *t, int first, int ranks, int64_t at, int64_
 void tbi_reduce_tree(const void *const *in, int n, void *out, int64_t count, tb_dtype dtype, tb_reduction kind)
 {
     tree t = { .in = in, .dtype = dtype, .size = tb_dtype_size(dtype), .kind = kind };
-    t.combine = dtype == TB_F64 ? combine_f64 : dtype == TB_I32 ? combine_i32 : dtype == TB_I64 ? combine_i64 : combine_f32;
+    t.combine = dtype == TB_F64   ? combine_f64
+                : dtype == TB_I32 ? combine_i32
+                : dtype == TB_I64 ? combine_i64
+                                  : combine_f32;
     if (n == 2 && !is_half(dtype)) {
         t.combine(in[0], in[1], out, count, kind);
         return;

@@ -5,7 +5,8 @@
 
 static tb_status make_id(int size, tb_comm_id *out)
 {
-    if (size != 1) return TB_FAIL(TB_ERR_INVALID, "backend self has 1 rank, not %d; thread, shm or mpi have more", size);
+    if (size != 1)
+        return TB_FAIL(TB_ERR_INVALID, "backend self has 1 rank, not %d; thread, shm or mpi have more", size);
     memset(out, 0, sizeof *out);
     return TB_OK;
 }

@@ -67,7 +67,8 @@ static tb_status map(tb_comm *c, const tb_comm_id *id)
     int fd = open(path, O_RDWR | O_CLOEXEC);
     struct stat is;
     layout l = layout_of(c->size);
-    if (fd < 0) return TB_FAIL(TB_ERR_IO, "rank %d: cannot open the group's memory %s: %s", c->rank, path, strerror(errno));
+    if (fd < 0)
+        return TB_FAIL(TB_ERR_IO, "rank %d: cannot open the group's memory %s: %s", c->rank, path, strerror(errno));
     if (fstat(fd, &is) != 0 || (size_t)is.st_size != l.all) {
         close(fd);
         return TB_FAIL(TB_ERR_INVALID, "this id names no shared memory of %d ranks", c->size);
@@ -75,7 +76,8 @@ static tb_status map(tb_comm *c, const tb_comm_id *id)
     void *base = mmap(NULL, l.all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     close(fd);
     if (base == MAP_FAILED)
-        return TB_FAIL(TB_ERR_OOM, "rank %d: cannot map %zu bytes of address space: %s", c->rank, l.all, strerror(errno));
+        return TB_FAIL(TB_ERR_OOM, "rank %d: cannot map %zu bytes of address space: %s", c->rank, l.all,
+                       strerror(errno));
     s->base = base;
     s->bytes = l.all;
     s->head = base;

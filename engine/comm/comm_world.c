@@ -64,7 +64,8 @@ static tb_status choose(tb_comm *mpi, const char *wanted, const tb_comm_options 
         if (st == TB_OK || wanted) return st;
         tb_log_write(TB_LOG_WARN, "communication falls back to MPI: %s", tb_error_message());
     } else if (wanted) {
-        return TB_FAIL(TB_ERR_UNSUPPORTED, "backend shm reaches one node only; rank %d runs on another than rank 0", other);
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "backend shm reaches one node only; rank %d runs on another than rank 0",
+                       other);
     }
     *out = mpi;
     return TB_OK;
@@ -78,7 +79,8 @@ tb_status tb_comm_open_world(const char *backend, const tb_comm_options *options
     if (alone && (!backend || strcmp(backend, "self") == 0))
         return tbi_comm_open_backend("self", 0, 1, NULL, options, out);
     if (backend && strcmp(backend, "mpi") != 0 && strcmp(backend, "shm") != 0)
-        return TB_FAIL(TB_ERR_UNSUPPORTED, "backend '%s' does not reach the processes of mpirun; mpi and shm do", backend);
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "backend '%s' does not reach the processes of mpirun; mpi and shm do",
+                       backend);
     TB_TRY(tbi_comm_open_backend("mpi", 0, options ? options->ranks : 0, NULL, options, &mpi));
     tb_status st = choose(mpi, backend, options, out);
     if (st != TB_OK) tb_comm_close(mpi);

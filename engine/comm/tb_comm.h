@@ -15,8 +15,8 @@
  * Every wait ends: with the data, after the deadline (TB_ERR_TIMEOUT; the sentence names operation, label and the rank
  * that is missing), or when a rank aborts (TB_ERR_CANCELLED). After such a failure the communicator is unusable and
  * says so. A communicator belongs to one thread at a time. Buffers are host memory, borrowed until the request is
- * done, or after a failure until the communicator is closed. All calls take the stream they are ordered in (NULL: the calling thread itself) and return a request; where
- * `request` is NULL they wait with the default deadline. */
+ * done, or after a failure until the communicator is closed. All calls take the stream they are ordered in (NULL: the
+ * calling thread itself) and return a request; where `request` is NULL they wait with the default deadline. */
 #pragma once
 #include "tb_alloc.h"
 #include "tb_dtype.h"
@@ -98,13 +98,13 @@ TB_MUST_USE tb_status tb_comm_addresses(tb_comm *c, const void *mine, void **the
 TB_MUST_USE tb_status tb_comm_allreduce(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_reduction reduction,
                                         tb_stream *stream, tb_request *request);
 /* An allreduce (sum) with something done to each sum by the one rank that owns the element, before all ranks get it:
- * map(arg, first, n, values) changes values[n], the sums of elements [first, first + n), in place. It is called inside this
- * call, polls and waits, within one owned range at a time. */
+ * map(arg, first, n, values) changes values[n], the sums of elements [first, first + n), in place. It is called inside
+ * this call, polls and waits, within one owned range at a time. */
 typedef void (*tb_comm_map)(void *arg, int64_t first, int64_t n, void *values);
 TB_MUST_USE tb_status tb_comm_allreduce_map(tb_comm *c, void *data, int64_t count, tb_dtype dtype, tb_comm_map map,
                                             void *arg, tb_stream *stream, tb_request *request);
-/* The k-th range [*first, *first + *n) of an allreduce of `count` elements that this rank owns (n may be 0); false: there
- * are no more. */
+/* The k-th range [*first, *first + *n) of an allreduce of `count` elements that this rank owns (n may be 0); false:
+ * there are no more. */
 bool tb_comm_owned(const tb_comm *c, int64_t count, tb_dtype dtype, int64_t k, int64_t *first, int64_t *n);
 /* data[size * count] -> out[count]: rank r gets the reduction of block r. `out` may be block r of `data`. */
 TB_MUST_USE tb_status tb_comm_reduce_scatter(tb_comm *c, const void *data, void *out, int64_t count, tb_dtype dtype,

@@ -178,8 +178,10 @@ static tb_status check_alike(const record *records, int n_records, int n_inputs)
             same = x->op == y->op && x->n_in == y->n_in && memcmp(x->in, y->in, sizeof x->in[0] * (size_t)x->n_in) == 0;
         }
         if (!same)
-            return TB_FAIL(TB_ERR_UNSUPPORTED, "capture: the function calls other ops at another size (call %d: %s); a graph "
-                                               "has one flow", at, at > 0 && at <= a->n_calls ? a->calls[at - 1].op->name : "-");
+            return TB_FAIL(TB_ERR_UNSUPPORTED,
+                           "capture: the function calls other ops at another size (call %d: %s); a graph "
+                           "has one flow",
+                           at, at > 0 && at <= a->n_calls ? a->calls[at - 1].op->name : "-");
         for (int i = n_inputs; i < a->n_tensors; i++)
             if (!a->is_made[i] && !same_constant(a->tensors[i], b->tensors[i]))
                 return TB_FAIL(TB_ERR_UNSUPPORTED, "capture: a constant %s changes with the size",

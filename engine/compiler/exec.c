@@ -146,8 +146,8 @@ static tb_status plan_node(tb_session *s, plan *p, int at, tb_tensor **operands,
 
 static bool same_place(const tb_tensor *a, const tb_tensor *b)
 {
-    return a->is_contiguous && b->is_contiguous && a->offset == b->offset && a->rank == b->rank && a->dtype == b->dtype &&
-           memcmp(a->dims, b->dims, sizeof *a->dims * (size_t)a->rank) == 0;
+    return a->is_contiguous && b->is_contiguous && a->offset == b->offset && a->rank == b->rank &&
+           a->dtype == b->dtype && memcmp(a->dims, b->dims, sizeof *a->dims * (size_t)a->rank) == 0;
 }
 
 /* An op that may write where it reads: its result takes the buffer of an operand that has its last use here, unless
@@ -162,7 +162,8 @@ static void take_over(const tb_graph *g, plan *p, int at)
     for (int k = 0; k < c->n_in && out->storage == mine; k++) {
         const tb_tensor *in = c->in[k];
         buffer *b = in ? buffer_of(p, in) : NULL;
-        bool may = (is_pointwise || c->op->overwrites >> k & 1) && b && !b->is_external && b->last == at && b->bytes == buffer_of(p, out)->bytes && same_place(in, out);
+        bool may = (is_pointwise || c->op->overwrites >> k & 1) && b && !b->is_external && b->last == at &&
+                   b->bytes == buffer_of(p, out)->bytes && same_place(in, out);
         for (int o = 0; may && o < c->n_in; o++)
             may = !c->in[o] || o == k || c->in[o]->storage != in->storage || (is_pointwise && same_place(c->in[o], in));
         if (!may) continue;
@@ -177,7 +178,8 @@ static void take_over(const tb_graph *g, plan *p, int at)
 static bool is_direct(const tb_graph *g, const plan *p, int output)
 {
     const tb_value *v = &g->values[g->outputs[output]];
-    if (v->producer < 0 || p->calls[v->producer].spec[v->output].is_view || !p->calls[v->producer].op->ref) return false;
+    if (v->producer < 0 || p->calls[v->producer].spec[v->output].is_view || !p->calls[v->producer].op->ref)
+        return false;
     for (int i = 0; i < output; i++)
         if (p->tensors[g->outputs[i]].storage == p->tensors[g->outputs[output]].storage) return false;
     return true;
@@ -190,7 +192,8 @@ static tb_status plan_build(tb_session *s, const int64_t *sizes, plan *p)
     uint64_t *attrs;
     for (int i = 0; i < g->n_symbols; i++) {
         p->sizes[i] = sizes[i];
-        if (sizes[i] < 0) return TB_FAIL(TB_ERR_SHAPE, "graph %s: %s = %lld", g->name, g->symbols[i], (long long)sizes[i]);
+        if (sizes[i] < 0)
+            return TB_FAIL(TB_ERR_SHAPE, "graph %s: %s = %lld", g->name, g->symbols[i], (long long)sizes[i]);
     }
     TB_TRY(plan_alloc(g, p));
     for (int i = 0; i < g->n_values; i++) {
@@ -282,7 +285,8 @@ static tb_status rehearse(tb_session *s, plan *p)
     void *buffers[2 * MAX_OPERANDS] = {0};
     int n = g->n_inputs + g->n_outputs, made = 0;
     tb_node_observer observer = s->observer;
-    tb_status st = n > 2 * MAX_OPERANDS ? TB_FAIL(TB_ERR_UNSUPPORTED, "graph %s: %d inputs and outputs", g->name, n) : TB_OK;
+    tb_status st =
+        n > 2 * MAX_OPERANDS ? TB_FAIL(TB_ERR_UNSUPPORTED, "graph %s: %d inputs and outputs", g->name, n) : TB_OK;
     for (; made < n && st == TB_OK; made++) {
         int value = made < g->n_inputs ? g->inputs[made] : g->outputs[made - g->n_inputs];
         size_t bytes = tb_tensor_bytes(&p->tensors[value]);

@@ -382,8 +382,9 @@ static tb_status verify_node(const tb_graph *g, int at)
         bool same = v->dtype == types[o].dtype && v->rank == types[o].rank && v->producer == at && v->output == o;
         for (int i = 0; same && i < v->rank; i++) same = tb_dim_equal(v->dims[i], types[o].dims[i]);
         if (!same)
-            return TB_FAIL(TB_ERR_INTERNAL, "graph %s: node %d (%s): the type of its result %%%d is not what the op makes",
-                           g->name, at, n->op->name, n->out[o]);
+            return TB_FAIL(TB_ERR_INTERNAL,
+                           "graph %s: node %d (%s): the type of its result %%%d is not what the op makes", g->name, at,
+                           n->op->name, n->out[o]);
     }
     return TB_OK;
 }

@@ -164,7 +164,8 @@ static tb_status word(reader *r, char *out, size_t size)
 {
     size_t n = 0;
     blanks(r);
-    for (; r->at < r->end && (isalnum((unsigned char)*r->at) || *r->at == '_' || *r->at == '-' || *r->at == '.'); r->at++) {
+    for (; r->at < r->end && (isalnum((unsigned char)*r->at) || *r->at == '_' || *r->at == '-' || *r->at == '.');
+         r->at++) {
         if (n + 1 == size) return bad(r, "a word is too long");
         out[n++] = *r->at;
     }

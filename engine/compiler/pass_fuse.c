@@ -1,6 +1,6 @@
 /* Fusion. Epilogue: the addition of a residual, and an activation, move into the linear or convolution that feeds them.
- * Pointwise: a chain or tree of pointwise nodes becomes one program. A producer joins only when nothing else uses it: its
- * value then lives in registers or L1 and is never written. */
+ * Pointwise: a chain or tree of pointwise nodes becomes one program. A producer joins only when nothing else uses it:
+ * its value then lives in registers or L1 and is never written. */
 #include "pass_internal.h"
 #include "fused_pointwise.h"
 #include "tb_ops.h"
@@ -59,8 +59,10 @@ static int anchor_for(tb_graph *g, tb_pass_run *r, int user, int k)
     if (tb_graph_uses(g, u->in[k]) != 1) refusal = "its result has other uses";
     else if (act_of(a) != TB_ACT_NONE) refusal = "it has an activation already";
     else if (adds && a->n_in > residual_place(a->op)) refusal = "it has a residual already";
-    else if (adds && !same_dims(&g->values[u->in[1 - k]], &g->values[u->out[0]])) refusal = "the sum broadcasts its other operand";
-    else if (adds && !same_dims(&g->values[u->in[k]], &g->values[u->out[0]])) refusal = "its shape is broadcast by the user";
+    else if (adds && !same_dims(&g->values[u->in[1 - k]], &g->values[u->out[0]]))
+        refusal = "the sum broadcasts its other operand";
+    else if (adds && !same_dims(&g->values[u->in[k]], &g->values[u->out[0]]))
+        refusal = "its shape is broadcast by the user";
     if (refusal) tbi_why(r, g, anchor, user, refusal);
     return refusal ? -1 : anchor;
 }
@@ -103,8 +105,8 @@ static tb_status epilogue(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_epilogue = {"epilogue", "moves residual sums and activations into the linear or convolution before them",
-                                   false, epilogue};
+const tb_pass tbi_pass_epilogue = {
+    "epilogue", "moves residual sums and activations into the linear or convolution before them", false, epilogue};
 
 /* ---- pointwise groups ---- */
 typedef struct group {

@@ -53,8 +53,9 @@ static int in_order(int kind, const buffer *buffers, const size_t *breadth, int 
         for (; at > 0; at--) {
             const buffer *o = &buffers[order[at - 1]];
             bool before = kind == BY_TIME ? b->first < o->first
-                          : kind == BY_BREADTH && breadth[i] != breadth[order[at - 1]] ? breadth[i] > breadth[order[at - 1]]
-                                                                                      : b->bytes > o->bytes;
+                          : kind == BY_BREADTH && breadth[i] != breadth[order[at - 1]]
+                              ? breadth[i] > breadth[order[at - 1]]
+                              : b->bytes > o->bytes;
             if (!before) break;
             order[at] = order[at - 1];
         }

@@ -59,7 +59,8 @@ TB_MUST_USE tb_status tb_graph_create(const char *name, tb_graph **out);
 void tb_graph_free(tb_graph *g); /* NULL is accepted */
 
 /* ---- building; ids are returned through `out` ---- */
-TB_MUST_USE tb_status tb_graph_input(tb_graph *g, const char *name, tb_dtype dtype, int rank, const tb_dim *dims, int *out);
+TB_MUST_USE tb_status tb_graph_input(tb_graph *g, const char *name, tb_dtype dtype, int rank, const tb_dim *dims,
+                                     int *out);
 TB_MUST_USE tb_status tb_graph_constant(tb_graph *g, const char *name, tb_tensor *t, int *out); /* retains t */
 /* Appends a node; its results get ids in out[0 .. op->n_out) with types by the op's shape rule, tried at two sizes of
  * every symbol and unified. `in` holds value ids. `attrs` is copied. */
@@ -100,7 +101,8 @@ typedef struct tb_capture_input {
 typedef tb_tensor *(*tb_captured)(void *arg, int n, tb_tensor *const *inputs);
 TB_MUST_USE tb_status tb_capture(const char *name, int n_symbols, const char *const *symbols, int n_inputs,
                                  const tb_capture_input *inputs, tb_captured f, void *arg, tb_graph **out);
-/* The same with n_outputs results (at most TB_MAX_GRAPH_OUTPUTS), which f puts into out[] in the order of their names. */
+/* The same with n_outputs results (at most TB_MAX_GRAPH_OUTPUTS), which f puts into out[] in the order of their
+ * names. */
 enum { TB_MAX_GRAPH_OUTPUTS = 64 };
 typedef void (*tb_captured_several)(void *arg, int n, tb_tensor *const *inputs, tb_tensor **out);
 TB_MUST_USE tb_status tb_capture_several(const char *name, int n_symbols, const char *const *symbols, int n_inputs,

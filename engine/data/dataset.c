@@ -115,10 +115,10 @@ static tb_status open_idx_list(tb_dataset *d, const char *list)
     char *copy = tb_strdup(list), *rest = copy;
     if (!copy) return TB_ERR_OOM;
     while (rest && n < MAX_FILES) files[n++] = strsep(&rest, ",");
-    tb_status st = rest || (n != 2 && n != 4)
-                       ? TB_FAIL(TB_ERR_CONFIG, "data 'idx:%s': give IMAGES,LABELS or IMAGES,LABELS,TEST_IMAGES,TEST_LABELS",
-                                 list)
-                       : open_images(d, files, NULL);
+    tb_status st =
+        rest || (n != 2 && n != 4)
+            ? TB_FAIL(TB_ERR_CONFIG, "data 'idx:%s': give IMAGES,LABELS or IMAGES,LABELS,TEST_IMAGES,TEST_LABELS", list)
+            : open_images(d, files, NULL);
     tb_free(copy);
     return st;
 }
@@ -143,8 +143,9 @@ static tb_status open_by_name(tb_dataset *d, const char *name)
                                          : open_text(d, k->files[0], k->package);
     }
     const char *near = tb_nearest(name, names, KNOWN_SETS);
-    return TB_FAIL(TB_ERR_NOT_FOUND, "no data set '%s'%s%s%s; there are fashion-mnist, jargon, idx:IMAGES,LABELS, text:PATH",
-                   name, near ? "; nearest: '" : "", near ? near : "", near ? "'" : "");
+    return TB_FAIL(TB_ERR_NOT_FOUND,
+                   "no data set '%s'%s%s%s; there are fashion-mnist, jargon, idx:IMAGES,LABELS, text:PATH", name,
+                   near ? "; nearest: '" : "", near ? near : "", near ? "'" : "");
 }
 
 tb_status tb_dataset_open(const char *name, tb_dataset **out)

@@ -184,8 +184,9 @@ static tb_status check(const tb_loader *l)
                        (long long)c->context, (long long)l->part->rows);
     if (c->mode == TB_LOAD_EVAL) return TB_OK;
     if (c->batch % (c->ranks * c->pieces))
-        return TB_FAIL(TB_ERR_CONFIG, "loader of %s: batch %lld cannot be cut into %d pieces for %d ranks; make it a multiple",
-                       name, (long long)c->batch, c->pieces, c->ranks);
+        return TB_FAIL(TB_ERR_CONFIG,
+                       "loader of %s: batch %lld cannot be cut into %d pieces for %d ranks; make it a multiple", name,
+                       (long long)c->batch, c->pieces, c->ranks);
     if (c->batch > l->rows)
         return TB_FAIL(TB_ERR_CONFIG, "loader of %s: batch %lld is larger than an epoch of %lld rows", name,
                        (long long)c->batch, (long long)l->rows);
@@ -235,7 +236,8 @@ tb_status tb_loader_open(const tb_loader_config *config, tb_loader **out)
     pthread_cond_init(&l->freed, NULL);
     tb_status st = check(l);
     if (st == TB_OK)
-        l->batches = config->mode == TB_LOAD_TRAIN ? l->rows / config->batch : (l->rows + config->batch - 1) / config->batch;
+        l->batches =
+            config->mode == TB_LOAD_TRAIN ? l->rows / config->batch : (l->rows + config->batch - 1) / config->batch;
     if (st == TB_OK) st = allocate(l);
     if (st == TB_OK) st = start_thread(l);
     if (st == TB_OK) *out = l;

@@ -20,15 +20,16 @@ tb_status tb_idx_parse(const uint8_t *file, size_t bytes, const char *path, tb_i
     int rank = file[3];
     size_t header = 4 + 4 * (size_t)rank, count = 1;
     if (rank < 1 || rank > TB_IDX_MAX_RANK || bytes < header)
-        return TB_FAIL(TB_ERR_PARSE, "%s: IDX header of %d dimensions in %zu bytes; 1 to %d are read", path, rank, bytes,
-                       TB_IDX_MAX_RANK);
+        return TB_FAIL(TB_ERR_PARSE, "%s: IDX header of %d dimensions in %zu bytes; 1 to %d are read", path, rank,
+                       bytes, TB_IDX_MAX_RANK);
     for (int i = 0; i < rank; i++) {
         out->dims[i] = big_endian(file + 4 + 4 * i);
         if (__builtin_mul_overflow(count, (size_t)out->dims[i], &count)) count = SIZE_MAX;
     }
     if (count != bytes - header)
-        return TB_FAIL(TB_ERR_PARSE, "%s: the IDX header promises %zu elements, the file holds %zu: truncated or damaged",
-                       path, count, bytes - header);
+        return TB_FAIL(TB_ERR_PARSE,
+                       "%s: the IDX header promises %zu elements, the file holds %zu: truncated or damaged", path,
+                       count, bytes - header);
     out->rank = rank;
     out->elements = file + header;
     return TB_OK;

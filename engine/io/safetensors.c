@@ -45,7 +45,8 @@ static tb_status load_header(tb_safetensors *f)
         return TB_FAIL(TB_ERR_PARSE, "%s: this is no safetensors file (shorter than its 8-byte length)", f->path);
     TB_TRY(read_at(f, 0, &n, sizeof n));
     if (n > MAX_HEADER_BYTES || n > size - LENGTH_BYTES)
-        return TB_FAIL(TB_ERR_PARSE, "%s: the safetensors header claims %llu bytes of a file of %zu: truncated or another format",
+        return TB_FAIL(TB_ERR_PARSE,
+                       "%s: the safetensors header claims %llu bytes of a file of %zu: truncated or another format",
                        f->path, (unsigned long long)n, size);
     char *json = tb_calloc(n + 1, 1);
     if (!json) return TB_ERR_OOM;
@@ -120,8 +121,9 @@ tb_status tb_safetensors_load(const tb_safetensors *f, const char *name, tb_tens
     int rank = tb_tensor_rank(into);
     if (e->dtype != tb_tensor_dtype(into) || e->rank != rank ||
         memcmp(e->dims, tb_tensor_dims(into), (size_t)rank * sizeof *e->dims) != 0)
-        return TB_FAIL(TB_ERR_SHAPE, "%s: tensor '%s' is %s %s, wanted is %s %s", f->path, name, tb_dtype_name(e->dtype),
-                       tb_dims_text(e->rank, e->dims), tb_dtype_name(tb_tensor_dtype(into)), tb_shape_text(into));
+        return TB_FAIL(TB_ERR_SHAPE, "%s: tensor '%s' is %s %s, wanted is %s %s", f->path, name,
+                       tb_dtype_name(e->dtype), tb_dims_text(e->rank, e->dims), tb_dtype_name(tb_tensor_dtype(into)),
+                       tb_shape_text(into));
     void *host = tb_calloc(e->end - e->begin, 1);
     if (!host) return TB_ERR_OOM;
     tb_status st = tb_safetensors_read(f, e, host);

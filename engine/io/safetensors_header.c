@@ -158,9 +158,10 @@ static tb_status dtype(reader *r, tb_safetensors_entry *e)
     int t = 0;
     while (t < TB_DTYPES && strcmp(dtype_names[t], name) != 0) t++;
     e->dtype = (tb_dtype)t;
-    tb_status st = t < TB_DTYPES ? TB_OK
-                                 : TB_FAIL(TB_ERR_DTYPE, "%s: tensor '%s' is of dtype %s, which the engine does not have",
-                                           r->path, e->name, name);
+    tb_status st = t < TB_DTYPES
+                       ? TB_OK
+                       : TB_FAIL(TB_ERR_DTYPE, "%s: tensor '%s' is of dtype %s, which the engine does not have",
+                                 r->path, e->name, name);
     tb_free(name);
     return st;
 }
@@ -201,7 +202,8 @@ static tb_status entry(reader *r, tb_safetensors_entry *e)
     do TB_TRY(member(r, e, &seen));
     while (take(r, ','));
     TB_TRY(need(r, '}'));
-    return seen == (HAS_DTYPE | HAS_SHAPE | HAS_OFFSETS) ? TB_OK : bad(r, "a tensor without dtype, shape or data_offsets");
+    return seen == (HAS_DTYPE | HAS_SHAPE | HAS_OFFSETS) ? TB_OK
+                                                         : bad(r, "a tensor without dtype, shape or data_offsets");
 }
 
 /* Grows in powers of two: `n` elements are in use. */
@@ -284,14 +286,16 @@ static tb_status check(const reader *r, st_header *h, size_t data_bytes)
             if (__builtin_mul_overflow(bytes, (size_t)e->dims[d], &bytes))
                 return TB_FAIL(TB_ERR_PARSE, "%s: tensor '%s' is too large", r->path, e->name);
         if (e->begin != at || e->end < e->begin || e->end > data_bytes || e->end - e->begin != bytes)
-            return TB_FAIL(TB_ERR_PARSE,
-                           "%s: tensor '%s' of %s %s needs bytes %zu..%zu of %zu, its offsets say %zu..%zu: truncated or damaged",
-                           r->path, e->name, tb_dtype_name(e->dtype), tb_dims_text(e->rank, e->dims), at, at + bytes,
-                           data_bytes, e->begin, e->end);
+            return TB_FAIL(
+                TB_ERR_PARSE,
+                "%s: tensor '%s' of %s %s needs bytes %zu..%zu of %zu, its offsets say %zu..%zu: truncated or damaged",
+                r->path, e->name, tb_dtype_name(e->dtype), tb_dims_text(e->rank, e->dims), at, at + bytes, data_bytes,
+                e->begin, e->end);
         at = e->end;
     }
-    return at == data_bytes ? TB_OK
-                            : TB_FAIL(TB_ERR_PARSE, "%s: %zu bytes of data belong to no tensor", r->path, data_bytes - at);
+    return at == data_bytes
+               ? TB_OK
+               : TB_FAIL(TB_ERR_PARSE, "%s: %zu bytes of data belong to no tensor", r->path, data_bytes - at);
 }
 
 tb_status tbi_st_header_parse(const char *json, size_t bytes, size_t data_bytes, const char *path, st_header *h)

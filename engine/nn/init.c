@@ -19,7 +19,10 @@ static double xavier_std(int64_t fan_in, int64_t fan_out, double gain)
 }
 
 /* A uniform distribution on [-b, b) has the standard deviation b / sqrt(3). */
-tb_init tb_init_kaiming_uniform(int64_t fan_in, double slope) { return tb_init_uniform(sqrt(3) * kaiming_std(fan_in, slope)); }
+tb_init tb_init_kaiming_uniform(int64_t fan_in, double slope)
+{
+    return tb_init_uniform(sqrt(3) * kaiming_std(fan_in, slope));
+}
 tb_init tb_init_kaiming_normal(int64_t fan_in, double slope) { return tb_init_normal(kaiming_std(fan_in, slope)); }
 tb_init tb_init_xavier_uniform(int64_t fan_in, int64_t fan_out, double gain)
 {

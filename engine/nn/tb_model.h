@@ -68,8 +68,8 @@ tb_tensor *tb_model_forward_blocks(const tb_model *m, int first, int n, tb_tenso
 int tb_model_caches(const tb_model *m); /* blocks that keep something of earlier tokens; 0: the model cannot step */
 /* The rank and dimensions of a row of cache `index`, the batch left out. */
 int tb_model_cache_dims(const tb_model *m, int index, int64_t capacity, int64_t dims[TB_MAX_RANK]);
-/* tokens [B, 1] -> logits [B, 1, classes], the bits of the whole row's forward at that place. cache[tb_model_caches]: f32
- * [B, ..], replaced by what they become. What a cache holds behind a row's place is never read. */
+/* tokens [B, 1] -> logits [B, 1, classes], the bits of the whole row's forward at that place. cache[tb_model_caches]:
+ * f32 [B, ..], replaced by what they become. What a cache holds behind a row's place is never read. */
 tb_tensor *tb_model_step(const tb_model *m, tb_tensor *tokens, const tb_step *at, tb_tensor **cache);
 
 /* ---- writing models ---- */

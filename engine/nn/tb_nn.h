@@ -77,9 +77,10 @@ typedef struct tb_nn_attention_config {
 tb_nn_attention tb_nn_attention_make(tb_params *ps, const char *name, const tb_nn_attention_config *c);
 tb_tensor *tb_nn_attention_forward(const tb_nn_attention *l, tb_tensor *x); /* [B, T, width] -> the same */
 
-/* Generation, one token a row at a time: x [B, 1, width] -> the same. *cache [B, 2, heads, capacity, width / heads] holds
- * the keys and values of the tokens so far and becomes the one that holds this token's too; place: i64 [B], where each
- * row's token stands, 0 <= place < capacity. The result has the bits of the whole row's causal forward at that place. */
+/* Generation, one token a row at a time: x [B, 1, width] -> the same. *cache [B, 2, heads, capacity, width / heads]
+ * holds the keys and values of the tokens so far and becomes the one that holds this token's too; place: i64 [B], where
+ * each row's token stands, 0 <= place < capacity. The result has the bits of the whole row's causal forward at that
+ * place. */
 tb_tensor *tb_nn_attention_step(const tb_nn_attention *l, tb_tensor *x, tb_tensor *place, tb_tensor **cache);
 
 /* Pre-norm block (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020):

@@ -19,7 +19,8 @@ tb_tensor *tb_nn_attention_forward(const tb_nn_attention *l, tb_tensor *x)
     tb_tensor *part[3]; /* q, k, v: [B, heads, T, width / heads], views of one product */
     tb_tensor_split(tb_nn_linear_forward(&l->qkv, x), -1, 3, (int64_t[]){c, c, c}, part);
     for (int i = 0; i < 3; i++) part[i] = tb_transpose(tb_reshape(part[i], 4, (int64_t[]){b, t, h, c / h}), 1, 2);
-    tb_tensor *y = tb_scaled_dot_product_attention(part[0], part[1], part[2], &(tb_attention_opts){.causal = l->causal});
+    tb_tensor *y =
+        tb_scaled_dot_product_attention(part[0], part[1], part[2], &(tb_attention_opts){.causal = l->causal});
     y = tb_reshape(tb_transpose(y, 1, 2), 3, (int64_t[]){b, t, c});
     y = tb_nn_dropout_forward(&l->drop, tb_nn_linear_forward(&l->proj, y));
     return tb_scope_escape(s, y);
@@ -67,7 +68,8 @@ tb_tensor *tb_nn_transformer_block_forward(const tb_nn_transformer_block *l, tb_
     return tb_scope_escape(s, y);
 }
 
-tb_tensor *tb_nn_transformer_block_step(const tb_nn_transformer_block *l, tb_tensor *x, tb_tensor *place, tb_tensor **cache)
+tb_tensor *tb_nn_transformer_block_step(const tb_nn_transformer_block *l, tb_tensor *x, tb_tensor *place,
+                                        tb_tensor **cache)
 {
     tb_scope *s = tb_scope_open();
     tb_tensor *h = tb_add(x, tb_nn_attention_step(&l->attn, tb_nn_layer_norm_forward(&l->norm1, x), place, cache));

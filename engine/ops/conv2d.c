@@ -148,8 +148,8 @@ static tb_status conv2d_shape(tb_op_call *c)
     const int64_t dims[4] = {g.n, g.o, g.out[0], g.out[1]};
     const tb_tensor *residual = c->n_in > 3 ? c->in[3] : NULL;
     if (residual && (residual->dtype != c->in[0]->dtype || !tbi_has_dims(residual, 4, dims)))
-        return TB_FAIL(TB_ERR_SHAPE, "conv2d_act: residual %s is not the shape of the result %s", tb_shape_text(residual),
-                       tb_dims_text(4, dims));
+        return TB_FAIL(TB_ERR_SHAPE, "conv2d_act: residual %s is not the shape of the result %s",
+                       tb_shape_text(residual), tb_dims_text(4, dims));
     tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, 4, dims);
     return TB_OK;
 }
@@ -186,7 +186,8 @@ static window_sum sum_window(const tbi_conv_geometry *g, const tb_tensor *x, con
 
 static tb_status conv2d_ref(tb_op_call *c)
 {
-    const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL, *r = c->n_in > 3 ? c->in[3] : NULL;
+    const tb_tensor *x = c->in[0], *w = c->in[1], *b = c->n_in > 2 ? c->in[2] : NULL,
+                    *r = c->n_in > 3 ? c->in[3] : NULL;
     tb_dtype t = (tb_dtype)x->dtype;
     bool is_float = tb_dtype_is_float(t);
     int64_t size = (int64_t)tb_dtype_size(t);
@@ -448,7 +449,9 @@ static void conv2d_act_samples(tb_samples *to)
         tb_sample(to, &a, 3,
                   (tb_sample_in[]){image(cases[i].x), image(cases[i].w), {TB_SHAPE(cases[i].w[0])}});
         tb_sample(to, &a, 4,
-                  (tb_sample_in[]){image(cases[i].x), image(cases[i].w), {TB_SHAPE(cases[i].w[0]), .absent = i % 2 == 1},
+                  (tb_sample_in[]){image(cases[i].x),
+                                   image(cases[i].w),
+                                   {TB_SHAPE(cases[i].w[0]), .absent = i % 2 == 1},
                                    {TB_SHAPE(cases[i].x[0], cases[i].w[0], cases[i].out[0], cases[i].out[1])}});
     }
 }

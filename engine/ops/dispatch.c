@@ -88,7 +88,8 @@ static tb_status make_outputs(tb_op_call *c)
             c->out[o] = tbi_tensor_view(c->in[s->view_of], s->dtype, s->rank, s->dims, s->strides, s->offset);
         } else if (s->is_donated) {
             const tb_tensor *from = c->in[s->view_of];
-            c->out[o] = tbi_tensor_view(c->in[s->view_of], s->dtype, from->rank, from->dims, from->strides, from->offset);
+            c->out[o] =
+                tbi_tensor_view(c->in[s->view_of], s->dtype, from->rank, from->dims, from->strides, from->offset);
             if (c->out[o]) c->out[o]->storage->version++;
         } else {
             c->out[o] = tbi_tensor_new(c->ctx, s->dtype, s->rank, s->dims);
@@ -257,7 +258,8 @@ tb_status tb_dispatch(const tb_op *op, const void *attrs, tb_tensor *const *in, 
 {
     tb_ctx *ctx = tbi_ctx();
     tb_tensor *promoted[8];
-    tb_status st = ctx ? TB_OK : TB_FAIL(TB_ERR_INVALID, "%s: this thread has entered no context (tb_ctx_enter)", op->name);
+    tb_status st =
+        ctx ? TB_OK : TB_FAIL(TB_ERR_INVALID, "%s: this thread has entered no context (tb_ctx_enter)", op->name);
     for (int o = 0; o < op->n_out; o++) out[o] = tb_poison();
     if (st == TB_OK && !is_plain(op, in, n_in)) {
         for (int i = 0; i < n_in; i++)
@@ -266,7 +268,8 @@ tb_status tb_dispatch(const tb_op *op, const void *attrs, tb_tensor *const *in, 
     }
     if (st == TB_OK) {
         tb_op_call c;
-        c.op = op, c.ctx = ctx, c.attrs = attrs, c.n_in = n_in, c.in = in, c.kernel = NULL, c.n_scratch = 0, c.arena = NULL;
+        c.op = op, c.ctx = ctx, c.attrs = attrs, c.n_in = n_in, c.in = in, c.kernel = NULL, c.n_scratch = 0,
+        c.arena = NULL;
         for (int o = 0; o < op->n_out; o++) {
             c.out[o] = NULL;
             c.spec[o].is_view = c.spec[o].is_donated = false;

@@ -46,7 +46,8 @@ static tb_status parse_step(const char **at, const char *end, tb_program *p)
     for (int k = 0; k < op->n_in; k++) {
         skip_blanks(at, end);
         bool is_input = *at < end && **at == 'a';
-        if (*at == end || (!is_input && **at != 't')) return TB_FAIL(TB_ERR_PARSE, "step %d: expected an operand", p->n);
+        if (*at == end || (!is_input && **at != 't'))
+            return TB_FAIL(TB_ERR_PARSE, "step %d: expected an operand", p->n);
         char digits[4] = {0};
         ++*at;
         for (int d = 0; d < 3 && *at < end && isdigit((unsigned char)**at); d++) digits[d] = *(*at)++;
@@ -78,8 +79,8 @@ tb_status tbi_program_parse(const char **at, const char *end, void *attr)
 bool tbi_can_fuse(const tb_op *op)
 {
     const tb_pointwise *p = op->family;
-    return op->fusion == TB_FUSE_POINTWISE && op->shape == tbi_pointwise_shape && op->attrs_bytes == 0 && p && !p->to_bool &&
-           op->n_in >= 1 && op->n_in <= 3;
+    return op->fusion == TB_FUSE_POINTWISE && op->shape == tbi_pointwise_shape && op->attrs_bytes == 0 && p &&
+           !p->to_bool && op->n_in >= 1 && op->n_in <= 3;
 }
 
 /* ---- the op ---- */
@@ -89,13 +90,14 @@ static tb_status fused_shape(tb_op_call *c)
     for (int i = 0; i < p->n; i++)
         for (int k = 0; k < tb_op_at(p->step[i].op)->n_in; k++)
             if (p->step[i].operand[k] < TB_PROGRAM_INPUTS && p->step[i].operand[k] >= c->n_in)
-                return TB_FAIL(TB_ERR_INVALID, "fused_pointwise: step %d reads input %d of %d", i, p->step[i].operand[k], c->n_in);
+                return TB_FAIL(TB_ERR_INVALID, "fused_pointwise: step %d reads input %d of %d", i,
+                               p->step[i].operand[k], c->n_in);
     if (c->n_in > TB_MAX_STREAMS || p->n < 1)
         return TB_FAIL(TB_ERR_INVALID, "fused_pointwise: %d inputs, %d steps", c->n_in, p->n);
     for (int i = 1; i < c->n_in; i++)
         if (c->in[i]->dtype != c->in[0]->dtype)
-            return TB_FAIL(TB_ERR_DTYPE, "fused_pointwise: inputs are %s and %s", tb_dtype_name((tb_dtype)c->in[0]->dtype),
-                           tb_dtype_name((tb_dtype)c->in[i]->dtype));
+            return TB_FAIL(TB_ERR_DTYPE, "fused_pointwise: inputs are %s and %s",
+                           tb_dtype_name((tb_dtype)c->in[0]->dtype), tb_dtype_name((tb_dtype)c->in[i]->dtype));
     return tbi_pointwise_shape(c);
 }
 
@@ -215,8 +217,8 @@ static void fused_samples(tb_samples *to)
     tb_sample(to, &p, 2, (tb_sample_in[]){{TB_SHAPE(0, 5)}, {TB_SHAPE(1)}});
 }
 
-TB_OP(fused_pointwise, .doc = "a program of pointwise ops in one pass", .n_in_min = 1, .n_in = TB_MAX_STREAMS, .n_out = 1,
-      .dtypes = TB_FLOATS, .dtypes_reason = "fusion is for floats", .attrs = fused_attr_table, .n_attrs = 1,
+TB_OP(fused_pointwise, .doc = "a program of pointwise ops in one pass", .n_in_min = 1, .n_in = TB_MAX_STREAMS,
+      .n_out = 1, .dtypes = TB_FLOATS, .dtypes_reason = "fusion is for floats", .attrs = fused_attr_table, .n_attrs = 1,
       .attrs_bytes = sizeof(tb_program), .shape = fused_shape, .ref = fused_ref, .fast = fused_fast,
       .no_grad = "made by the compiler for inference", .fusion = TB_FUSE_POINTWISE, .cost = fused_cost,
       .family = &(const tb_pointwise){.to_bool = false}, .samples = fused_samples, .tol = TB_TOL(8));

@@ -56,8 +56,8 @@ static tb_status linear_shape(tb_op_call *c)
     memcpy(dims, x->dims, sizeof dims);
     dims[x->rank - 1] = w->dims[0];
     if (c->n_in > 3 && c->in[3] && !tbi_has_dims(c->in[3], x->rank, dims))
-        return TB_FAIL(TB_ERR_SHAPE, "linear_act: residual %s is not the shape of the result %s", tb_shape_text(c->in[3]),
-                       tb_dims_text(x->rank, dims));
+        return TB_FAIL(TB_ERR_SHAPE, "linear_act: residual %s is not the shape of the result %s",
+                       tb_shape_text(c->in[3]), tb_dims_text(x->rank, dims));
     if (act_of(c) < TB_ACT_NONE || act_of(c) > TB_ACT_SILU)
         return TB_FAIL(TB_ERR_INVALID, "linear_act: no activation has the number %d", (int)act_of(c));
     tb_out_set(c, 0, (tb_dtype)x->dtype, x->rank, dims);
@@ -304,8 +304,9 @@ TB_OP(linear_act, .doc = "act(x W^T + b + residual), made by the compiler", LINE
       .fast = linear_fast, .no_grad = "made by fusion, after gradients are traced", .cost = linear_cost,
       .samples = linear_act_samples);
 TB_OP(linear_weight_grad, .doc = "sum over rows of g x (gradient of linear's weight)", LINEAR, .n_in = 3,
-      .dtypes = TB_FLOATS, .dtypes_reason = "gradients are floats", .shape = weight_grad_shape, .ref = weight_grad_ref, .fast = weight_grad_fast, .grad = weight_grad_grad,
-      .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .cost = weight_grad_cost, .samples = weight_grad_samples);
+      .dtypes = TB_FLOATS, .dtypes_reason = "gradients are floats", .shape = weight_grad_shape, .ref = weight_grad_ref,
+      .fast = weight_grad_fast, .grad = weight_grad_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1),
+      .cost = weight_grad_cost, .samples = weight_grad_samples);
 
 /* Rows that gemm can walk: even, and adjacent along one of the two dimensions. */
 static tb_tensor *as_matrix(tb_tensor *x)

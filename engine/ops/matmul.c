@@ -159,7 +159,8 @@ static void matmul_grad(tb_grad_call *c)
 static void matmul_cost(const tb_op_call *c, tb_cost *out)
 {
     const tb_tensor *a = c->in[0], *b = c->in[1];
-    double m = (double)a->dims[a->rank - 2], n = (double)b->dims[b->rank - 1], size = (double)tb_dtype_size((tb_dtype)a->dtype);
+    double m = (double)a->dims[a->rank - 2], n = (double)b->dims[b->rank - 1],
+           size = (double)tb_dtype_size((tb_dtype)a->dtype);
     int64_t k = a->dims[a->rank - 1];
     *out = (tb_cost){.flops = 2 * m * n * (double)k * (double)batches(c), .k = k,
                      .bytes = size * ((double)a->numel + (double)b->numel + m * n * (double)batches(c))};
@@ -183,8 +184,8 @@ static void matmul_samples(tb_samples *to)
 TB_OP(matmul, .doc = "matrix product, batched", .n_in_min = 2, .n_in = 2, .n_out = 1, .dtypes = TB_NUMBERS,
       .dtypes_reason = "bool has no sum of products", .promote = TB_PROMOTE_NONE,
       TB_ATTRS(matmul_attrs, matmul_attr_table), .shape = matmul_shape, .ref = matmul_ref, .fast = matmul_fast,
-      .primitives = TBI_GEMM_PRIMITIVES, .grad = matmul_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .fusion = TB_FUSE_ANCHOR,
-      .cost = matmul_cost, .samples = matmul_samples, .tol = TB_TOL(4));
+      .primitives = TBI_GEMM_PRIMITIVES, .grad = matmul_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1),
+      .fusion = TB_FUSE_ANCHOR, .cost = matmul_cost, .samples = matmul_samples, .tol = TB_TOL(4));
 
 static tb_tensor *product(tb_tensor *a, tb_tensor *b, bool batch_tree)
 {

@@ -1,6 +1,6 @@
-/* sgd, sgd_momentum, adamw: one optimizer step of one parameter, in place: parameter and state are donated, every element by itself.
- * What changes from step to step (learning rate, bias corrections, the factor of gradient clipping) are plain
- * attributes, so a step makes no tensor. Fast rows: kernels "sgd" and "adamw". */
+/* sgd, sgd_momentum, adamw: one optimizer step of one parameter, in place: parameter and state are donated, every
+ * element by itself. What changes from step to step (learning rate, bias corrections, the factor of gradient clipping)
+ * are plain attributes, so a step makes no tensor. Fast rows: kernels "sgd" and "adamw". */
 #include "tb_op.h"
 #include "tb_ops.h"
 #include <math.h>
@@ -47,7 +47,8 @@ static tb_status update_shape(tb_op_call *c)
         bool is_dense = t->is_contiguous || i == GRAD;
         if (t->dtype != p->dtype || t->rank != p->rank || !is_dense ||
             memcmp(t->dims, p->dims, (size_t)p->rank * sizeof *p->dims) != 0)
-            return TB_FAIL(TB_ERR_SHAPE, "%s: parameter %s and input %d, %s %s, must be alike; parameter and state contiguous",
+            return TB_FAIL(TB_ERR_SHAPE,
+                           "%s: parameter %s and input %d, %s %s, must be alike; parameter and state contiguous",
                            c->op->name, tb_shape_text(p), i, tb_dtype_name((tb_dtype)t->dtype), tb_shape_text(t));
     }
     for (int o = 0; o < c->op->n_out; o++) {

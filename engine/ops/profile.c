@@ -72,7 +72,9 @@ tb_status tb_profile_create(tb_ctx *ctx, int64_t capacity, tb_profile **out)
         tb_free(events);
         return TB_ERR_OOM;
     }
-    *p = (tb_profile){.base = {.name = "profile", .order = TB_ORDER_TRACE, .around = around}, .ctx = ctx, .events = events,
+    *p = (tb_profile){.base = {.name = "profile", .order = TB_ORDER_TRACE, .around = around},
+                      .ctx = ctx,
+                      .events = events,
                       .capacity = capacity};
     *out = p;
     return TB_OK;
@@ -174,7 +176,8 @@ static int64_t make_rows(const tb_profile *p, row *rows)
     int64_t n = 0, merged = 0;
     for (int64_t i = 0; i < p->n; i++) {
         const event *e = &p->events[i];
-        if (e->kernel) rows[n++] = (row){e->name, e->kernel, 1, e->end_ns - e->start_ns - e->inside_ns, e->flops, e->bytes};
+        if (e->kernel)
+            rows[n++] = (row){e->name, e->kernel, 1, e->end_ns - e->start_ns - e->inside_ns, e->flops, e->bytes};
     }
     qsort(rows, (size_t)n, sizeof *rows, by_names);
     for (int64_t i = 0; i < n; i++) {
@@ -196,14 +199,16 @@ tb_status tb_profile_table(const tb_profile *p, tb_text *to)
     if (!rows) return TB_ERR_OOM;
     int64_t n = make_rows(p, rows), total = 0;
     for (int64_t i = 0; i < n; i++) total += rows[i].own_ns;
-    tb_text_add(to, "%-26s %-28s %8s %11s %7s %10s %8s\n", "op", "kernel", "calls", "own us", "share", "GFLOP/s", "GB/s");
+    tb_text_add(to, "%-26s %-28s %8s %11s %7s %10s %8s\n", "op", "kernel", "calls", "own us", "share", "GFLOP/s",
+                "GB/s");
     for (int64_t i = 0; i < n; i++) {
         const row *r = &rows[i];
         double ns = r->own_ns > 0 ? (double)r->own_ns : 1;
         tb_text_add(to, "%-26s %-28s %8lld %11.1f %6.1f%% %10.2f %8.2f\n", r->name, r->kernel, (long long)r->calls,
                     ns * 1e-3, 100 * ns / (double)(total ? total : 1), r->flops / ns, r->bytes / ns);
     }
-    if (p->dropped) tb_text_add(to, "%lld further calls found no room and are not in the table\n", (long long)p->dropped);
+    if (p->dropped)
+        tb_text_add(to, "%lld further calls found no room and are not in the table\n", (long long)p->dropped);
     tb_free(rows);
     return to->failed ? TB_ERR_OOM : TB_OK;
 }

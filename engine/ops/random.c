@@ -6,7 +6,8 @@
 #include "tb_rng.h"
 
 //>>> tb_ops.h
-/* A fresh key from the current context: its seed, its stream and count of uses (tb_ctx_set_stream), its first sample. */
+/* A fresh key from the current context: its seed, its stream and count of uses (tb_ctx_set_stream), its first
+ * sample. */
 tb_tensor *tb_next_key(void);
 tb_tensor *tb_rand(tb_tensor *key, tb_dtype dtype, int rank, const int64_t *dims);  /* uniform in [0, 1), floats */
 tb_tensor *tb_randn(tb_tensor *key, tb_dtype dtype, int rank, const int64_t *dims); /* normal, mean 0, variance 1 */
@@ -162,7 +163,8 @@ static tb_status multinomial_ref(tb_op_call *c)
         const char *row = (const char *)tb_op_data(p) + r * stride;
         double total = row_total(p, row);
         if (!(total > 0))
-            return TB_FAIL(TB_ERR_INVALID, "multinomial: row %lld is negative, infinite, NaN or sums to 0", (long long)r);
+            return TB_FAIL(TB_ERR_INVALID, "multinomial: row %lld is negative, infinite, NaN or sums to 0",
+                           (long long)r);
         uint64_t at = ((p->rank == 2 ? k.first_sample : 0) + (uint64_t)r) * (uint64_t)a->n;
         for (int64_t j = 0; j < a->n; j++)
             *out++ = pick(p, row, total * tb_random_uniform(k.seed, k.stream, at + (uint64_t)j));

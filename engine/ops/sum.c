@@ -1,10 +1,10 @@
 /* sum, mean over any axes. The reference sums in f64 (integers and bool: in i64, as torch does).
  *
- * In f32 the order of arithmetic is fixed by the shape and the axes alone, never by strides, threads or ISA. Neighbouring
- * reduced axes are one. They are summed from the innermost outwards: along memory, each row in the lanes of row_sum;
- * across memory, each column as one chain over ascending rows (column_sum). Where axis 0 is the batch, the rows of that
- * last step are cut into the context's batch blocks of ceil(n / blocks) samples, whose sums meet in a pairwise tree.
- * The mean divides the finished sum. */
+ * In f32 the order of arithmetic is fixed by the shape and the axes alone, never by strides, threads or ISA.
+ * Neighbouring reduced axes are one. They are summed from the innermost outwards: along memory, each row in the lanes
+ * of row_sum; across memory, each column as one chain over ascending rows (column_sum). Where axis 0 is the batch, the
+ * rows of that last step are cut into the context's batch blocks of ceil(n / blocks) samples, whose sums meet in a
+ * pairwise tree. The mean divides the finished sum. */
 #include "tb_op.h"
 #include "tb_ops.h"
 
@@ -258,8 +258,8 @@ static void sum_cost(const tb_op_call *c, tb_cost *out)
 static void sum_samples(tb_samples *to)
 {
     static const tb_sample_in x = {TB_SHAPE(3, 4, 5)}, empty = {TB_SHAPE(0, 3)}, point = {.rank = 0},
-                              units = {TB_SHAPE(1, 19, 1)}, deep = {TB_SHAPE(13, 2, 3, 2, 5)}, rows = {TB_SHAPE(9, 700)},
-                              large = {TB_SHAPE(67, 3, 301)};
+                              units = {TB_SHAPE(1, 19, 1)}, deep = {TB_SHAPE(13, 2, 3, 2, 5)},
+                              rows = {TB_SHAPE(9, 700)}, large = {TB_SHAPE(67, 3, 301)};
     tb_sample(to, &(sum_attrs){0}, 1, &x);
     tb_sample(to, &(sum_attrs){.axes = {1, {-1}}}, 1, &x);
     tb_sample(to, &(sum_attrs){.axes = {1, {0}}, .keep = true}, 1, &x);

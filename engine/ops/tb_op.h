@@ -14,7 +14,8 @@ enum { TB_MAX_OUT = 4, TB_MAX_PRIMITIVES = 4 };
 typedef struct tb_op tb_op;
 
 /* ---- attributes: one table, read by IR text, YAML and the C structure alike ---- */
-typedef enum tb_attr_type { TB_ATTR_I64, TB_ATTR_F64, TB_ATTR_BOOLEAN, TB_ATTR_DTYPE_, TB_ATTR_INTS, TB_ATTR_CUSTOM } tb_attr_type;
+typedef enum tb_attr_type { TB_ATTR_I64, TB_ATTR_F64, TB_ATTR_BOOLEAN, TB_ATTR_DTYPE_, TB_ATTR_INTS,
+                            TB_ATTR_CUSTOM } tb_attr_type;
 /* A list of integers (axes, dims, permutation) with its length. */
 typedef struct tb_ints {
     int n;

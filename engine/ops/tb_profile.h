@@ -1,8 +1,9 @@
 /* A profile of operations: which op ran when, by which kernel, on what shape, beside the work it is known to do.
  *
- * The profiler is an interceptor: while it is switched on it sees every call of its context. Events go into memory that is
- * allocated when the profile is made, so that profiling allocates nothing while the profiled code runs; when the memory
- * is full, further events are counted and dropped. A profile belongs to the thread that has entered its context. */
+ * The profiler is an interceptor: while it is switched on it sees every call of its context. Events go into memory that
+ * is allocated when the profile is made, so that profiling allocates nothing while the profiled code runs; when the
+ * memory is full, further events are counted and dropped. A profile belongs to the thread that has entered its
+ * context. */
 #pragma once
 #include "tb_tensor.h"
 #include "tb_text.h"

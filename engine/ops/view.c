@@ -241,10 +241,14 @@ typedef struct unslice_attrs {
     tb_ints dims;
 } unslice_attrs;
 static const tb_attr unslice_attr_table[] = {
-    {.name = "axis", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.axis), .default_value = 0, .doc = "axis cut along"},
-    {.name = "start", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.start), .default_value = 0, .doc = "first index"},
-    {.name = "stop", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.stop), .default_value = 0, .doc = "index after the last"},
-    {.name = "step", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.step), .default_value = 1, .doc = "distance, >= 1"},
+    {.name = "axis", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.axis), .default_value = 0,
+     .doc = "axis cut along"},
+    {.name = "start", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.start), .default_value = 0,
+     .doc = "first index"},
+    {.name = "stop", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.stop), .default_value = 0,
+     .doc = "index after the last"},
+    {.name = "step", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.step), .default_value = 1,
+     .doc = "distance, >= 1"},
     TB_ATTR_LIST(unslice_attrs, dims, "shape of the result"),
 };
 

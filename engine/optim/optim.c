@@ -102,7 +102,8 @@ tb_optim_attrs tb_optim_attrs_at(const tb_optim_config *config, bool decays, int
     tb_optim_config c = completed(*config);
     double decay = decays ? c.decay : 0;
     if (c.kind == TB_OPTIM_SGD) return (tb_optim_attrs){.sgd = {c.rate, scale, decay, c.momentum, c.nesterov}};
-    return (tb_optim_attrs){.adamw = {.rate = c.rate, .scale = scale, .decay = decay, .beta1 = c.beta1, .beta2 = c.beta2,
+    return (tb_optim_attrs){.adamw = {.rate = c.rate, .scale = scale, .decay = decay, .beta1 = c.beta1,
+                                      .beta2 = c.beta2,
                                       .eps = c.eps, .bias1 = 1 - pow(c.beta1, (double)t),
                                       .bias2 = 1 - pow(c.beta2, (double)t), .decoupled = c.kind == TB_OPTIM_ADAMW}};
 }

@@ -37,8 +37,8 @@ tb_tensor *tb_optim_state(const tb_optim *o, int index);
 const char *tb_optim_state_name(const tb_optim *o, int index); /* "fc1.weight/m" */
 void tb_optim_set_steps(tb_optim *o, int64_t steps);
 
-/* What step t = 1, 2, .. asks of one parameter, as the ops and kernels sgd and adamw take it; `scale` is of the gradient.
- * Betas and eps that are all 0 have their defaults. */
+/* What step t = 1, 2, .. asks of one parameter, as the ops and kernels sgd and adamw take it; `scale` is of the
+ * gradient. Betas and eps that are all 0 have their defaults. */
 typedef union tb_optim_attrs {
     tb_sgd_step sgd;
     tb_adamw_step adamw;

@@ -38,9 +38,9 @@ tb_mem_tag tb_ctx_set_tag(tb_ctx *ctx, tb_mem_tag tag);
 TB_MUST_USE tb_status tb_ctx_set_batch_blocks(tb_ctx *ctx, int blocks);
 int tb_ctx_batch_blocks(const tb_ctx *ctx);
 
-/* Mixed precision: linear layers and matrix products of f32, and their gradients, round their operands to bf16 and sum in
- * f32. Weights, activations, gradients and every other op stay f32. Off by default; where no such kernel fits, and in
- * ref, products are f32. */
+/* Mixed precision: linear layers and matrix products of f32, and their gradients, round their operands to bf16 and sum
+ * in f32. Weights, activations, gradients and every other op stay f32. Off by default; where no such kernel fits, and
+ * in ref, products are f32. */
 void tb_ctx_set_bf16_products(tb_ctx *ctx, bool on);
 bool tb_ctx_bf16_products(const tb_ctx *ctx);
 

@@ -272,10 +272,11 @@ void tb_tensor_set_name(tb_tensor *t, const char *name)
 
 tb_status tb_tensor_rebase(tb_tensor *t, const tb_tensor *onto)
 {
-    bool alike = t->storage && onto->storage && t->dtype == onto->dtype && t->rank == onto->rank &&
-                 t->is_contiguous && onto->is_contiguous && memcmp(t->dims, onto->dims, (size_t)t->rank * sizeof *t->dims) == 0;
+    bool alike = t->storage && onto->storage && t->dtype == onto->dtype && t->rank == onto->rank && t->is_contiguous &&
+                 onto->is_contiguous && memcmp(t->dims, onto->dims, (size_t)t->rank * sizeof *t->dims) == 0;
     if (!alike)
-        return TB_FAIL(TB_ERR_SHAPE, "a tensor of %s cannot take the place of one of %s: both must be contiguous and alike",
+        return TB_FAIL(TB_ERR_SHAPE,
+                       "a tensor of %s cannot take the place of one of %s: both must be contiguous and alike",
                        tb_shape_text(t), tb_shape_text(onto));
     atomic_fetch_add_explicit(&onto->storage->refs, 1, memory_order_relaxed);
     storage_release(t->storage);

@@ -16,7 +16,8 @@ static int draw(const float *logits, const tb_sampling *how, int64_t index)
     for (int i = 1; i < BYTES; i++)
         if (logits[i] > logits[best]) best = i;
     if (how->temperature <= 0) return best;
-    for (int i = 0; i < BYTES; i++) sum += weight[i] = exp(((double)logits[i] - (double)logits[best]) / how->temperature);
+    for (int i = 0; i < BYTES; i++)
+        sum += weight[i] = exp(((double)logits[i] - (double)logits[best]) / how->temperature);
     double left = sum * tb_random_uniform(how->seed, tb_stream_name(0, "sample"), (uint64_t)index);
     for (int i = 0; i < BYTES; i++) {
         left -= weight[i];

@@ -172,7 +172,8 @@ static tb_status timed_step(const tb_run *run, train_state *s, int64_t step)
     if (tb_malloc_is_counted()) tb_emit_sample(run, "mallocs", step, (double)(after.mallocs - before.mallocs));
     tb_emit_sample(run, "page_faults", step, (double)(after.faults - before.faults));
     tb_run_headline(run, "loss", loss, "nats");
-    return isfinite(loss) ? TB_OK : TB_FAIL(TB_ERR_INVALID, "training: the loss is %g in step %lld", loss, (long long)step);
+    return isfinite(loss) ? TB_OK
+                          : TB_FAIL(TB_ERR_INVALID, "training: the loss is %g in step %lld", loss, (long long)step);
 }
 
 static tb_status profiled_step(const tb_run *run, train_state *s, int64_t step)
@@ -286,7 +287,8 @@ static tb_status emit_sample_text(const tb_run *run, const train_state *s)
     tb_status st = tb_sample_text(s->model, &how, (const uint8_t *)prompt, (int64_t)n_prompt, n,
                                   (uint8_t *)text + n_prompt);
     for (size_t i = n_prompt; st == TB_OK && i < n_prompt + (size_t)n; i++)
-        if ((unsigned char)text[i] >= 0x80 || ((unsigned char)text[i] < 0x20 && !strchr("\n\t", text[i]))) text[i] = '?';
+        if ((unsigned char)text[i] >= 0x80 || ((unsigned char)text[i] < 0x20 && !strchr("\n\t", text[i])))
+            text[i] = '?';
     if (st == TB_OK) tb_emit_text(run, "sample", text);
     tb_free(text);
     return st;

@@ -46,7 +46,8 @@ static void cell_of(const tb_op *op, tb_dtype t, char *cell)
 
 static void print_table(void)
 {
-    printf("r reference, w view, s scalar, 2 AVX2, 5 AVX-512, v AVX-512 VNNI kernel, f computed in f32, - not defined\n\n");
+    printf("r reference, w view, s scalar, 2 AVX2, 5 AVX-512, v AVX-512 VNNI kernel, f computed in f32, - not "
+           "defined\n\n");
     int width = 2;
     for (int i = 0; i < TB_OP_COUNT; i++)
         if ((int)strlen(tb_op_at(i)->name) > width) width = (int)strlen(tb_op_at(i)->name);

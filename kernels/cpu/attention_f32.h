@@ -59,8 +59,10 @@ static inline int64_t keys_seen(const tb_attention_args *a, int64_t i, int64_t v
 }
 static inline int64_t keys_valid(const tb_attention_args *a, int64_t b) { return a->kv_len ? a->kv_len[b] : a->s; }
 
-/* Packs rows [*done, want) of x, `width` wide, into panels of `rows` rows each: panel p, row r at (p * rows + r) * NR. */
-static void pack_more_rows(float *pack, const float *x, int64_t row, int64_t width, int64_t rows, int64_t *done, int64_t want)
+/* Packs rows [*done, want) of x, `width` wide, into panels of `rows` rows each: panel p, row r at (p * rows + r) *
+ * NR. */
+static void pack_more_rows(float *pack, const float *x, int64_t row, int64_t width, int64_t rows, int64_t *done,
+                           int64_t want)
 {
     for (int64_t j = 0; j < width && *done < want; j += NR)
         pack_b_rows(pack + (j / NR * rows + *done) * NR, x + *done * row + j, row, want - *done,
@@ -151,14 +153,26 @@ static void attend_tile(const attention_plan *p, attention_work *w, int64_t b, i
                            .b_panel = a->d * NR, .slots = w->slots, .out = w->score, .out_row = p->score_row});
     float scale[MAX_QUERIES];
     for (int64_t i = 0; i < m; i++) {
-        float sum = scores_to_weights(w->score + i * p->score_row, keys_seen(a, t0 + i, valid), width, (float)a->scale, &lse[i]);
+        float sum = scores_to_weights(w->score + i * p->score_row, keys_seen(a, t0 + i, valid), width, (float)a->scale,
+                                      &lse[i]);
         scale[i] = sum > 0 || isnan(sum) ? 1.0f / sum : 0.0f;
     }
-    run_product(&(product){.m = m, .panels = e_row / NR, .k = seen, .a = w->score, .a_row = p->score_row, .a_k = 1,
-                           .b = w->v, .b_k = NR, .b_panel = a->s * NR, .slots = w->slots, .out = w->sum, .out_row = e_row});
+    run_product(&(product){.m = m,
+                           .panels = e_row / NR,
+                           .k = seen,
+                           .a = w->score,
+                           .a_row = p->score_row,
+                           .a_k = 1,
+                           .b = w->v,
+                           .b_k = NR,
+                           .b_panel = a->s * NR,
+                           .slots = w->slots,
+                           .out = w->sum,
+                           .out_row = e_row});
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < a->e; j += VL)
-            vf_store_part(out + i * a->out_stride[2] + j, vf_mul(vf_load(w->sum + i * e_row + j), vf_set1(scale[i])), a->e - j);
+            vf_store_part(out + i * a->out_stride[2] + j, vf_mul(vf_load(w->sum + i * e_row + j), vf_set1(scale[i])),
+                          a->e - j);
 }
 
 /* Chunks [begin, end), in the order batch, head, chunk of tiles. */

@@ -63,7 +63,8 @@ static void weights_and_slopes(const head_grad *w, int64_t t0, int64_t m, int64_
         const float *gi = g + (t0 + i) * a->g_stride[2], *yi = out + (t0 + i) * a->out_stride[2];
         float *p = w->scratch + w->plan->probability + i * row, *s = w->scratch + w->plan->slope + i * row;
         lanes dot = lanes_set1(0.0f);
-        FOR_LANES(j, q, left, a->e) dot.v[q] = vf_fma(load_filled(gi + j, left, 0), load_filled(yi + j, left, 0), dot.v[q]);
+        FOR_LANES(j, q, left, a->e)
+            dot.v[q] = vf_fma(load_filled(gi + j, left, 0), load_filled(yi + j, left, 0), dot.v[q]);
         vf mean = vf_set1(lanes_sum(dot)), lse = vf_set1(((const float *)a->lse)[(w->b * a->h + w->h) * a->t + t0 + i]);
         for (int64_t j = 0; j < seen; j += VL) {
             vf pj = vf_exp(vf_sub(vf_mul(vf_load(p + j), scale), lse));
@@ -113,7 +114,8 @@ static void grad_tile(head_grad *w, int64_t t0)
     const float *q = head_of(a->q, a->q_stride, w->b, w->h) + t0 * a->q_stride[2];
     const float *k = head_of(a->k, a->k_stride, w->b, w->h), *v = head_of(a->v, a->v_stride, w->b, w->h);
     const float *g = head_of(a->g, a->g_stride, w->b, w->h) + t0 * a->g_stride[2];
-    float *s = w->scratch, *dq = (float *)a->dq + w->b * a->dq_stride[0] + w->h * a->dq_stride[1] + t0 * a->dq_stride[2];
+    float *s = w->scratch,
+          *dq = (float *)a->dq + w->b * a->dq_stride[0] + w->h * a->dq_stride[1] + t0 * a->dq_stride[2];
     pack_more_columns(s + p->kt, k, a->k_stride[2], a->d, w->valid, &w->kt_done, seen);
     pack_more_columns(s + p->vt, v, a->v_stride[2], a->e, w->valid, &w->vt_done, seen);
     pack_more_rows(s + p->k, k, a->k_stride[2], a->d, a->s, &w->k_done, seen);
@@ -139,7 +141,8 @@ static void grad_heads(void *arg, int64_t begin, int64_t end, int thread)
     const attention_grad_plan *p = arg;
     const tb_attention_args *a = p->p.a;
     for (int64_t at = begin; at < end; at++) {
-        head_grad w = {.plan = p, .a = a, .scratch = (float *)a->scratch + thread * p->all, .b = at / a->h, .h = at % a->h};
+        head_grad w = {
+            .plan = p, .a = a, .scratch = (float *)a->scratch + thread * p->all, .b = at / a->h, .h = at % a->h};
         w.valid = keys_valid(a, w.b);
         memset(w.scratch + p->dk, 0, (size_t)(p->slots - p->dk) * sizeof(float)); /* dk and dv */
         for (int64_t t0 = 0; t0 < a->t; t0 += p->p.tile) grad_tile(&w, t0);

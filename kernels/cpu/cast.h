@@ -1,5 +1,5 @@
-/* Casts between f32 and the 16-bit floats: round to nearest even, NaN stays NaN (quiet), overflow gives infinity; and from
- * bytes (pixels). Primitives cast_bf16 and cast_f16 (source f32) and cast_f32 (source bf16, f16 or u8);
+/* Casts between f32 and the 16-bit floats: round to nearest even, NaN stays NaN (quiet), overflow gives infinity; and
+ * from bytes (pixels). Primitives cast_bf16 and cast_f16 (source f32) and cast_f32 (source bf16, f16 or u8);
  * tb_pointwise_args. */
 #pragma once
 #include "tb_kernel.h"

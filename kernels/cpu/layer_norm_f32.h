@@ -30,7 +30,8 @@ static void run_layer_norm(const void *args)
         for (int64_t i = 0; i < p->n; i += VL) {
             int64_t left = p->n - i;
             vf xn = vf_mul(vf_sub(vf_load_part(x + i, left), vf_set1(mean)), vf_set1(rstd));
-            vf_store_part(y + i, vf_fma(xn, column_or(p->gamma, i, left, 1.0f), column_or(p->beta, i, left, 0.0f)), left);
+            vf_store_part(y + i, vf_fma(xn, column_or(p->gamma, i, left, 1.0f), column_or(p->beta, i, left, 0.0f)),
+                          left);
         }
         if (p->extra[0]) ((float *)p->extra[0])[r] = mean;
         if (p->extra[1]) ((float *)p->extra[1])[r] = rstd;

@@ -90,9 +90,11 @@ VEC void keep_greater(vf *best, vi *at, vf x, vi x_at)
 
 /* One row of outputs of windows 2x2 side by side, all inside the plane: the usual case, without a buffer. The four
  * are looked at in row-major order. */
-static void max_row_2x2(const float *top, const float *bottom, int64_t ow, int32_t w, int32_t first, float *out, int32_t *index)
+static void max_row_2x2(const float *top, const float *bottom, int64_t ow, int32_t w, int32_t first, float *out,
+                        int32_t *index)
 {
-    vi lane = vf_bits(vf_load((const float *)lane_numbers)), at, one = vi_set1(1), below = vi_set1(w), across = vi_set1(w + 1);
+    vi lane = vf_bits(vf_load((const float *)lane_numbers)), at, one = vi_set1(1), below = vi_set1(w),
+       across = vi_set1(w + 1);
     for (int64_t j = 0; j < ow; j += VL) {
         int n = ow - j < VL ? (int)(ow - j) : VL;
         vf a, b, c, d;
@@ -137,7 +139,8 @@ static void average_piece(const tb_pool2d_args *p, const piece *q, const float *
 static void run_max_pool2d(const void *args)
 {
     const tb_pool2d_args *p = args;
-    if (p->index && p->kh == 2 && p->kw == 2 && p->stride[0] == 2 && p->stride[1] == 2 && p->pad[0] == 0 && p->pad[1] == 0) {
+    if (p->index && p->kh == 2 && p->kw == 2 && p->stride[0] == 2 && p->stride[1] == 2 && p->pad[0] == 0 &&
+        p->pad[1] == 0) {
         run_max_pool2d_2x2(p);
         return;
     }

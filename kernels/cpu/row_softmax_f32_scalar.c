@@ -1,4 +1,5 @@
-/* Softmax, log-softmax, cross entropy and their gradients over rows, f32, plain C: the same bits as the vector kernels. */
+/* Softmax, log-softmax, cross entropy and their gradients over rows, f32, plain C: the same bits as the vector
+ * kernels. */
 #include "vec_scalar.h"
 
 #include "row_softmax_f32.h"

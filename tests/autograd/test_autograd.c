@@ -327,20 +327,27 @@ static void the_gradient_check_finds_a_wrong_gradient(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(gradients_of_a_product_are_the_other_factor), ctx_test(gradients_accumulate_until_cleared),
-        ctx_test(broadcast_operands_get_summed_gradients), ctx_test(a_given_buffer_receives_the_gradient_in_place),
+        ctx_test(gradients_of_a_product_are_the_other_factor),
+        ctx_test(gradients_accumulate_until_cleared),
+        ctx_test(broadcast_operands_get_summed_gradients),
+        ctx_test(a_given_buffer_receives_the_gradient_in_place),
         ctx_test(rows_of_a_buffer_keep_the_uses_apart_until_they_are_joined),
         ctx_test(a_hook_waits_for_uses_outside_of_a_recomputed_segment),
-        ctx_test(hooks_run_once_when_all_uses_have_contributed), ctx_test(gradients_have_gradients),
+        ctx_test(hooks_run_once_when_all_uses_have_contributed),
+        ctx_test(gradients_have_gradients),
         ctx_test(an_op_without_gradient_below_a_second_gradient_is_named),
         ctx_test(a_buffer_cannot_keep_the_graph_of_a_gradient),
-        ctx_test(several_graphs_go_backward_in_any_order), ctx_test(a_second_backward_says_that_the_graph_is_freed),
-        ctx_test(a_saved_tensor_changed_in_place_is_found), ctx_test(nothing_is_recorded_when_the_mode_is_off),
+        ctx_test(several_graphs_go_backward_in_any_order),
+        ctx_test(a_second_backward_says_that_the_graph_is_freed),
+        ctx_test(a_saved_tensor_changed_in_place_is_found),
+        ctx_test(nothing_is_recorded_when_the_mode_is_off),
         ctx_test(closing_the_scope_keeps_what_the_graph_needs_and_no_more),
-        ctx_test(a_graph_of_many_nodes_needs_no_stack), ctx_test(recomputed_segments_give_the_same_gradients),
+        ctx_test(a_graph_of_many_nodes_needs_no_stack),
+        ctx_test(recomputed_segments_give_the_same_gradients),
         ctx_test(deferred_weight_gradients_arrive_in_the_second_half),
         ctx_test(anomaly_mode_names_the_op_that_made_the_nan),
-        ctx_test(anomaly_mode_names_the_gradient_that_made_the_nan), ctx_test(the_gradient_check_finds_a_wrong_gradient),
+        ctx_test(anomaly_mode_names_the_gradient_that_made_the_nan),
+        ctx_test(the_gradient_check_finds_a_wrong_gradient),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,7 +41,8 @@ static void a_freed_block_is_handed_out_again_without_the_system(void **state)
 #else
     tb_mem_stats before, after;
     for (int i = 0; i < 100; i++) {
-        void *p = tb_heap_alloc(*state, 1000 + (size_t)(i % 7), TB_MEM_ACT), *q = tb_heap_alloc(*state, 3 << 20, TB_MEM_ACT);
+        void *p = tb_heap_alloc(*state, 1000 + (size_t)(i % 7), TB_MEM_ACT),
+             *q = tb_heap_alloc(*state, 3 << 20, TB_MEM_ACT);
         if (i == 20) tb_heap_stats(*state, &before);
         tb_heap_free(*state, p);
         tb_heap_free(*state, q);

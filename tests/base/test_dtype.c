@@ -62,8 +62,10 @@ static void stores_saturate_nothing_silently(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_16_bit_float_round_trips), cmocka_unit_test(f16_agrees_with_the_compiler_between_values),
-        cmocka_unit_test(promotion_is_symmetric_and_as_torch_has_it), cmocka_unit_test(stores_saturate_nothing_silently),
+        cmocka_unit_test(every_16_bit_float_round_trips),
+        cmocka_unit_test(f16_agrees_with_the_compiler_between_values),
+        cmocka_unit_test(promotion_is_symmetric_and_as_torch_has_it),
+        cmocka_unit_test(stores_saturate_nothing_silently),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -116,7 +116,8 @@ static void mismatch_body(tb_comm *c)
         tb_status st = tb_comm_allreduce(c, x, 64, TB_F32, TB_REDUCE_SUM, NULL, NULL);
         MUST(st == TB_ERR_COMM || st == TB_ERR_CANCELLED);
         if (st == TB_ERR_COMM)
-            MUST(strstr(tb_error_message(), "of 64 f32 (bucket 3) meets allreduce of 32 f32 on rank 1: ranks must call"));
+            MUST(strstr(tb_error_message(),
+                        "of 64 f32 (bucket 3) meets allreduce of 32 f32 on rank 1: ranks must call"));
     } else {
         MUST(tb_comm_allreduce(c, x, 32, TB_F32, TB_REDUCE_SUM, NULL, NULL) != TB_OK);
     }

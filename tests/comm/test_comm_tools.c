@@ -38,7 +38,8 @@ static void checked_mismatch(tb_comm *c)
     tb_status st = rank == 2 ? tb_comm_bcast(c, x, 8, 0, NULL, NULL)
                              : tb_comm_allreduce(c, x, 64, TB_F32, TB_REDUCE_SUM, NULL, NULL);
     MUST(st == TB_ERR_COMM || st == TB_ERR_CANCELLED); /* CANCELLED: another rank saw it first and left */
-    MUST(strstr(tb_error_message(), "rank 0 calls allreduce of 64 f32 (bucket 0) where rank 2 calls bcast of 8 u8 (bucket 2)"));
+    MUST(strstr(tb_error_message(),
+                "rank 0 calls allreduce of 64 f32 (bucket 0) where rank 2 calls bcast of 8 u8 (bucket 2)"));
 }
 
 static void every_rank_learns_of_a_mismatch_before_data_moves(void **state)
@@ -110,9 +111,11 @@ static void faults_are_spelled_strictly(void **state)
 {
     (void)state;
     tb_comm *c;
-    static const char *const bad[] = { "", "kill", "kill@0", "kill@0:0", "kill@-1:3", "melt@0:1", "slow@0:1:5x", "kill@0:1x" };
+    static const char *const bad[] = {"",          "kill",     "kill@0",      "kill@0:0",
+                                      "kill@-1:3", "melt@0:1", "slow@0:1:5x", "kill@0:1x"};
     assert_int_equal(tb_comm_open_world("self", NULL, &c), TB_OK);
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) assert_int_equal(tb_comm_add_fault(c, bad[i]), TB_ERR_INVALID);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_int_equal(tb_comm_add_fault(c, bad[i]), TB_ERR_INVALID);
     assert_int_equal(tb_comm_add_fault(c, "slow@0:1:5"), TB_OK);
     int64_t before = tb_now_ns();
     assert_int_equal(tb_comm_barrier(c), TB_OK);
@@ -188,7 +191,8 @@ static void struck(const char *fault, int victim_status, int expect_culprit)
     }
     tb_text report = { 0 };
     assert_int_equal(tb_comm_read_flight(prefix, RANKS, &report, &culprit), TB_OK);
-    if (expect_culprit >= 0 && culprit != expect_culprit) fail_msg("%s: culprit %d\n%s", fault, culprit, tb_text_str(&report));
+    if (expect_culprit >= 0 && culprit != expect_culprit)
+        fail_msg("%s: culprit %d\n%s", fault, culprit, tb_text_str(&report));
     tb_text_free(&report);
 }
 

@@ -1,4 +1,5 @@
-/* Where ranks sit on several nodes, memory cannot be shared: MPI is taken, and asking for shm says which rank is away. */
+/* Where ranks sit on several nodes, memory cannot be shared: MPI is taken, and asking for shm says which rank is
+ * away. */
 #include "comm_battery.h"
 
 int main(void)

@@ -1,4 +1,5 @@
-/* Processes of one node find each other through MPI and then share memory: the battery, and a group that is its part. */
+/* Processes of one node find each other through MPI and then share memory: the battery, and a group that is its
+ * part. */
 #include "comm_battery.h"
 #include <dirent.h>
 

@@ -16,7 +16,7 @@ static inline void *thread_rank_main(void *arg)
 {
     thread_rank *t = arg;
     tb_comm *c;
-    MUST_OK(tb_comm_open(t->backend, t->rank, t->size, &t->id, &(tb_comm_options){ .deadline_ns = t->deadline_ns }, &c));
+    MUST_OK(tb_comm_open(t->backend, t->rank, t->size, &t->id, &(tb_comm_options){.deadline_ns = t->deadline_ns}, &c));
     t->body(c);
     tb_comm_close(c);
     return NULL;

@@ -10,7 +10,8 @@ static tb_tensor *weight(const char *name, int64_t rows, int64_t cols)
 {
     float *x = tb_calloc((size_t)(rows * cols), sizeof *x);
     for (int64_t i = 0; i < rows * cols; i++) x[i] = (float)tb_random_normal(3, (uint64_t)rows, (uint64_t)i);
-    tb_tensor *t = cols > 1 ? tb_tensor_from(TB_F32, 2, (int64_t[]){rows, cols}, x) : tb_tensor_from(TB_F32, 1, &rows, x);
+    tb_tensor *t =
+        cols > 1 ? tb_tensor_from(TB_F32, 2, (int64_t[]){rows, cols}, x) : tb_tensor_from(TB_F32, 1, &rows, x);
     tb_free(x);
     tb_tensor_set_name(t, name);
     return t;
@@ -44,7 +45,9 @@ static tb_graph *capture(net *p)
 
 static void remove_folder(const char *dir)
 {
-    for (const char *const *f = (const char *const[]){"graph.tbir", "weights.safetensors", "golden.safetensors", "model.yaml", NULL}; *f; f++) {
+    for (const char *const *f =
+             (const char *const[]){"graph.tbir", "weights.safetensors", "golden.safetensors", "model.yaml", NULL};
+         *f; f++) {
         char *path = tb_asprintf("%s/%s", dir, *f);
         remove(path);
         tb_free(path);
@@ -120,7 +123,8 @@ static void an_artefact_runs_from_its_folder_and_checks_itself(void **state)
     char dir[] = "/tmp/tb_artefact_XXXXXX";
     tb_artefact *a;
     tb_session *s;
-    tb_artefact_info info = {.name = "net", .max_batch = 64, .n_labels = 3, .labels = (const char *[]){"a", "b: \"c\"", ""},
+    tb_artefact_info info = {.name = "net", .max_batch = 64, .n_labels = 3,
+                             .labels = (const char *[]){"a", "b: \"c\"", ""},
                              .n_facts = 1, .facts = (const char *[]){"data", "none"}};
     assert_non_null(mkdtemp(dir));
     assert_ok(tb_artefact_save(g, &info, 16, dir));
@@ -161,7 +165,8 @@ static void what_a_graph_cannot_hold_is_refused(void **state)
     tb_capture_input x = {"x", TB_F32, 2, {-1, 5}};
     assert_int_not_equal(tb_capture("g", 1, (const char *[]){"N"}, 1, &x, peeks, NULL, &g), TB_OK);
     assert_non_null(strstr(tb_error_message(), "the value of the result of sum"));
-    assert_fails(tb_capture("g", 1, (const char *[]){"N"}, 1, &x, branches, NULL, &g), TB_ERR_UNSUPPORTED, "other ops at another size");
+    assert_fails(tb_capture("g", 1, (const char *[]){"N"}, 1, &x, branches, NULL, &g), TB_ERR_UNSUPPORTED,
+                 "other ops at another size");
 }
 
 static tb_tensor *no_constants(void *arg, const char *name)
@@ -176,9 +181,11 @@ static void broken_texts_are_refused_with_their_line(void **state)
     static const struct {
         const char *text, *message;
     } broken[] = {
-        {"graph g(N) {\n  %0 : f32[N] = input \"x\"\n  %1 : f32[N] = nge(%0)\n  output %1 \"y\"\n}\n", "nearest: 'neg'"},
+        {"graph g(N) {\n  %0 : f32[N] = input \"x\"\n  %1 : f32[N] = nge(%0)\n  output %1 \"y\"\n}\n",
+         "nearest: 'neg'"},
         {"graph g(N) {\n  %0 : f32[N] = input \"x\"\n  %1 : f32[M] = neg(%0)\n}\n", ":3:"},
-        {"graph g(N) {\n  %0 : f32[N] = input \"x\"\n  %1 : f32[4] = neg(%0)\n  output %1 \"y\"\n}\n", "not what the op makes"},
+        {"graph g(N) {\n  %0 : f32[N] = input \"x\"\n  %1 : f32[4] = neg(%0)\n  output %1 \"y\"\n}\n",
+         "not what the op makes"},
         {"graph g() {\n  %0 : f32[2] = neg(%0)\n}\n", "before it is made"},
         {"graph g() {\n  %0 : f32[2] = const \"c\"\n  output %0 \"y\"\n}\n", "another type than its data"},
         {"graph g() {\n", "ends inside"},
@@ -186,7 +193,8 @@ static void broken_texts_are_refused_with_their_line(void **state)
     };
     for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
         tb_graph *g;
-        assert_int_not_equal(tb_graph_parse(broken[i].text, strlen(broken[i].text), "t", no_constants, NULL, &g), TB_OK);
+        assert_int_not_equal(tb_graph_parse(broken[i].text, strlen(broken[i].text), "t", no_constants, NULL, &g),
+                             TB_OK);
         if (!strstr(tb_error_message(), broken[i].message)) fail_msg("%zu: %s", i, tb_error_message());
     }
 }

@@ -45,13 +45,15 @@ static int add_matrix(tb_graph *g, dice *d, bool is_bias)
     d->at++;
     tb_scope *s = tb_scope_open();
     snprintf(name, sizeof name, "w%d", g->n_values);
-    tb_tensor *t = is_bias ? tb_tensor_from(TB_F32, 1, (int64_t[]){WIDTH}, x) : tb_tensor_from(TB_F32, 2, (int64_t[]){WIDTH, WIDTH}, x);
+    tb_tensor *t = is_bias ? tb_tensor_from(TB_F32, 1, (int64_t[]){WIDTH}, x)
+                           : tb_tensor_from(TB_F32, 2, (int64_t[]){WIDTH, WIDTH}, x);
     assert_ok(tb_graph_constant(g, name, t, &id));
     tb_scope_close(s);
     return id;
 }
 
-static int add_node(tb_graph *g, const tb_op *op, const void *attrs, int n_sym, const tb_symbolic *sym, int n_in, const int *in)
+static int add_node(tb_graph *g, const tb_op *op, const void *attrs, int n_sym, const tb_symbolic *sym, int n_in,
+                    const int *in)
 {
     int out[TB_MAX_OUT];
     assert_ok(tb_graph_node(g, op, attrs, n_sym, sym, n_in, in, out));
@@ -65,7 +67,8 @@ typedef struct {
 /* Every value on the list has shape [N, WIDTH]: diamonds, multiple uses, broadcasts from both sides, dead branches. */
 static tb_graph *random_graph(uint64_t seed)
 {
-    static const tb_op *const unary[] = {&tb_op_neg, &tb_op_relu, &tb_op_tanh, &tb_op_exp, &tb_op_gelu_tanh, &tb_op_sigmoid};
+    static const tb_op *const unary[] = {&tb_op_neg, &tb_op_relu,      &tb_op_tanh,
+                                         &tb_op_exp, &tb_op_gelu_tanh, &tb_op_sigmoid};
     static const tb_op *const binary[] = {&tb_op_add, &tb_op_sub, &tb_op_mul, &tb_op_maximum};
     dice d = {seed, 0};
     tb_graph *g;
@@ -81,13 +84,16 @@ static tb_graph *random_graph(uint64_t seed)
         case 0:
         case 1: values[n++] = add_node(g, unary[roll(&d, 6)], NULL, 0, NULL, 1, (int[]){a}); break;
         case 2: values[n++] = add_node(g, binary[roll(&d, 4)], NULL, 0, NULL, 2, (int[]){a, b}); break;
-        case 3: values[n++] = add_node(g, binary[roll(&d, 4)], NULL, 0, NULL, 2, (int[]){a, add_constant(g, &d)}); break;
+        case 3:
+            values[n++] = add_node(g, binary[roll(&d, 4)], NULL, 0, NULL, 2, (int[]){a, add_constant(g, &d)});
+            break;
         case 4: { /* linear, often followed by a residual, by an activation */
             int w = add_matrix(g, &d, false), bias = roll(&d, 2) ? add_matrix(g, &d, true) : TB_NO_VALUE;
             values[n++] = add_node(g, &tb_op_linear, NULL, 0, NULL, 3, (int[]){a, w, bias});
             if (roll(&d, 2)) {
                 int h = values[n - 1], other = values[roll(&d, n)];
-                values[n++] = add_node(g, &tb_op_add, NULL, 0, NULL, 2, roll(&d, 2) ? (int[]){h, other} : (int[]){other, h});
+                values[n++] =
+                    add_node(g, &tb_op_add, NULL, 0, NULL, 2, roll(&d, 2) ? (int[]){h, other} : (int[]){other, h});
             }
             if (roll(&d, 2)) {
                 int h = values[n - 1];
@@ -110,7 +116,8 @@ static tb_graph *random_graph(uint64_t seed)
         }
         case 7: { /* the same thing twice: merged */
             const tb_op *op = unary[roll(&d, 6)];
-            int h = add_node(g, op, NULL, 0, NULL, 1, (int[]){a}), again = add_node(g, op, NULL, 0, NULL, 1, (int[]){a});
+            int h = add_node(g, op, NULL, 0, NULL, 1, (int[]){a}),
+                again = add_node(g, op, NULL, 0, NULL, 1, (int[]){a});
             values[n++] = add_node(g, &tb_op_add, NULL, 0, NULL, 2, (int[]){h, again});
             break;
         }
@@ -177,10 +184,12 @@ static void compiled_graphs_keep_the_bits(void **state)
         run(g, *state, n, x, y, n_out);
         run(again, *state, n, x, z, n_out);
         for (int o = 0; o < n_out; o++)
-            if (memcmp(y[o], z[o], sizeof(float) * (size_t)n * WIDTH) != 0) fail_msg("graph %d, output %d differs", trial, o);
+            if (memcmp(y[o], z[o], sizeof(float) * (size_t)n * WIDTH) != 0)
+                fail_msg("graph %d, output %d differs", trial, o);
     }
     for (int p = 0; p < report.n_passes; p++)
-        if (rewrites[p] < 100) fail_msg("pass %s fired %lld times in %d graphs", report.pass[p].pass, (long long)rewrites[p], TRIALS);
+        if (rewrites[p] < 100)
+            fail_msg("pass %s fired %lld times in %d graphs", report.pass[p].pass, (long long)rewrites[p], TRIALS);
 }
 
 static void the_rewrite_limit_stops_the_passes(void **state)

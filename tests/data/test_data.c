@@ -164,7 +164,8 @@ static void ranks_share_each_global_batch_in_row_order(void **state)
     int whole[48], part[3][16];
     rows_of(d, &(tb_loader_config){.data = d, .batch = 12, .seed = 3}, 4, whole);
     for (int r = 0; r < 3; r++)
-        rows_of(d, &(tb_loader_config){.data = d, .batch = 12, .seed = 3, .rank = r, .ranks = 3, .ahead = 2}, 4, part[r]);
+        rows_of(d, &(tb_loader_config){.data = d, .batch = 12, .seed = 3, .rank = r, .ranks = 3, .ahead = 2}, 4,
+                part[r]);
     for (int i = 0; i < 48; i++) assert_int_equal(whole[i], part[i % 12 / 4][i / 12 * 4 + i % 4]);
     tb_dataset_close(d);
 }

@@ -1,5 +1,5 @@
-/* A gpt's step as a deploy artefact: run over the caches in place, one token at a time, it gives the bits that the whole
- * row's eager forward gives, row by row, wherever the rows stand. */
+/* A gpt's step as a deploy artefact: run over the caches in place, one token at a time, it gives the bits that the
+ * whole row's eager forward gives, row by row, wherever the rows stand. */
 #include "deploy.h"
 #include "tb_alloc.h"
 #include "tb_artefact.h"

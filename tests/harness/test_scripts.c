@@ -185,7 +185,8 @@ static int write_samples(void **state)
         "{\"kind\":\"histogram\",\"metric\":\"samples_per_s\",\"series\":[\"params.model\",\"launch.ranks\"]}"
         "]";
     static const char *const serving =
-        "[{\"kind\":\"latency\",\"metric\":\"latency_ms\",\"slo\":25},{\"kind\":\"spectrum\"},{\"kind\":\"batches\"},{\"kind\":\"stages\"},"
+        "[{\"kind\":\"latency\",\"metric\":\"latency_ms\",\"slo\":25},{\"kind\":\"spectrum\"},{\"kind\":\"batches\"},{"
+        "\"kind\":\"stages\"},"
         "{\"kind\":\"latency\",\"name\":\"percentiles\",\"metric\":[\"p95_ms\"],\"knee\":\"max_rate_per_s\"}]";
     static const double speed[2][3] = {{5200, 9950, 11900}, {1400, 2710, 3100}};
     for (int model = 0; model < 2; model++)
@@ -212,8 +213,8 @@ static int write_samples(void **state)
     }
     add_point(&(plotted){"kernels", "avx2", "{}", "[{\"kind\":\"roofline\"}]", "measured", 1, "ok"}, fill_kernels,
               0);
-    add_point(&(plotted){"training", "mlp ranks=8", "{\"launch\":{\"ranks\":8},\"params\":{\"model\":\"mlp\"}}", training,
-                         "measured", 1, "invalid"},
+    add_point(&(plotted){"training", "mlp ranks=8", "{\"launch\":{\"ranks\":8},\"params\":{\"model\":\"mlp\"}}",
+                         training, "measured", 1, "invalid"},
               fill_training, 20000); /* 00000011.h5 */
     return 0;
 }
@@ -238,10 +239,10 @@ static int shell(tb_text *out, const char *fmt, ...)
 static void every_kind_is_drawn_and_twice_the_same(void **state)
 {
     (void)state;
-    static const char *const figures[] = {"training-curve",      "training-throughput", "training-memory",
-                                          "training-efficiency", "training-ratio",      "training-histogram",
-                                          "pipeline-gantt",      "serving-latency",     "serving-percentiles",
-                                          "serving-spectrum",    "serving-batches",     "serving-stages",      "kernels-roofline"};
+    static const char *const figures[] = {
+        "training-curve",     "training-throughput", "training-memory", "training-efficiency", "training-ratio",
+        "training-histogram", "pipeline-gantt",      "serving-latency", "serving-percentiles", "serving-spectrum",
+        "serving-batches",    "serving-stages",      "kernels-roofline"};
     char a[64], b[64], path[128];
     tb_text out = {0};
     const char *kept = getenv("TB_PLOT_OUT");

@@ -219,8 +219,9 @@ static void every_wrong_condition_is_named_with_its_place(void **state)
     refuses("driver: 'null'\nvalid: ['iter_ms <= 3 &&']\n", "it ends where a value is wanted");
     refuses("driver: 'null'\nvalid: ['params.fault < 3']\n", "compare two numbers");
     refuses("driver: train\nvalid: ['mallcos == 0']\n", "unknown name 'mallcos'; nearest: 'mallocs'");
-    tb_experiment *e = load("driver: train\nvalid: ['peak_bytes.act < 1e9 && ranks_differ == 0',\n"
-                            "  'weights_hash != abc', 'params.model != cnn || test_accuracy >= 0.9', 'noise.before.calib_cv < 1']\n");
+    tb_experiment *e =
+        load("driver: train\nvalid: ['peak_bytes.act < 1e9 && ranks_differ == 0',\n"
+             "  'weights_hash != abc', 'params.model != cnn || test_accuracy >= 0.9', 'noise.before.calib_cv < 1']\n");
     assert_int_equal(e->n_points, 1);
     tb_experiment_free(e);
 }

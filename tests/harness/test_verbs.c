@@ -88,8 +88,9 @@ static void a_run_can_be_shown_and_compared(void **state)
 static void a_traced_run_shows_its_profile(void **state)
 {
     (void)state;
-    write_file("experiments/x.yaml", "driver: train\nparams: {model: 'gpt:layers=1,width=32', data: 'text:words', context: 16,"
-                                     " steps: 20, batch: 2}\n");
+    write_file("experiments/x.yaml",
+               "driver: train\nparams: {model: 'gpt:layers=1,width=32', data: 'text:words', context: 16,"
+               " steps: 20, batch: 2}\n");
     char words[8192];
     for (size_t i = 0; i < sizeof words; i++) words[i] = "a few words "[i % 12];
     words[sizeof words - 1] = '\0';

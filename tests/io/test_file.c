@@ -31,7 +31,8 @@ static void plain_and_compressed_files_read_the_same(void **state)
     assert_ok(tb_file_read(path, NULL, &data, &bytes));
     assert_int_equal(bytes, 6);
     tb_free(data);
-    run("head -c 300000 /dev/urandom >test_file.tmp && gzip -c test_file.tmp >test_file.gz && gzip -dc test_file.gz | cmp - test_file.tmp");
+    run("head -c 300000 /dev/urandom >test_file.tmp && gzip -c test_file.tmp >test_file.gz && gzip -dc test_file.gz | "
+        "cmp - test_file.tmp");
     uint8_t *again;
     size_t again_bytes;
     assert_ok(tb_file_read(path, NULL, &data, &bytes));
@@ -53,7 +54,8 @@ static void missing_truncated_and_damaged_files_name_the_package(void **state)
     assert_fails(tb_file_read("/", NULL, &data, &bytes), TB_ERR_IO, "/: Is a directory");
     run("head -c 300000 /dev/urandom | gzip -c >test_file.gz && head -c 200000 test_file.gz >test_file.tmp");
     assert_fails(tb_file_read(path, "dict-jargon", &data, &bytes), TB_ERR_IO, "truncated; install");
-    run("cp test_file.gz test_file.tmp && printf 'xxxx' | dd of=test_file.tmp bs=1 seek=150000 conv=notrunc status=none");
+    run("cp test_file.gz test_file.tmp && printf 'xxxx' | dd of=test_file.tmp bs=1 seek=150000 conv=notrunc "
+        "status=none");
     assert_fails(tb_file_read(path, "dict-jargon", &data, &bytes), TB_ERR_IO, "damaged; install");
     assert_null(data);
 }
@@ -96,7 +98,8 @@ static void wrong_idx_files_are_refused(void **state)
                  "promises 6 elements, the file holds 5: truncated or damaged (reinstall the Debian package dataset-");
     assert_fails(tb_idx_parse((const uint8_t *)"\0\0\x0d\1\0\0\0\0", 8, "f", &idx), TB_ERR_PARSE, "type 0x0d");
     assert_fails(tb_idx_parse((const uint8_t *)"PK\3\4", 4, "f", &idx), TB_ERR_PARSE, "no IDX file");
-    assert_fails(tb_idx_parse((const uint8_t *)"\0\0\x08\3\0\0", 6, "f", &idx), TB_ERR_PARSE, "3 dimensions in 6 bytes");
+    assert_fails(tb_idx_parse((const uint8_t *)"\0\0\x08\3\0\0", 6, "f", &idx), TB_ERR_PARSE,
+                 "3 dimensions in 6 bytes");
 }
 
 static void mutated_idx_files_stay_in_bounds(void **state)
@@ -107,7 +110,8 @@ static void mutated_idx_files_stay_in_bounds(void **state)
         tb_idx idx;
         size_t bytes = tb_random_below(1, round, 0, sizeof good + 1);
         memcpy(changed, good, sizeof good);
-        for (uint64_t k = 0; k < 2; k++) changed[tb_random_below(1, round, 1 + k, 12)] = (uint8_t)tb_random_u32(2, round, k);
+        for (uint64_t k = 0; k < 2; k++)
+            changed[tb_random_below(1, round, 1 + k, 12)] = (uint8_t)tb_random_u32(2, round, k);
         if (tb_idx_parse(changed, bytes, "mutated", &idx) != TB_OK) continue;
         int64_t count = 1;
         for (int i = 0; i < idx.rank; i++) count *= idx.dims[i];

@@ -69,25 +69,27 @@ static void python_reads_the_same(void **state)
 {
     (void)state;
     save_two();
-    assert_int_equal(system("/usr/bin/python3 -c '\n"
-                            "import json, struct\n"
-                            "b = open(\"test_safetensors.tmp\", \"rb\").read()\n"
-                            "n = struct.unpack(\"<Q\", b[:8])[0]\n"
-                            "h = json.loads(b[8:8 + n])\n"
-                            "assert n % 8 == 0 and h[\"__metadata__\"][\"seed\"] == \"1\"\n"
-                            "w = h[\"layer.weight\"]\n"
-                            "assert w[\"dtype\"] == \"F32\" and w[\"shape\"] == [3, 2], w\n"
-                            "i, j = w[\"data_offsets\"]\n"
-                            "assert struct.unpack(\"<6f\", b[8 + n + i:8 + n + j]) == (0, 3, 1, 4, 2, 5)\n"
-                            "assert len(b) == 8 + n + max(v[\"data_offsets\"][1] for k, v in h.items() if k[0] != \"_\")'"),
-                     0);
+    assert_int_equal(
+        system("/usr/bin/python3 -c '\n"
+               "import json, struct\n"
+               "b = open(\"test_safetensors.tmp\", \"rb\").read()\n"
+               "n = struct.unpack(\"<Q\", b[:8])[0]\n"
+               "h = json.loads(b[8:8 + n])\n"
+               "assert n % 8 == 0 and h[\"__metadata__\"][\"seed\"] == \"1\"\n"
+               "w = h[\"layer.weight\"]\n"
+               "assert w[\"dtype\"] == \"F32\" and w[\"shape\"] == [3, 2], w\n"
+               "i, j = w[\"data_offsets\"]\n"
+               "assert struct.unpack(\"<6f\", b[8 + n + i:8 + n + j]) == (0, 3, 1, 4, 2, 5)\n"
+               "assert len(b) == 8 + n + max(v[\"data_offsets\"][1] for k, v in h.items() if k[0] != \"_\")'"),
+        0);
 }
 
 static void escapes_and_blanks_of_other_writers_are_read(void **state)
 {
     (void)state;
     tb_safetensors *f;
-    write_file(" { \"__metadata__\":{}, \"\\u00e9\\ud83d\\ude00\\/\" : {\"shape\":[ ],\"data_offsets\":[0, 1],\"dtype\":\"U8\"} }  ",
+    write_file(" { \"__metadata__\":{}, \"\\u00e9\\ud83d\\ude00\\/\" : {\"shape\":[ ],\"data_offsets\":[0, "
+               "1],\"dtype\":\"U8\"} }  ",
                "x", 1);
     assert_ok(tb_safetensors_open(path, &f));
     assert_string_equal(tb_safetensors_at(f, 0)->name, "\xc3\xa9\xf0\x9f\x98\x80/");

@@ -87,7 +87,8 @@ EMULATED __m512i emulated_srai_epi32(__m512i v, unsigned bits)
 
 EMULATED __m512 emulated_cvtph_ps(__m256i h)
 {
-    return emulated_join_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1)));
+    return emulated_join_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(h)),
+                            _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1)));
 }
 #define _mm512_cvtph_ps(h) emulated_cvtph_ps(h)
 

@@ -8,10 +8,12 @@ typedef struct attention_case {
     bool causal, heads_last, has_len;
 } attention_case;
 static const attention_case cases[] = {
-    {1, 1, 1, 1, 1, 1, false, false, false},  {2, 3, 7, 7, 8, 8, true, false, false},  {1, 2, 5, 9, 16, 3, false, true, false},
-    {2, 2, 33, 33, 17, 17, true, true, false}, {1, 1, 130, 130, 32, 32, true, false, false}, {2, 1, 1, 67, 20, 24, true, false, true},
-    {2, 2, 20, 31, 5, 40, true, true, true},  {1, 1, 3, 600, 8, 16, false, false, false}, {3, 1, 6, 0, 4, 4, false, false, false},
-    {1, 2, 0, 5, 4, 4, false, false, false},  {1, 1, 300, 300, 12, 12, true, false, false},
+    {1, 1, 1, 1, 1, 1, false, false, false},      {2, 3, 7, 7, 8, 8, true, false, false},
+    {1, 2, 5, 9, 16, 3, false, true, false},      {2, 2, 33, 33, 17, 17, true, true, false},
+    {1, 1, 130, 130, 32, 32, true, false, false}, {2, 1, 1, 67, 20, 24, true, false, true},
+    {2, 2, 20, 31, 5, 40, true, true, true},      {1, 1, 3, 600, 8, 16, false, false, false},
+    {3, 1, 6, 0, 4, 4, false, false, false},      {1, 2, 0, 5, 4, 4, false, false, false},
+    {1, 1, 300, 300, 12, 12, true, false, false},
 };
 enum { CASES = sizeof cases / sizeof *cases, MAX_KERNELS = 8 };
 
@@ -69,13 +71,15 @@ typedef struct exact {
 } exact;
 static exact exact_head(const tb_attention_args *a, int64_t b, int64_t h)
 {
-    exact x = {calloc((size_t)(a->t * a->s) + 1, 8), calloc((size_t)(a->t * a->e) + 1, 8), calloc((size_t)a->t + 1, 8),
-               calloc((size_t)(a->t * a->d) + 1, 8), calloc((size_t)(a->s * a->d) + 1, 8), calloc((size_t)(a->s * a->e) + 1, 8)};
+    exact x = {calloc((size_t)(a->t * a->s) + 1, 8), calloc((size_t)(a->t * a->e) + 1, 8),
+               calloc((size_t)a->t + 1, 8),          calloc((size_t)(a->t * a->d) + 1, 8),
+               calloc((size_t)(a->s * a->d) + 1, 8), calloc((size_t)(a->s * a->e) + 1, 8)};
     for (int64_t i = 0; i < a->t; i++) {
         int64_t n = seen_by(a, b, i);
         double *p = x.p + i * a->s, max = -INFINITY, sum = 0, mean = 0;
         for (int64_t j = 0; j < n; j++) {
-            for (int64_t d = 0; d < a->d; d++) p[j] += a->scale * at(a->q, a->q_stride, b, h, i, d) * at(a->k, a->k_stride, b, h, j, d);
+            for (int64_t d = 0; d < a->d; d++)
+                p[j] += a->scale * at(a->q, a->q_stride, b, h, i, d) * at(a->k, a->k_stride, b, h, j, d);
             max = fmax(max, p[j]);
         }
         for (int64_t j = 0; j < n; j++) sum += p[j] = exp(p[j] - max);
@@ -159,9 +163,10 @@ static void isas_and_threads_change_nothing(void **state)
             tb_attention_args a = first;
             a.pool = *state;
             run_both(forward[q], backward[q], &a);
-            bool same = same_bits(a.out, first.out, a.b * a.h * a.t * a.e) && same_bits(a.lse, first.lse, a.b * a.h * a.t) &&
-                        same_bits(a.dq, first.dq, a.b * a.h * a.t * a.d) &&
-                        same_bits(a.dk, first.dk, a.b * a.h * a.s * a.d) && same_bits(a.dv, first.dv, a.b * a.h * a.s * a.e);
+            bool same =
+                same_bits(a.out, first.out, a.b * a.h * a.t * a.e) && same_bits(a.lse, first.lse, a.b * a.h * a.t) &&
+                same_bits(a.dq, first.dq, a.b * a.h * a.t * a.d) && same_bits(a.dk, first.dk, a.b * a.h * a.s * a.d) &&
+                same_bits(a.dv, first.dv, a.b * a.h * a.s * a.e);
             if (!same) fail_msg("%s and %s differ in case %d", forward[0]->name, forward[q]->name, which);
         }
         guarded_free_all();

@@ -63,7 +63,8 @@ static void adamw_is_its_formula(void **state)
                         double d = s.scale * (double)g[i] + (decoupled ? 0 : s.decay * p[i]);
                         m[i] = s.beta1 * m[i] + (1 - s.beta1) * d;
                         v[i] = s.beta2 * v[i] + (1 - s.beta2) * d * d;
-                        p[i] -= s.rate * (m[i] / s.bias1 / (sqrt(v[i] / s.bias2) + s.eps) + (decoupled ? s.decay * p[i] : 0));
+                        p[i] -= s.rate *
+                                (m[i] / s.bias1 / (sqrt(v[i] / s.bias2) + s.eps) + (decoupled ? s.decay * p[i] : 0));
                         assert_near(kernels[q], "param", i, (double)((float *)a.param)[i], p[i], 1e-6, 1e-6);
                         assert_near(kernels[q], "m", i, (double)((float *)a.state[0])[i], m[i], 1e-7, 1e-6);
                         assert_near(kernels[q], "v", i, (double)((float *)a.state[1])[i], v[i], 1e-8, 1e-6);

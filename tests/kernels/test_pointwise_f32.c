@@ -7,8 +7,10 @@ static double f_add(double a, double b, double c) { return (void)c, a + b; }
 static double f_sub(double a, double b, double c) { return (void)c, a - b; }
 static double f_mul(double a, double b, double c) { return (void)c, a * b; }
 static double f_div(double a, double b, double c) { return (void)c, a / b; }
-static double f_max(double a, double b, double c) { return (void)c, isnan(a) || isnan(b) ? (double)NAN : a > b ? a : b; }
-static double f_min(double a, double b, double c) { return (void)c, isnan(a) || isnan(b) ? (double)NAN : a < b ? a : b; }
+static double f_max(double a, double b, double c) { return (void)c, isnan(a) ||
+                                                    isnan(b) ? (double)NAN : a > b ? a : b; }
+static double f_min(double a, double b, double c) { return (void)c, isnan(a) ||
+                                                    isnan(b) ? (double)NAN : a < b ? a : b; }
 static double f_neg(double a, double b, double c) { return (void)b, (void)c, -a; }
 static double f_abs(double a, double b, double c) { return (void)b, (void)c, fabs(a); }
 static double f_exp(double a, double b, double c) { return (void)b, (void)c, exp(a); }
@@ -139,7 +141,8 @@ static void nan_and_infinity_follow_the_formula(void **state)
             for (int b = 0; b < S; b++) {
                 float *x = guarded(sizeof special), *out = guarded(sizeof special);
                 memcpy(x, special, sizeof special);
-                tb_pointwise_args p = {.n = S, .out = out, .in = {x, &special[b]}, .step = {1, 0}, .attrs = &clamp_range};
+                tb_pointwise_args p = {
+                    .n = S, .out = out, .in = {x, &special[b]}, .step = {1, 0}, .attrs = &clamp_range};
                 kernels[q]->run(&p);
                 for (int i = 0; i < S; i++) {
                     float want = (float)cases[at].f((double)x[i], (double)special[b], 0);
@@ -191,7 +194,8 @@ static void casts_round_as_the_engine_does(void **state)
         uint16_t (*narrow)(float);
         float (*widen)(uint16_t);
         tb_dtype type;
-    } kinds[] = {{"cast_bf16", tb_f32_to_bf16, tb_bf16_to_f32, TB_BF16}, {"cast_f16", tb_f32_to_f16, tb_f16_to_f32, TB_F16}};
+    } kinds[] = {{"cast_bf16", tb_f32_to_bf16, tb_bf16_to_f32, TB_BF16},
+                 {"cast_f16", tb_f32_to_f16, tb_f16_to_f32, TB_F16}};
     for (int at = 0; at < 2; at++) {
         const tb_kernel *kernels[8];
         int n_kernels = kernel_test_find(kinds[at].primitive, TB_F32, kernels, 8);
@@ -228,7 +232,8 @@ static void casts_round_as_the_engine_does(void **state)
                 else assert_memory_equal(&out[i], &want, sizeof want);
             }
             for (int64_t n = 0; n < 40; n++) {
-                p = (tb_pointwise_args){.n = n, .out = guarded((size_t)n * sizeof(float)), .in = {x + 65536 - n}, .step = {1}};
+                p = (tb_pointwise_args){
+                    .n = n, .out = guarded((size_t)n * sizeof(float)), .in = {x + 65536 - n}, .step = {1}};
                 kernels[q]->run(&p);
                 for (int64_t i = 0; i < n; i++) assert_true(isnan(((float *)p.out)[i])); /* the last ones are NaN */
             }

@@ -39,8 +39,8 @@ static void bytes_follow_the_contract(void **state)
                 assert_true(step[r] == (most < 0x1p-100f ? 0.0f : most / 127.0f));
                 for (int64_t i = 0; i < n; i++)
                     if (y[r * n + i] != expected(x[r * n + i], most))
-                        fail_msg("%s: row %lld, width %lld, element %lld is %d", kernels[q]->name, (long long)r, (long long)n,
-                                 (long long)i, y[r * n + i]);
+                        fail_msg("%s: row %lld, width %lld, element %lld is %d", kernels[q]->name, (long long)r,
+                                 (long long)n, (long long)i, y[r * n + i]);
             }
             guarded_free_all();
         }
@@ -59,7 +59,8 @@ static void rescaled_rows_follow_the_contract(void **state)
                 float *x = guarded_random(ROWS * n, 1), *step = guarded_random(ROWS, 2), *bias = guarded_random(n, 3);
                 float *y = guarded_random(ROWS * n, 4), *before = guarded((size_t)(ROWS * n) * sizeof *before);
                 memcpy(before, y, (size_t)(ROWS * n) * sizeof *before);
-                tb_row_args a = {.rows = ROWS, .n = n, .in = x, .in_stride = n, .out = y, .out_stride = n, .extra_in = {step}};
+                tb_row_args a = {
+                    .rows = ROWS, .n = n, .in = x, .in_stride = n, .out = y, .out_stride = n, .extra_in = {step}};
                 if (form & 1) a.beta = bias, a.act = TB_ACT_RELU;
                 if (form & 2) a.in2 = y, a.in2_stride = n; /* the sum replaces the residual */
                 kernels[q]->run(&a);
@@ -68,7 +69,9 @@ static void rescaled_rows_follow_the_contract(void **state)
                     if (form & 1) want += bias[at % n];
                     if (form & 2) want += before[at];
                     if (form & 1 && want < 0) want = 0;
-                    if (want != y[at]) fail_msg("%s: width %lld, form %d, element %lld", kernels[q]->name, (long long)n, form, (long long)at);
+                    if (want != y[at])
+                        fail_msg("%s: width %lld, form %d, element %lld", kernels[q]->name, (long long)n, form,
+                                 (long long)at);
                 }
                 guarded_free_all();
             }

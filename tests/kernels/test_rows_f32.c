@@ -125,7 +125,8 @@ static const struct {
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
-static int64_t place_size(place p, int64_t n) { return p == PER_ELEMENT ? (ROWS - 1) * (n + GAP) + n : p == PER_ROW ? ROWS : n; }
+static int64_t place_size(place p, int64_t n) { return p == PER_ELEMENT ? (ROWS - 1) * (n + GAP) + n : p == PER_ROW
+                                                ? ROWS : n; }
 
 /* Makes the operands; outputs are fresh each time. */
 static row_case make_case(int which, int64_t n, bool with_gamma)
@@ -195,7 +196,8 @@ static void every_kernel_is_its_definition(void **state)
                         check_place(kernels[q], &c, cases[which].out, cases[which].out_is, c.args.out, tol);
                     for (int e = 0; e < 2; e++)
                         if (cases[which].extra != NOWHERE)
-                            check_place(kernels[q], &c, cases[which].extra, cases[which].extra_is[e], c.args.extra[e], tol);
+                            check_place(kernels[q], &c, cases[which].extra, cases[which].extra_is[e], c.args.extra[e],
+                                        tol);
                     guarded_free_all();
                 }
     }

@@ -298,8 +298,8 @@ static void out_of_memory_anywhere_leaks_nothing(void **state)
     assert_true(failures > 20);
 }
 
-/* Three rows of other lengths, one token at a time, each beginning at another moment: the logits of every place are those
- * of the whole row's forward, to the last bit. */
+/* Three rows of other lengths, one token at a time, each beginning at another moment: the logits of every place are
+ * those of the whole row's forward, to the last bit. */
 static void steps_have_the_bits_of_the_whole_row(void **state)
 {
     enum { ROWS = 3, LENGTH = 16 };

@@ -35,7 +35,8 @@ static tb_tensor *random_input(const tb_model *m, int64_t n)
         dims[i] = in->dims[i] == TB_DIM_BATCH ? n : in->dims[i] == TB_DIM_TIME ? CONTEXT : in->dims[i];
     tb_tensor *t = tb_tensor_empty(in->dtype, in->rank, dims);
     for (int64_t i = 0; i < tb_tensor_numel(t); i++) {
-        double x = tb_dtype_is_float(in->dtype) ? tb_random_normal(1, 2, (uint64_t)i) : (double)tb_random_below(1, 2, (uint64_t)i, 200);
+        double x = tb_dtype_is_float(in->dtype) ? tb_random_normal(1, 2, (uint64_t)i)
+                                                : (double)tb_random_below(1, 2, (uint64_t)i, 200);
         tb_store_f64(in->dtype, (char *)tb_tensor_host(t) + i * (int64_t)tb_dtype_size(in->dtype), x);
     }
     return t;
@@ -64,8 +65,8 @@ static void check_model(tb_ctx *ctx, const char *spec)
         tb_heap_stats(tb_ctx_heap(ctx), &before);
         assert_ok(tb_session_run(s, &n, (const void *[]){tb_tensor_host(x)}, (void *[]){compiled}));
         tb_heap_stats(tb_ctx_heap(ctx), &after);
-        print_message("%s, N = %lld: plan %zu, bound %zu, naive %zu\n", spec, (long long)n, plan.planned_bytes, plan.bound_bytes,
-                      plan.naive_bytes);
+        print_message("%s, N = %lld: plan %zu, bound %zu, naive %zu\n", spec, (long long)n, plan.planned_bytes,
+                      plan.bound_bytes, plan.naive_bytes);
         assert_int_equal(after.requests, before.requests);
         assert_memory_equal(eager, compiled, tb_tensor_bytes(y));
         assert_true((double)plan.planned_bytes <= 1.15 * (double)plan.bound_bytes);

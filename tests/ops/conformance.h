@@ -87,8 +87,10 @@ static tb_status check_descriptor(const tb_op *op)
     if (n == 0) return TB_FAIL(TB_ERR_INVALID, "%s has no samples", op->name);
     if (op->fusion == TB_FUSE_POINTWISE && op->n_in && !(has_empty && has_unit))
         return TB_FAIL(TB_ERR_INVALID, "%s has no sample with an empty dimension or none of size 1", op->name);
-    if (!op->grad == !op->no_grad) return TB_FAIL(TB_ERR_INVALID, "%s needs a gradient or the reason why not", op->name);
-    if (!op->doc || !op->shape || !op->dtypes) return TB_FAIL(TB_ERR_INVALID, "%s lacks doc, shape or dtypes", op->name);
+    if (!op->grad == !op->no_grad)
+        return TB_FAIL(TB_ERR_INVALID, "%s needs a gradient or the reason why not", op->name);
+    if (!op->doc || !op->shape || !op->dtypes) return TB_FAIL(TB_ERR_INVALID, "%s lacks doc, shape or dtypes",
+                                                              op->name);
     if (op->dtypes != TB_ALL_DTYPES && !op->dtypes_reason)
         return TB_FAIL(TB_ERR_INVALID, "%s does not say why it lacks dtypes", op->name);
     if ((op->dtypes & TB_FLOATS) && (op->dtypes & TB_FLOATS) != TB_FLOATS)
@@ -275,8 +277,8 @@ static tb_status check_out_of_memory(board *b, const tb_op *op, const tb_sample_
     return st;
 }
 
-/* A recorded call and its backward pass, with the n-th allocation failing: the cause or, where the call did not need it,
- * success; what was made dies with the scope. */
+/* A recorded call and its backward pass, with the n-th allocation failing: the cause or, where the call did not need
+ * it, success; what was made dies with the scope. */
 static tb_status backward_failing(tb_ctx *ctx, const tb_op *op, const tb_sample_case *s, tb_tensor **in, int64_t n,
                                   int64_t *requests)
 {

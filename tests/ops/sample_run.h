@@ -83,7 +83,8 @@ static double sample_value(const tb_op *op, const tb_sample_case *s, int i, int6
     if (dtype == TB_U8 && lo < 0) lo = 0, hi = is_default ? 8 : hi;
     if (in->fill == TB_FILL_DISTINCT) {
         int64_t n = sample_numel(in), at = shuffled(e, n);
-        return is_integer ? (double)(dtype == TB_U8 ? at : at - n / 2) : lo + (hi - lo) * ((double)at + 0.5) / (double)n;
+        return is_integer ? (double)(dtype == TB_U8 ? at : at - n / 2)
+                          : lo + (hi - lo) * ((double)at + 0.5) / (double)n;
     }
     if (is_integer || in->fill == TB_FILL_INTEGER) {
         lo = ceil(lo);

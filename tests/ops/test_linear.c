@@ -57,7 +57,8 @@ static void a_weight_gradient_is_the_tree_of_its_halves(void **state)
 /* The factors are rounded to 8 bits, nothing else is; ref and the mode of before are as they were. */
 static void products_of_bf16_are_near_and_can_be_turned_off(void **state)
 {
-    tb_tensor *x = randoms(TB_F32, 1, DIMS(33, 70)), *w = randoms(TB_F32, 2, DIMS(19, 70)), *g = randoms(TB_F32, 3, DIMS(33, 19));
+    tb_tensor *x = randoms(TB_F32, 1, DIMS(33, 70)), *w = randoms(TB_F32, 2, DIMS(19, 70)),
+              *g = randoms(TB_F32, 3, DIMS(33, 19));
     tb_tensor *y = tb_linear(x, w, NULL), *dw = tb_linear_weight_grad(g, x, NULL), *dx = tb_matmul(g, w);
     tb_ctx_set_bf16_products(*state, true);
     assert_true(tb_ctx_bf16_products(*state));

@@ -30,7 +30,8 @@ static void concat_takes_any_number_and_hands_each_its_gradient(void **state)
 static void parts_that_do_not_join_are_named(void **state)
 {
     tb_tensor *a = tb_zeros(TB_F32, 2, (int64_t[]){2, 3}), *b = tb_zeros(TB_F32, 2, (int64_t[]){3, 3});
-    assert_fails((tb_concat(2, (tb_tensor *[]){a, b}, 1), tb_ctx_take_error(*state)), TB_ERR_SHAPE, "part 1 is f32 [3, 3]");
+    assert_fails((tb_concat(2, (tb_tensor *[]){a, b}, 1), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
+                 "part 1 is f32 [3, 3]");
     tb_tensor *parts[2];
     tb_tensor_split(a, 1, 2, (int64_t[]){2, 2}, parts);
     assert_true(tb_is_poison(parts[0]) && tb_is_poison(parts[1]));

@@ -50,7 +50,8 @@ static void integers_stay_exact_and_wrap(void **state)
 {
     (void)state;
     const int64_t big = INT64_MAX - 1;
-    assert_ints(tb_maximum(ints(2, (int64_t[]){big, -5}), ints(2, (int64_t[]){big + 1, -6})), 2, (int64_t[]){big + 1, -5});
+    assert_ints(tb_maximum(ints(2, (int64_t[]){big, -5}), ints(2, (int64_t[]){big + 1, -6})), 2,
+                (int64_t[]){big + 1, -5});
     assert_ints(tb_clamp(ints(2, (int64_t[]){big, -7}), -INFINITY, INFINITY), 2, (int64_t[]){big, -7});
     assert_ints(tb_pow(ints(4, (int64_t[]){2, 1, -1, -1}), ints(4, (int64_t[]){-1, -3, -2, -3})), 4,
                 (int64_t[]){0, 1, 1, -1});
@@ -98,7 +99,8 @@ static void undefined_dtypes_are_refused_with_the_reason(void **state)
     tb_tensor *b = tb_eq(vec(1, (float[]){1}), vec(1, (float[]){1}));
     assert_fails((tb_abs(b), tb_ctx_take_error(*state)), TB_ERR_DTYPE, "abs: not defined for bool: bool has no sign");
     assert_fails((tb_gelu_erf(ints(1, (int64_t[]){1})), tb_ctx_take_error(*state)), TB_ERR_DTYPE, "as in torch");
-    assert_fails((tb_where(ints(1, (int64_t[]){1}), b, b), tb_ctx_take_error(*state)), TB_ERR_DTYPE, "a bool condition");
+    assert_fails((tb_where(ints(1, (int64_t[]){1}), b, b), tb_ctx_take_error(*state)), TB_ERR_DTYPE,
+                 "a bool condition");
 }
 
 int main(void)

@@ -1,4 +1,5 @@
-/* The profiler: every call once, its kernel and shape, time not counted twice, a bounded buffer, a trace that parses. */
+/* The profiler: every call once, its kernel and shape, time not counted twice, a bounded buffer, a trace that
+ * parses. */
 #include "tb_cpu.h"
 #include "tb_ops.h"
 #include "tb_profile.h"

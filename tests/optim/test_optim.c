@@ -61,7 +61,8 @@ static void momentum_sums_a_geometric_series(void **state)
     (void)state;
     for (int nesterov = 0; nesterov < 2; nesterov++) {
         tb_params *ps = one_param(0, 3);
-        tb_optim *o = make(ps, (tb_optim_config){.kind = TB_OPTIM_SGD, .rate = 0.1, .momentum = 0.9, .nesterov = nesterov});
+        tb_optim *o =
+            make(ps, (tb_optim_config){.kind = TB_OPTIM_SGD, .rate = 0.1, .momentum = 0.9, .nesterov = nesterov});
         double w = 0, b = 0;
         for (int i = 0; i < 5; i++) {
             step(ps, o, 1);

@@ -110,7 +110,8 @@ static void reading_with_the_wrong_size_says_both_sizes(void **state)
 {
     (void)state;
     float y[2];
-    assert_fails(tb_tensor_read(tb_zeros(TB_F32, 1, (int64_t[]){3}), y, sizeof y), TB_ERR_SHAPE, "has 12 bytes, the buffer 8");
+    assert_fails(tb_tensor_read(tb_zeros(TB_F32, 1, (int64_t[]){3}), y, sizeof y), TB_ERR_SHAPE,
+                 "has 12 bytes, the buffer 8");
     assert_fails(tb_item_f32(tb_zeros(TB_F32, 1, (int64_t[]){3}), y), TB_ERR_SHAPE, "is not one number");
 }
 

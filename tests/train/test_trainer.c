@@ -31,7 +31,8 @@ static int make_files(void **state)
     for (int i = 0; i < ROWS; i++) {
         y[8 + i] = (uint8_t)(i * 7 % SIDE);
         for (int k = 0; k < PIXELS; k++)
-            x[16 + i * PIXELS + k] = (uint8_t)((noise = noise * 1664525 + 1013904223) >> 25) + 100 * (k % SIDE == y[8 + i]);
+            x[16 + i * PIXELS + k] =
+                (uint8_t)((noise = noise * 1664525 + 1013904223) >> 25) + 100 * (k % SIDE == y[8 + i]);
     }
     put("test_trainer_images.tmp", x, sizeof x);
     put("test_trainer_labels.tmp", y, sizeof y);
@@ -259,7 +260,8 @@ static void a_checkpoint_of_another_run_is_refused(void **state)
     end(&b, hash);
     b = start("mlp:widths=36-12-6", 1, adamw);
     assert_fails(tb_trainer_load(b.trainer, checkpoint), TB_ERR_CONFIG, "its model is 'mlp:widths=36-24-6,act=relu'");
-    assert_fails(tb_model_load(b.model, checkpoint), TB_ERR_SHAPE, "'fc1.weight' is f32 [24, 36], wanted is f32 [12, 36]");
+    assert_fails(tb_model_load(b.model, checkpoint), TB_ERR_SHAPE,
+                 "'fc1.weight' is f32 [24, 36], wanted is f32 [12, 36]");
     end(&b, hash);
 }
 

@@ -36,4 +36,5 @@ static tb_tensor *dense_forward(const void *block, tb_tensor *x)
     return tb_scope_escape(s, activate(p->act, tb_nn_linear_forward(&p->fc, x)));
 }
 
-const tb_block_type tbi_dense_block = {.name = "dense", .bytes = sizeof(dense), .make = dense_make, .forward = dense_forward};
+const tb_block_type tbi_dense_block = {
+    .name = "dense", .bytes = sizeof(dense), .make = dense_make, .forward = dense_forward};

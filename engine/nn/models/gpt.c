@@ -47,7 +47,8 @@ static tb_tensor *embed_step(const void *block, tb_tensor *x, const tb_step *at,
     tb_scope *s = tb_scope_open();
     (void)cache;
     int64_t width = tb_tensor_dim(p->place.weight, 1); /* the reshape fails where the context is shorter */
-    tb_tensor *places = tb_reshape(tb_slice(p->place.weight, 0, 0, at->capacity, 1), 2, (int64_t[]){at->capacity, width});
+    tb_tensor *places =
+        tb_reshape(tb_slice(p->place.weight, 0, 0, at->capacity, 1), 2, (int64_t[]){at->capacity, width});
     tb_tensor *place = tb_embedding(places, tb_reshape(at->place, 2, (int64_t[]){tb_tensor_dim(x, 0), 1}));
     return tb_scope_escape(s, tb_add(tb_nn_embedding_forward(&p->token, x), place));
 }
@@ -110,7 +111,8 @@ static tb_tensor *head_forward(const void *block, tb_tensor *x)
     return tb_scope_escape(s, tb_linear(tb_nn_layer_norm_forward(&p->norm, x), p->token, NULL));
 }
 
-static const tb_block_type head_type = {.name = "head", .bytes = sizeof(head), .make = head_make, .forward = head_forward};
+static const tb_block_type head_type = {
+    .name = "head", .bytes = sizeof(head), .make = head_make, .forward = head_forward};
 
 /* ---- the model ---- */
 static tb_status gpt_build(tb_model_builder *b)
@@ -119,7 +121,8 @@ static tb_status gpt_build(tb_model_builder *b)
     int64_t layers = tb_model_int(b, "layers"), heads = tb_model_int(b, "heads");
     double dropout = tb_model_num(b, "dropout");
     if (width % heads)
-        return TB_FAIL(TB_ERR_CONFIG, "gpt: width %lld cannot be shared by %lld heads", (long long)width, (long long)heads);
+        return TB_FAIL(TB_ERR_CONFIG, "gpt: width %lld cannot be shared by %lld heads", (long long)width,
+                       (long long)heads);
     tb_model_input(b, TB_I32, 2, (int64_t[]){TB_DIM_BATCH, TB_DIM_TIME});
     tb_model_block(b, "embed", &embed_type, &(embed_config){vocab, context, width, dropout});
     tb_nn_attention_config c = {.width = width, .heads = heads, .causal = true, .std = weight_std,
@@ -139,4 +142,5 @@ static const tb_key gpt_keys[] = {
     {"dropout", TB_KEY_NUM, "", 0, 0.95, NULL, "0", "behind the embedding and in both halves of a block"},
 };
 
-TB_MODEL(gpt) = {"gpt", "decoder-only transformer over bytes", gpt_keys, sizeof gpt_keys / sizeof gpt_keys[0], gpt_build};
+TB_MODEL(gpt) = {"gpt", "decoder-only transformer over bytes", gpt_keys, sizeof gpt_keys / sizeof gpt_keys[0],
+                 gpt_build};

@@ -21,7 +21,8 @@ static tb_status mlp_build(tb_model_builder *b)
     while (st == TB_OK && inputs > 0 && *at == '-') {
         int64_t width = strtoll(at + 1, &at, 10);
         if (width < 1) break;
-        st = tb_model_block(b, "fc%d", &tbi_dense_block, &(tbi_dense_config){width, *at == '-' ? act : TBI_ACT_NONE}, ++n);
+        st = tb_model_block(b, "fc%d", &tbi_dense_block, &(tbi_dense_config){width, *at == '-' ? act : TBI_ACT_NONE},
+                            ++n);
     }
     if (st == TB_OK && (*at || n == 0))
         st = TB_FAIL(TB_ERR_CONFIG, "mlp: widths '%s' must be numbers joined by '-', such as 784-512-10", widths);
