@@ -20,7 +20,7 @@ static void print_keys(const char *section, const tb_key *keys, int n)
         snprintf(name, sizeof name, "%s.%s", section, k->name);
         if (k->type == TB_KEY_CHOICE) snprintf(range, sizeof range, "%s", k->choices);
         else if (k->min != 0 || k->max != 0) snprintf(range, sizeof range, "%g .. %g", k->min, k->max);
-        printf("  %-24s %-7s %-10s %-24s %s%s%s%s\n", name, type_names[k->type],
+        printf("  %-24s %-7s %-14s %-24s %s%s%s%s\n", name, type_names[k->type],
                k->default_text ? k->default_text : "required", range, k->doc, *k->unit ? " (" : "", k->unit,
                *k->unit ? ")" : "");
     }
@@ -33,7 +33,7 @@ static int show_experiment(const char *name, bool with_keys)
     printf("%s: %s\n  %s\n  driver %s: %s\n\n", e->name, e->question, e->path, e->driver->name,
            e->driver->doc);
     if (with_keys) {
-        printf("  %-24s %-7s %-10s %-24s\n", "key", "type", "default", "range");
+        printf("  %-24s %-7s %-14s %-24s\n", "key", "type", "default", "range");
         print_keys("params", e->driver->keys, e->driver->n_keys);
         print_keys("launch", tb_launch_keys, tb_n_launch_keys);
         print_keys("measure", tb_measure_keys, tb_n_measure_keys);
@@ -44,6 +44,9 @@ static int show_experiment(const char *name, bool with_keys)
             printf("  %-24s %-10s %-8s %-8s %s, %s\n", m->name, m->unit, m->dir, m->kind, m->reduce,
                    m->statistic);
         }
+        printf("\n  also for valid and checks:");
+        for (int i = 0; e->driver->emits && e->driver->emits[i]; i++) printf(" %s", e->driver->emits[i]);
+        printf("\n");
     } else {
         for (int p = 0; p < e->n_points; p++)
             printf("  %.8s  %-40s %s\n", e->points[p].hash, e->points[p].label, e->points[p].scope);

@@ -53,6 +53,7 @@ static void keys_are_shown_from_the_tables_that_check_them(void **state)
     expect(&run, 0, "measure.launches");
     expect(&run, 0, "launch.timeout_s");
     expect(&run, 0, "iter_ms");
+    expect(&run, 0, "also for valid and checks: work_us parity.max_rel_err");
 }
 
 static void a_run_can_be_shown_and_compared(void **state)
