@@ -13,8 +13,7 @@ uint64_t tb_stream_index(uint64_t parent, uint64_t index);
 uint32_t tb_random_u32(uint64_t seed, uint64_t stream, uint64_t index);
 double tb_random_uniform(uint64_t seed, uint64_t stream, uint64_t index); /* [0, 1), 32 random bits */
 double tb_random_normal(uint64_t seed, uint64_t stream, uint64_t index);  /* Box-Muller, one of the pair */
-uint64_t tb_random_below(uint64_t seed, uint64_t stream, uint64_t index,
-                         uint64_t n); /* [0, n), 64-bit multiply-shift */
+uint64_t tb_random_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n); /* [0, n): multiply-shift */
 
 /* Fills `order` with a permutation of 0..n-1 (Fisher-Yates). */
 void tb_random_permutation(uint64_t seed, uint64_t stream, int64_t n, int64_t *order);
