@@ -5,13 +5,16 @@ from .. import describe, style
 from ..results import ResultError
 
 
+LINES = ["-", (0, (5, 2)), (0, (2, 1.5)), (0, (5, 1.5, 1, 1.5))]  # equal curves show through each other
+
+
 def smooth(values, window):
     """Running median, shortened at the ends."""
     half = window // 2
     return np.array([np.median(values[max(0, i - half):i + half + 1]) for i in range(len(values))])
 
 
-def draw_one(ax, runs, color, label, dashed):
+def draw_one(ax, runs, color, label, line):
     n = min(len(values) for _, values in runs)
     steps, stack = runs[0][0][:n], np.array([values[:n] for _, values in runs])
     middle = np.median(stack, axis=0)
@@ -21,7 +24,7 @@ def draw_one(ax, runs, color, label, dashed):
     elif noisy:
         ax.plot(steps, middle, color=color, alpha=0.25, linewidth=0.6)
     shown = smooth(middle, max(5, n // 60)) if noisy else middle
-    ax.plot(steps, shown, color=color, label=label, linestyle="--" if dashed else "-",
+    ax.plot(steps, shown, color=color, label=label, linestyle=line,
             marker="o" if n < 25 else None, markersize=3.5)
     return noisy
 
@@ -36,7 +39,7 @@ def draw(points, spec):
             runs = [run for point in group for run in point.series(metric) if len(run[1])]
             if runs:
                 name = f"{label}, {metric}" if len(metrics) > 1 else label
-                noisy |= draw_one(ax, runs, style.color(i), name, k % 2 == 1)
+                noisy |= draw_one(ax, runs, style.color(i), name, LINES[(k or i) % len(LINES)])
                 drawn = True
     if not drawn:
         raise ResultError(f"plot 'curve': no result has samples of {', '.join(metrics)}")

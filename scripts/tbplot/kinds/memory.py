@@ -21,7 +21,7 @@ def draw(points, spec):
     largest = max(sum(tags.values()) for _, tags in bars)
     scale, unit = (2**20, "MiB") if largest < 8 * 2**30 else (2**30, "GiB")
     known = TAGS + sorted({t for _, tags in bars for t in tags} - set(TAGS))
-    fig, ax = style.figure(height=max(2.6, 1.5 + 0.45 * len(bars)))
+    fig, ax = style.figure(height=max(2.8, 1.7 + 0.45 * len(bars)))
     left = np.zeros(len(bars))
     for i, tag in enumerate(known):
         part = np.array([tags.get(tag, 0) / scale for _, tags in bars])
@@ -36,6 +36,6 @@ def draw(points, spec):
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.1)
     ax.set_xlabel(f"memory at the peak ({unit})")
-    ax.legend(ncol=min(3, len(known)), loc="upper center", bbox_to_anchor=(0.4, -0.62 / fig.get_figheight()))
+    ax.legend(ncol=5, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
     return fig, describe.title(points, spec, "peak memory by purpose"), describe.caption(
         points, "counted by the allocator, not sampled; the rank with the highest peak, first launch")

@@ -1,4 +1,6 @@
 """Bars of one metric with its interval, grouped: `metric`, `x` (key), `series` (key)."""
+import textwrap
+
 import numpy as np
 
 from .. import describe, style
@@ -28,8 +30,9 @@ def draw(points, spec):
     if min(numbers) > 0 and max(numbers) / min(numbers) > 30:
         style.plain_log(ax.yaxis)
     ax.margins(y=0.12)
-    ax.set_xticks(np.arange(len(xs)), xs)
-    if len(xs) > 6:
+    rotated = len(xs) > 6
+    ax.set_xticks(np.arange(len(xs)), [str(x) if rotated else textwrap.fill(str(x), 76 // len(xs)) for x in xs])
+    if rotated:
         ax.tick_params(axis="x", labelrotation=20)
     ax.grid(axis="x", visible=False)
     ax.set_ylabel(describe.axis_label(points, metric))
