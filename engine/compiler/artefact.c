@@ -98,12 +98,8 @@ static void describe(const tb_artefact_info *info, tb_text *to)
 static tb_status write_description(const tb_artefact_info *info, const char *path)
 {
     tb_text text = {0};
-    tb_file_writer *w = NULL;
     describe(info, &text);
-    tb_status st = text.failed ? TB_ERR_OOM : tb_file_create(path, &w);
-    if (st == TB_OK) st = tb_file_write(w, text.data, text.size);
-    if (st == TB_OK) st = tb_file_commit(w);
-    else tb_file_discard(w);
+    tb_status st = text.failed ? TB_ERR_OOM : tb_file_save(path, text.data, text.size);
     tb_text_free(&text);
     return st;
 }

@@ -18,12 +18,8 @@ static tb_status save_weights(const tb_graph *g, const char *path)
 static tb_status save_text(const tb_graph *g, const char *path)
 {
     tb_text text = {0};
-    tb_file_writer *w = NULL;
     tb_graph_dump(g, &text);
-    tb_status st = text.failed ? TB_ERR_OOM : tb_file_create(path, &w);
-    if (st == TB_OK) st = tb_file_write(w, text.data, text.size);
-    if (st == TB_OK) st = tb_file_commit(w);
-    else tb_file_discard(w);
+    tb_status st = text.failed ? TB_ERR_OOM : tb_file_save(path, text.data, text.size);
     tb_text_free(&text);
     return st;
 }

@@ -146,3 +146,13 @@ void tb_file_discard(tb_file_writer *w)
     unlink(w->temporary);
     writer_free(w);
 }
+
+tb_status tb_file_save(const char *path, const void *data, size_t bytes)
+{
+    tb_file_writer *w;
+    TB_TRY(tb_file_create(path, &w));
+    tb_status st = tb_file_write(w, data, bytes);
+    if (st == TB_OK) return tb_file_commit(w);
+    tb_file_discard(w);
+    return st;
+}

@@ -17,6 +17,8 @@ TB_MUST_USE tb_status tb_file_write(tb_file_writer *w, const void *data, size_t 
 /* Syncs file and directory and renames; frees `w` also when it fails (the old file then stays as it was). */
 TB_MUST_USE tb_status tb_file_commit(tb_file_writer *w);
 void tb_file_discard(tb_file_writer *w); /* removes the temporary file; NULL is accepted */
+/* All three in one: `path` has these bytes, or stays as it was. */
+TB_MUST_USE tb_status tb_file_save(const char *path, const void *data, size_t bytes);
 
 /* IDX (LeCun's MNIST page): big-endian magic {0, 0, type, rank}, rank x u32 dims, row-major elements. Only unsigned
  * bytes (type 0x08) are read. */

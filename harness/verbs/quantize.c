@@ -22,12 +22,8 @@ static tb_status write_report(const job *j)
 {
     char *path = tb_asprintf("%s/quantization.json", j->out);
     tb_text text = {0};
-    tb_file_writer *w = NULL;
     tb_quantization_json(&j->config, &j->result, &text);
-    tb_status st = path && !text.failed ? tb_file_create(path, &w) : TB_ERR_OOM;
-    if (st == TB_OK) st = tb_file_write(w, text.data, text.size);
-    if (st == TB_OK) st = tb_file_commit(w);
-    else tb_file_discard(w);
+    tb_status st = path && !text.failed ? tb_file_save(path, text.data, text.size) : TB_ERR_OOM;
     tb_text_free(&text);
     tb_free(path);
     return st;

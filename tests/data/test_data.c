@@ -10,14 +10,6 @@ enum { ROWS = 50, SIDE = 3, PIXELS = SIDE * SIDE };
 static const char small[] = "idx:test_data_images.tmp,test_data_labels.tmp";
 static const char text_name[] = "text:test_data_text.tmp";
 
-static void put(const char *path, const void *data, size_t bytes)
-{
-    tb_file_writer *w;
-    assert_ok(tb_file_create(path, &w));
-    assert_ok(tb_file_write(w, data, bytes));
-    assert_ok(tb_file_commit(w));
-}
-
 /* Image i holds i in every pixel; its label is i % 7. The text counts up. */
 static int make_files(void **state)
 {
@@ -28,9 +20,9 @@ static int make_files(void **state)
         labels[8 + i] = (uint8_t)(i % 7);
     }
     for (int i = 0; i < 1000; i++) text[i] = (uint8_t)(i % 251);
-    put("test_data_images.tmp", images, sizeof images);
-    put("test_data_labels.tmp", labels, sizeof labels);
-    put("test_data_text.tmp", text, sizeof text);
+    assert_ok(tb_file_save("test_data_images.tmp", images, sizeof images));
+    assert_ok(tb_file_save("test_data_labels.tmp", labels, sizeof labels));
+    assert_ok(tb_file_save("test_data_text.tmp", text, sizeof text));
     (void)state;
     return 0;
 }

@@ -9,13 +9,7 @@
 
 static const char path[] = "test_file.tmp";
 
-static void put(const void *data, size_t bytes)
-{
-    tb_file_writer *w;
-    assert_ok(tb_file_create(path, &w));
-    assert_ok(tb_file_write(w, data, bytes));
-    assert_ok(tb_file_commit(w));
-}
+static void put(const void *data, size_t bytes) { assert_ok(tb_file_save(path, data, bytes)); }
 
 static void run(const char *command)
 {

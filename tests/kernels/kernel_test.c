@@ -1,5 +1,6 @@
 /* Shared by the tests of kernels; see kernel_test.h. */
 #include "kernel_test.h"
+#include "tb_pool.h"
 #include "tb_rng.h"
 #include <sys/mman.h>
 #include <unistd.h>
@@ -15,6 +16,14 @@ int kernel_test_find(const char *primitive, tb_dtype dtype, const tb_kernel **ou
             out[n++] = *k;
     if (n == 0) fail_msg("no kernel implements %s for %s", primitive, tb_dtype_name(dtype));
     return n;
+}
+
+int three_threads(void **state) { return tb_pool_create(3, (tb_pool **)state) == TB_OK ? 0 : -1; }
+
+int no_threads(void **state)
+{
+    tb_pool_destroy(*state);
+    return 0;
 }
 
 enum { MAX_BLOCKS = 512 };

@@ -18,6 +18,10 @@ int kernel_test_find(const char *primitive, tb_dtype dtype, const tb_kernel **ou
 void *guarded(size_t bytes);
 void guarded_free_all(void);
 
+/* Set-up and tear-down of a group of tests: its state is a pool of three threads. */
+int three_threads(void **state);
+int no_threads(void **state);
+
 /* n numbers, uniform in [-1, 1) / in [lo, hi), in guarded memory; `seed` names the numbers. */
 float *guarded_random(int64_t n, uint64_t seed);
 float *guarded_uniform(int64_t n, uint64_t seed, float lo, float hi);

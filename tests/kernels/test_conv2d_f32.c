@@ -199,13 +199,6 @@ static void weight_gradient_is_its_tree(void **state)
             }
 }
 
-static int three_threads(void **state) { return tb_pool_create(3, (tb_pool **)state) == TB_OK ? 0 : -1; }
-static int no_threads(void **state)
-{
-    tb_pool_destroy(*state);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {

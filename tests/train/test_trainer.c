@@ -12,14 +12,6 @@ static const char checkpoint[] = "test_trainer.safetensors";
 static const char images[] = "idx:test_trainer_images.tmp,test_trainer_labels.tmp";
 static const char text[] = "text:test_trainer_images.tmp"; /* any bytes are one */
 
-static void put(const char *path, const void *data, size_t bytes)
-{
-    tb_file_writer *w;
-    assert_ok(tb_file_create(path, &w));
-    assert_ok(tb_file_write(w, data, bytes));
-    assert_ok(tb_file_commit(w));
-}
-
 enum { ROWS = 200, SIDE = 6, PIXELS = SIDE * SIDE };
 
 /* Stripes, whose place is the label, under noise. */
@@ -34,8 +26,8 @@ static int make_files(void **state)
             x[16 + i * PIXELS + k] =
                 (uint8_t)((noise = noise * 1664525 + 1013904223) >> 25) + 100 * (k % SIDE == y[8 + i]);
     }
-    put("test_trainer_images.tmp", x, sizeof x);
-    put("test_trainer_labels.tmp", y, sizeof y);
+    assert_ok(tb_file_save("test_trainer_images.tmp", x, sizeof x));
+    assert_ok(tb_file_save("test_trainer_labels.tmp", y, sizeof y));
     (void)state;
     return 0;
 }
