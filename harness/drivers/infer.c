@@ -11,6 +11,8 @@
 #include "tb_cpu.h"
 #include "tb_driver.h"
 #include "tb_log.h"
+#include "tb_pool.h"
+#include "tb_topo.h"
 #include "stats.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,9 +90,7 @@ static tb_status setup(const tb_run *run, void **out)
     const char *weights = tb_param_str(run, "weights");
     tb_ctx_config c = {.threads = run->threads,
                        .seed = seed,
-                       .device = run->device,
-                       .cores = run->cores,
-                       .n_cores = run->n_cores};
+                       .device = run->device};
     if (run->ranks != 1) return TB_FAIL(TB_ERR_CONFIG, "infer: inference runs on one rank; set launch.ranks to 1");
     TB_TRY(tb_ctx_create(&c, &s->ctx));
     tb_ctx_enter(s->ctx);
@@ -115,7 +115,10 @@ static tb_status setup(const tb_run *run, void **out)
         tb_free(text);
     }
     tb_emit_fact(run, "isa", tb_isa_name(tb_ctx_isa(s->ctx)));
-    return strcmp(tb_param_str(run, "peer"), "torch") == 0 ? start_peer(run, s) : TB_OK;
+    /* A peer inherits where this thread may run: all of the point's cores. Then each thread here gets one. */
+    if (run->cores) TB_TRY(tb_topo_bind_thread(run->cores, run->n_cores));
+    if (strcmp(tb_param_str(run, "peer"), "torch") == 0) TB_TRY(start_peer(run, s));
+    return run->cores ? tb_pool_bind(tb_ctx_pool(s->ctx), run->cores, run->n_cores) : TB_OK;
 }
 
 static tb_status check(const tb_run *run, void *state)
