@@ -72,8 +72,11 @@ static tb_status accumulate_fast(tb_op_call *c)
 static void accumulate_samples(tb_samples *to)
 {
     static const tb_sample_in x[2] = {{.rank = 2, .dims = {3, 5}}, {.rank = 2, .dims = {3, 5}}};
+    static const tb_sample_in empty = {TB_SHAPE(0)}, unit = {TB_SHAPE(1, 1)};
     tb_sample(to, &(accumulate_attrs){false}, 2, x);
     tb_sample(to, &(accumulate_attrs){true}, 2, x);
+    tb_sample(to, &(accumulate_attrs){false}, 2, (tb_sample_in[]){empty, empty});
+    tb_sample(to, &(accumulate_attrs){false}, 2, (tb_sample_in[]){unit, unit});
 }
 
 TB_OP(accumulate, .doc = "a buffer takes or adds a tensor, in place", .n_in_min = 2, .n_in = 2, .n_out = 1,

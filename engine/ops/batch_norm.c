@@ -28,7 +28,9 @@ static const tb_attr batch_norm_attr_table[] = {
 static tb_tensor *optional(const tb_op_call *c, int i) { return c->n_in > i ? c->in[i] : NULL; }
 static int64_t plane_of(const tb_tensor *x)
 {
-    return x->dims[1] > 0 && x->dims[0] > 0 ? x->numel / x->dims[0] / x->dims[1] : 0;
+    int64_t n = 1;
+    for (int i = 2; i < x->rank; i++) n *= x->dims[i];
+    return n;
 }
 
 /* ---- checks ---- */
@@ -409,7 +411,7 @@ static void cost(const tb_op_call *c, tb_cost *out)
 
 static const tb_sample_in images[] = {
     {TB_SHAPE(3, 2, 3, 4)},  {TB_SHAPE(5, 4)},        {TB_SHAPE(1, 3, 7)},
-    {TB_SHAPE(11, 3, 5, 7)}, {TB_SHAPE(2, 5, 1, 67)},
+    {TB_SHAPE(11, 3, 5, 7)}, {TB_SHAPE(2, 5, 1, 67)}, {TB_SHAPE(3, 0, 4)},
 };
 enum { IMAGES = sizeof images / sizeof images[0] };
 

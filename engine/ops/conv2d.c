@@ -443,9 +443,9 @@ static void conv2d_samples(tb_samples *to)
 
 static void conv2d_act_samples(tb_samples *to)
 {
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 7; i++) {
         conv2d_attrs a = cases[i].attrs;
-        a.act = i;
+        a.act = i % 5;
         tb_sample(to, &a, 3,
                   (tb_sample_in[]){image(cases[i].x), image(cases[i].w), {TB_SHAPE(cases[i].w[0])}});
         tb_sample(to, &a, 4,

@@ -306,6 +306,7 @@ static const ce_case ce_cases[] = {
     {{TB_LOSS_MEAN, -1}, {TB_SHAPE(3, 5)}, {TB_SHAPE(3), LABELS, .lo = -1, .hi = 4},
      {.lo = 8, .hi = 9, .no_grad = true}},
     {{TB_LOSS_SUM, -100}, {TB_SHAPE(0, 3)}, {TB_SHAPE(0), LABELS, .hi = 2}, {.absent = true}},
+    {{TB_LOSS_MEAN, -100}, {TB_SHAPE(1, 3)}, {TB_SHAPE(1), LABELS, .hi = 2}, {.absent = true}},
     {{TB_LOSS_MEAN, -100}, {TB_SHAPE(37, 131)}, {TB_SHAPE(37), LABELS, .hi = 130}, {.absent = true}},
 };
 enum { CE_CASES = sizeof ce_cases / sizeof ce_cases[0] };

@@ -220,6 +220,7 @@ static void embedding_samples(tb_samples *to)
         {{TB_SHAPE(7, 2)}, {TB_SHAPE(2, 3), .has_dtype = true, .dtype = TB_I32, .no_grad = true, .hi = 6}},
         {{TB_SHAPE(4, 5)}, {.rank = 0, INDICES, .hi = 3}},
         {{TB_SHAPE(3, 4)}, {TB_SHAPE(0), INDICES, .hi = 2}},
+        {{TB_SHAPE(3, 1)}, {TB_SHAPE(1), INDICES, .hi = 2}},
         {{TB_SHAPE(3, 0)}, {TB_SHAPE(2), INDICES, .hi = 2}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, NULL, 2, cases[i]);
@@ -235,6 +236,7 @@ static void grad_samples(tb_samples *to)
         {{3}, {{TB_SHAPE(2, 6, 5)}, {TB_SHAPE(2, 6), INDICES, .hi = 2}}},
         {{4}, {{TB_SHAPE(5)}, {.rank = 0, INDICES, .hi = 3}}},
         {{3}, {{TB_SHAPE(0, 4)}, {TB_SHAPE(0), INDICES, .hi = 2}}},
+        {{3}, {{TB_SHAPE(1, 1)}, {TB_SHAPE(1), INDICES, .hi = 2}}},
         {{11}, {{TB_SHAPE(37, 19)}, {TB_SHAPE(37), INDICES, .hi = 8}}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)

@@ -364,6 +364,7 @@ static const tb_sample_in backward_cases[][5] = {
      {.absent = true}},
     {{TB_SHAPE(6)}, {TB_SHAPE(6)}, {.rank = 0, MEAN}, {.rank = 0, RSTD}, {TB_SHAPE(6)}},
     {{TB_SHAPE(0, 3)}, {TB_SHAPE(0, 3)}, {TB_SHAPE(0), MEAN}, {TB_SHAPE(0), RSTD}, {TB_SHAPE(3)}},
+    {{TB_SHAPE(1, 1)}, {TB_SHAPE(1, 1)}, {TB_SHAPE(1), MEAN}, {TB_SHAPE(1), RSTD}, {TB_SHAPE(1)}},
     {{TB_SHAPE(37, 19)}, {TB_SHAPE(37, 19)}, {TB_SHAPE(37), MEAN}, {TB_SHAPE(37), RSTD}, {TB_SHAPE(19)}},
 };
 

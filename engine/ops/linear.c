@@ -273,6 +273,8 @@ static void linear_act_samples(tb_samples *to)
 {
     for (int64_t act = TB_ACT_NONE; act <= TB_ACT_SILU; act++) {
         const tb_sample_in *small = linear_cases[1], *large = linear_cases[5];
+        tb_sample(to, &(linear_act_attrs){act}, 3, linear_cases[2]);
+        tb_sample(to, &(linear_act_attrs){act}, 3, linear_cases[3]);
         tb_sample(to, &(linear_act_attrs){act}, 3, small);
         tb_sample(to, &(linear_act_attrs){act}, 3, large);
         tb_sample(to, &(linear_act_attrs){act}, 4, (tb_sample_in[]){small[0], small[1], small[2], {TB_SHAPE(2, 3, 5)}});
@@ -286,6 +288,7 @@ static void weight_grad_samples(tb_samples *to)
         {{TB_SHAPE(6, 3)}, {TB_SHAPE(6, 5)}, {.absent = true}},
         {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(2, 3, 2)}, {.absent = true}},
         {{TB_SHAPE(0, 3)}, {TB_SHAPE(0, 5)}, {.absent = true}},
+        {{TB_SHAPE(1, 3)}, {TB_SHAPE(1, 1)}, {.absent = true}},
         {{TB_SHAPE(37, 17)}, {TB_SHAPE(37, 19)}, {.absent = true}},
         {{TB_SHAPE(4)}, {TB_SHAPE(3)}, {.absent = true}},
     };

@@ -152,23 +152,29 @@ static tb_status adamw_ref(tb_op_call *c)
 
 static void sgd_samples(tb_samples *to)
 {
-    static const tb_sample_in x = {TB_SHAPE(5, 7)}, empty = {TB_SHAPE(0)};
+    static const tb_sample_in x = {TB_SHAPE(5, 7)}, empty = {TB_SHAPE(0)}, unit = {TB_SHAPE(1)};
     tb_sample(to, &(tb_sgd_step){.rate = 0.1, .scale = 0.5, .decay = 0.1}, 2, (tb_sample_in[]){x, x});
+    tb_sample(to, &(tb_sgd_step){.rate = 0.1, .scale = 1}, 2, (tb_sample_in[]){unit, unit});
     tb_sample(to, &(tb_sgd_step){.rate = 0.1, .scale = 1}, 2, (tb_sample_in[]){empty, empty});
 }
 
 static void sgd_momentum_samples(tb_samples *to)
 {
-    static const tb_sample_in x = {TB_SHAPE(5, 7)}, empty = {TB_SHAPE(0)};
+    static const tb_sample_in x = {TB_SHAPE(5, 7)}, empty = {TB_SHAPE(0)}, unit = {TB_SHAPE(1)};
     tb_sample(to, &(tb_sgd_step){0.1, 0.5, 0.01, 0.9, false}, 3, (tb_sample_in[]){x, x, x});
+    tb_sample(to, &(tb_sgd_step){0.1, 0.5, 0.01, 0.9, false}, 3, (tb_sample_in[]){unit, unit, unit});
     tb_sample(to, &(tb_sgd_step){0.1, 1, 0, 0.9, true}, 3, (tb_sample_in[]){x, x, x});
     tb_sample(to, &(tb_sgd_step){0.1, 1, 0, 0.9, true}, 3, (tb_sample_in[]){empty, empty, empty});
 }
 
 static void adamw_samples(tb_samples *to)
 {
-    static const tb_sample_in x = {TB_SHAPE(5, 7)}, v = {TB_SHAPE(5, 7), .lo = 0.1, .hi = 2};
-    tb_sample(to, &(tb_adamw_step){0.01, 1, 0.1, 0.9, 0.999, 1e-8, 0.1, 0.001, true}, 4, (tb_sample_in[]){x, x, x, v});
+    static const tb_sample_in x = {TB_SHAPE(5, 7)}, v = {TB_SHAPE(5, 7), .lo = 0.1, .hi = 2}, empty = {TB_SHAPE(0)},
+                              unit = {TB_SHAPE(1)}, unit_v = {TB_SHAPE(1), .lo = 0.1, .hi = 2};
+    static const tb_adamw_step step = {0.01, 1, 0.1, 0.9, 0.999, 1e-8, 0.1, 0.001, true};
+    tb_sample(to, &step, 4, (tb_sample_in[]){empty, empty, empty, empty});
+    tb_sample(to, &step, 4, (tb_sample_in[]){unit, unit, unit, unit_v});
+    tb_sample(to, &step, 4, (tb_sample_in[]){x, x, x, v});
     tb_sample(to, &(tb_adamw_step){0.01, 0.5, 0.1, 0.9, 0.99, 1e-6, 0.5, 0.2, false}, 4, (tb_sample_in[]){x, x, x, v});
 }
 

@@ -101,8 +101,9 @@ static tb_status dequantize_ref(tb_op_call *c)
 
 static void quantize_samples(tb_samples *to)
 {
-    static const tb_sample_in x = {.rank = 2, .dims = {3, 37}}, empty = {.rank = 1, .dims = {0}};
+    static const tb_sample_in x = {.rank = 2, .dims = {3, 37}}, empty = {.rank = 1, .dims = {0}}, unit = {TB_SHAPE(1, 1)};
     tb_sample(to, &(quantize_attrs){0.02, 100}, 1, &x);
+    tb_sample(to, &(quantize_attrs){0.02, 100}, 1, &unit);
     tb_sample(to, &(quantize_attrs){0.01, 0}, 1, &x); /* half of it clips */
     tb_sample(to, &(quantize_attrs){1, 255}, 1, &empty);
 }

@@ -44,7 +44,8 @@ static tb_status running_average_ref(tb_op_call *c)
 
 static void running_average_samples(tb_samples *to)
 {
-    static const tb_sample_in x = {TB_SHAPE(3, 5)}, empty = {TB_SHAPE(0)};
+    static const tb_sample_in x = {TB_SHAPE(3, 5)}, empty = {TB_SHAPE(0)}, unit = {TB_SHAPE(1)};
+    tb_sample(to, &(running_average_attrs){0.1, 1}, 2, (tb_sample_in[]){unit, unit});
     tb_sample(to, &(running_average_attrs){0.1, 1}, 2, (tb_sample_in[]){x, x});
     tb_sample(to, &(running_average_attrs){0.5, 1.25}, 2, (tb_sample_in[]){x, x});
     tb_sample(to, &(running_average_attrs){0.1, 1}, 2, (tb_sample_in[]){empty, empty});

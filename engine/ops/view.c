@@ -78,9 +78,11 @@ static void reshape_grad(tb_grad_call *c)
 
 static void reshape_samples(tb_samples *to)
 {
-    static const tb_sample_in x = {.rank = 3, .dims = {2, 3, 4}}, empty = {.rank = 2, .dims = {0, 3}};
+    static const tb_sample_in x = {.rank = 3, .dims = {2, 3, 4}}, empty = {.rank = 2, .dims = {0, 3}},
+                              unit = {TB_SHAPE(1, 6, 1)};
     tb_sample(to, &(dims_attrs){{2, {6, -1}}}, 1, &x);
     tb_sample(to, &(dims_attrs){{1, {24}}}, 1, &x);
+    tb_sample(to, &(dims_attrs){{3, {2, 1, 3}}}, 1, &unit);
     tb_sample(to, &(dims_attrs){{3, {0, 5, 1}}}, 1, &empty);
 }
 
@@ -124,8 +126,9 @@ static void permute_grad(tb_grad_call *c)
 
 static void permute_samples(tb_samples *to)
 {
-    static const tb_sample_in x = {.rank = 3, .dims = {2, 3, 4}};
+    static const tb_sample_in x = {.rank = 3, .dims = {2, 3, 4}}, empty = {TB_SHAPE(1, 0, 2)};
     tb_sample(to, &(dims_attrs){{3, {2, 0, 1}}}, 1, &x);
+    tb_sample(to, &(dims_attrs){{3, {2, 0, 1}}}, 1, &empty);
     tb_sample(to, &(dims_attrs){{3, {0, -1, 1}}}, 1, &x);
 }
 
@@ -178,7 +181,8 @@ static void expand_grad(tb_grad_call *c) { tb_grad_set(c, 0, c->grad[0]); } /* s
 
 static void expand_samples(tb_samples *to)
 {
-    static const tb_sample_in x = {.rank = 2, .dims = {3, 1}}, point = {.rank = 0};
+    static const tb_sample_in x = {.rank = 2, .dims = {3, 1}}, point = {.rank = 0}, empty = {TB_SHAPE(1, 0)};
+    tb_sample(to, &(dims_attrs){{3, {2, 4, 0}}}, 1, &empty);
     tb_sample(to, &(dims_attrs){{3, {2, 3, 4}}}, 1, &x);
     tb_sample(to, &(dims_attrs){{1, {5}}}, 1, &point);
     tb_sample(to, &(dims_attrs){{2, {3, 0}}}, 1, &x);
@@ -296,16 +300,20 @@ static void slice_grad(tb_grad_call *c)
 
 static void slice_samples(tb_samples *to)
 {
-    static const tb_sample_in x = {.rank = 2, .dims = {5, 7}};
+    static const tb_sample_in x = {.rank = 2, .dims = {5, 7}}, empty = {TB_SHAPE(0, 4)}, unit = {TB_SHAPE(1, 4)};
     tb_sample(to, &(slice_attrs){0, 1, 4, 1}, 1, &x);
+    tb_sample(to, &(slice_attrs){1, 1, 3, 1}, 1, &empty);
+    tb_sample(to, &(slice_attrs){0, 0, 1, 1}, 1, &unit);
     tb_sample(to, &(slice_attrs){-1, -5, 100, 2}, 1, &x);
     tb_sample(to, &(slice_attrs){1, 3, 3, 1}, 1, &x);
 }
 
 static void unslice_samples(tb_samples *to)
 {
-    static const tb_sample_in x = {.rank = 2, .dims = {5, 3}};
+    static const tb_sample_in x = {.rank = 2, .dims = {5, 3}}, empty = {TB_SHAPE(5, 0)}, unit = {TB_SHAPE(1, 1)};
     tb_sample(to, &(unslice_attrs){{1, 1, 7, 2}, {2, {5, 7}}}, 1, &x);
+    tb_sample(to, &(unslice_attrs){{1, 2, 2, 1}, {2, {5, 7}}}, 1, &empty);
+    tb_sample(to, &(unslice_attrs){{1, 2, 3, 1}, {2, {1, 4}}}, 1, &unit);
 }
 
 TB_OP(slice, .doc = "part of one axis", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,

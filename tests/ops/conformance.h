@@ -74,19 +74,21 @@ static tb_status for_samples(board *b, const tb_op *op, sample_check check)
 static tb_status check_descriptor(const tb_op *op)
 {
     tb_samples all;
-    bool has_empty = false, has_unit = false;
+    bool has_empty = false, has_unit = false, is_typed = false;
     TB_TRY(tb_samples_of(op, &all));
     for (int k = 0; k < all.n; k++)
-        for (int i = 0; i < all.cases[k].n_in; i++)
+        for (int i = 0; i < all.cases[k].n_in; i++) {
+            is_typed |= is_under_test(&all.cases[k].in[i]);
             for (int d = 0; d < all.cases[k].in[i].rank; d++) {
                 has_empty |= all.cases[k].in[i].dims[d] == 0;
                 has_unit |= all.cases[k].in[i].dims[d] == 1;
             }
+        }
     int n = all.n;
     tb_samples_free(&all);
     if (n == 0) return TB_FAIL(TB_ERR_INVALID, "%s has no samples", op->name);
-    if (op->fusion == TB_FUSE_POINTWISE && op->n_in && !(has_empty && has_unit))
-        return TB_FAIL(TB_ERR_INVALID, "%s has no sample with an empty dimension or none of size 1", op->name);
+    if (is_typed && !has_empty) return TB_FAIL(TB_ERR_INVALID, "%s has no sample with an empty dimension", op->name);
+    if (is_typed && !has_unit) return TB_FAIL(TB_ERR_INVALID, "%s has no sample with a dimension of size 1", op->name);
     if (!op->grad == !op->no_grad)
         return TB_FAIL(TB_ERR_INVALID, "%s needs a gradient or the reason why not", op->name);
     if (!op->doc || !op->shape || !op->dtypes) return TB_FAIL(TB_ERR_INVALID, "%s lacks doc, shape or dtypes",
