@@ -1,9 +1,9 @@
 /* One trained image model, four ways to run it:
  *
  *   e0  eager, op by op, with the best kernels
- *   e1  the captured graph: simplified, folded, planned
- *   e2  e1 with fusion
- *   e3  e2 with integer linear layers
+ *   e1  the captured graph: simplified, folded, planned; the bits of e0
+ *   e2  e1 with batch norm in the weights, and fusion
+ *   e3  e2 with integer layers
  *
  * All take raw pixels and give logits. */
 #pragma once
@@ -30,7 +30,8 @@ typedef struct tb_arms_facts {
     double train_loss;
     double accuracy_f32, accuracy_int8; /* on all test images */
     double drop_low, drop_high;         /* 95 % interval of their difference, paired: by image */
-    double difference;                  /* largest between e0 and e1 or e2, over the test images; 0: the same bits */
+    double difference;       /* largest between e0 and e1, over the test images; 0: the same bits */
+    double fused_difference; /* largest between e0 and e2, relative to the largest logit */
     double int8_mac_share;              /* of the multiply-adds of linear and convolution layers */
     double plan_bytes, plan_bound_bytes, plan_naive_bytes; /* of e2 at `batch` */
 } tb_arms_facts;

@@ -255,6 +255,26 @@ typedef struct tb_pool_u8_args {
     uint8_t *out;
 } tb_pool_u8_args;
 
+/* ---- mean_u8 (dtype TB_U8): dense u8 images [n, pixels, c] -> [n, c]:
+ *   clamp(round_half_even((float)(sum over pixels - shift) * scale) + zero, 0, 255); images [from, to) ----
+ */
+typedef struct tb_mean_u8_args {
+    int64_t pixels, c, from, to;
+    const uint8_t *x;
+    uint8_t *out;
+    int32_t shift; /* pixels * x's zero point */
+    float scale;
+    int32_t zero;
+} tb_mean_u8_args;
+
+/* ---- add_u8 (pointwise, dtype TB_U8):
+ *   clamp(round_half_even((float)(a - a_zero) * a_scale + (float)(b - b_zero) * b_scale) + zero, low, 255),
+ * every product and sum rounded ---- */
+typedef struct tb_add_u8_args {
+    float a_scale, b_scale;
+    int32_t a_zero, b_zero, zero, low;
+} tb_add_u8_args;
+
 /* ---- quantize_u8 (pointwise, f32 -> u8): clamp(round_half_even(x * inverse) + zero, 0, 255), NaN gives 0 ---- */
 typedef struct tb_quantize_args {
     float inverse, zero;

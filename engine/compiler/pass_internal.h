@@ -19,4 +19,5 @@ void tbi_why(tb_pass_run *r, const tb_graph *g, int node, int user, const char *
 int tbi_producer(const tb_graph *g, int value, const tb_op *op, bool single_use);
 bool tbi_is_constant(const tb_graph *g, int value);
 
-extern const tb_pass tbi_pass_simplify, tbi_pass_fold, tbi_pass_cse, tbi_pass_epilogue, tbi_pass_fuse;
+extern const tb_pass tbi_pass_simplify, tbi_pass_fold, tbi_pass_cse, tbi_pass_norm, tbi_pass_epilogue,
+    tbi_pass_fuse;

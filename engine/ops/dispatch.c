@@ -26,7 +26,7 @@ const tb_op *tb_op_find(const char *name)
 }
 
 /* ---- kernels of an op, best first, looked up once per context, op, primitive and dtype ---- */
-enum { MAX_CANDIDATES = 6 };
+enum { MAX_CANDIDATES = 8 };
 typedef struct candidates {
     bool is_known;
     int8_t n;

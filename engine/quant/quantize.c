@@ -34,8 +34,15 @@ typedef struct rewriter {
     const bool *kept; /* nodes that stay f32, or NULL */
     int n_nodes;   /* of the graph before the rewrite */
     u8_form *form; /* [values before] */
+    bool *wants;   /* [values before]: every use takes integers */
+    int *becomes;  /* [values before]: the f32 result of an integer layer; put in when all is rewritten */
     int n_values;
 } rewriter;
+
+typedef struct sum_attrs {
+    tb_ints axes;
+    bool keep, mean, batch;
+} sum_attrs;
 
 /* A view keeps the range of what it shows. */
 static bool range_of(const rewriter *w, int value, float *lo, float *hi)
@@ -147,6 +154,8 @@ static bool is_bytes(rewriter *w, int value)
 }
 
 /* ---- what can be integers ---- */
+static bool is_layer(const tb_node *n) { return n->op == &tb_op_linear || n->op == &tb_op_conv2d; }
+
 /* NULL, or why the layer stays f32. */
 static const char *refusal(rewriter *w, int node)
 {
@@ -154,13 +163,16 @@ static const char *refusal(rewriter *w, int node)
     const tb_value *values = w->g->values;
     bool is_conv = n->op == &tb_op_conv2d;
     float lo, hi;
-    if (n->op != &tb_op_linear && !is_conv) return "no integer kernel for this op";
+    if (!is_layer(n)) return "no integer kernel for this op";
     if (w->kept && w->kept[node]) return "it costs too much accuracy";
     const tb_tensor *weight = values[n->in[1]].constant;
     bool has_bias = n->n_in > 2 && n->in[2] != TB_NO_VALUE;
     if (!weight || (has_bias && !values[n->in[2]].constant)) return "its weights are not constant";
     if (!is_conv && values[n->in[0]].rank == 4) return "its input is an image";
-    if (is_conv && values[n->in[0]].dims[1].base != weight->dims[1]) return "groups of few channels are faster in f32";
+    int64_t channels = is_conv ? values[n->in[0]].dims[1].base : 0;
+    bool is_depthwise = is_conv && weight->dims[1] == 1 && weight->dims[0] == channels;
+    if (is_conv && weight->dims[1] != channels && !is_depthwise)
+        return "groups of few channels are faster in f32";
     if (weight->numel > TB_QUANT_MAX_DEPTH * weight->dims[0]) return "its sums could overflow 32 bits";
     return range_of(w, n->in[0], &lo, &hi) || is_bytes(w, n->in[0]) ? NULL : "its input has no range";
 }
@@ -172,21 +184,31 @@ static bool is_row_of_each(const rewriter *w, const tb_node *reshape)
     return y->rank == 2 && tb_dim_equal(x->dims[0], y->dims[0]);
 }
 
-/* Whether every use of a value takes integers: layers, and what passes integers on to such uses. */
-static bool wants_u8(rewriter *w, int value)
+/* The average of every channel of an image. */
+static bool is_image_mean(const rewriter *w, const tb_node *n)
 {
-    int uses = 0;
-    for (int i = 0; i < w->n_nodes; i++) {
-        const tb_node *n = &w->g->nodes[i];
-        for (int k = 0; n->op && k < n->n_in; k++) {
-            if (n->in[k] != value) continue;
-            bool is_pool = n->op == &tb_op_max_pool2d && tb_graph_uses(w->g, n->out[1]) == 0;
-            bool is_flat = n->op == &tb_op_reshape && is_row_of_each(w, n);
-            if (k > 0 || !(is_pool || is_flat ? wants_u8(w, n->out[0]) : !refusal(w, i))) return false;
-            uses++;
-        }
+    const sum_attrs *a = n->attrs;
+    if (n->op != &tb_op_sum || !a->mean || a->keep || a->axes.n != 2 || w->g->values[n->in[0]].rank != 4)
+        return false;
+    int64_t first = (a->axes.at[0] + 4) % 4, second = (a->axes.at[1] + 4) % 4;
+    return first + second == 5 && first * second == 6;
+}
+
+/* The sum of two different images of one shape, as a residual block makes it. */
+static bool is_image_sum(rewriter *w, const tb_node *n)
+{
+    float lo, hi;
+    if (n->op != &tb_op_add || n->in[0] == n->in[1]) return false;
+    const tb_value *y = &w->g->values[n->out[0]];
+    for (int k = 0; k < 2; k++) {
+        const tb_value *x = &w->g->values[n->in[k]];
+        if (x->rank != 4 || x->dtype != TB_F32 || x->constant || !range_of(w, n->in[k], &lo, &hi) ||
+            is_bytes(w, n->in[k]))
+            return false;
+        for (int i = 0; i < 4; i++)
+            if (!tb_dim_equal(x->dims[i], y->dims[i])) return false;
     }
-    return uses > 0 && uses == tb_graph_uses(w->g, value);
+    return true;
 }
 
 /* The only user of a value, or -1. */
@@ -198,6 +220,50 @@ static int only_user(const rewriter *w, int value)
         for (int k = 0; w->g->nodes[i].op && k < w->g->nodes[i].n_in; k++)
             if (w->g->nodes[i].in[k] == value) user = i;
     return user;
+}
+
+/* Where the result of a layer or a sum ends: behind the relu that is its only user. */
+static int end_of(const rewriter *w, int node)
+{
+    int result = w->g->nodes[node].out[0], user = only_user(w, result);
+    return user >= 0 && w->g->nodes[user].op == &tb_op_relu ? w->g->nodes[user].out[0] : result;
+}
+
+/* Whether a node takes its operand `k` in integers. */
+static bool takes_u8(rewriter *w, int node, int k)
+{
+    const tb_node *n = &w->g->nodes[node];
+    float lo, hi;
+    if (is_image_sum(w, n)) return w->wants[end_of(w, node)] && range_of(w, end_of(w, node), &lo, &hi);
+    if (k > 0) return false;
+    if (n->op == &tb_op_max_pool2d) return tb_graph_uses(w->g, n->out[1]) == 0 && w->wants[n->out[0]];
+    if (n->op == &tb_op_reshape) return is_row_of_each(w, n) && w->wants[n->out[0]];
+    if (is_image_mean(w, n)) return w->wants[n->out[0]] && range_of(w, n->out[0], &lo, &hi);
+    return !refusal(w, node);
+}
+
+/* wants[value]: every use of it takes integers. Users are known before what they use. */
+static void find_wants(rewriter *w)
+{
+    for (int value = 0; value < w->n_values; value++) w->wants[value] = false;
+    for (int at = w->n_nodes - 1; at >= 0; at--)
+        for (int o = 0; o < w->g->nodes[at].n_out; o++) {
+            int value = w->g->nodes[at].out[o], uses = 0;
+            bool all = true;
+            for (int i = at + 1; i < w->n_nodes; i++)
+                for (int k = 0; w->g->nodes[i].op && k < w->g->nodes[i].n_in; k++)
+                    if (w->g->nodes[i].in[k] == value) all = all && takes_u8(w, i, k), uses++;
+            w->wants[value] = all && uses > 0 && uses == tb_graph_uses(w->g, value);
+        }
+}
+
+/* A convolution whose image comes in f32 and goes in f32 would pay for two changes of layout. */
+static bool is_island(rewriter *w, int node)
+{
+    const tb_node *n = &w->g->nodes[node];
+    int input = n->in[0];
+    bool comes = w->form[input].value != TB_NO_VALUE || is_bytes(w, input);
+    return n->op == &tb_op_conv2d && !comes && !w->wants[end_of(w, node)];
 }
 
 /* ---- the rewrite ---- */
@@ -266,20 +332,18 @@ static tb_status integer_node(rewriter *w, const tb_node *n, const u8_form *x, c
 static tb_status rewrite_layer(rewriter *w, int node)
 {
     tb_node n = w->g->nodes[node];
-    int result = n.out[0], relu = only_user(w, result), ids[3] = {0}, out[TB_MAX_OUT], f32;
+    int result = n.out[0], end = end_of(w, node), ids[3] = {0}, out[TB_MAX_OUT], f32;
     bool is_conv = n.op == &tb_op_conv2d;
     u8_form x;
     scale ys = {1, 0};
     float lo, hi;
-    if (relu >= 0 && w->g->nodes[relu].op != &tb_op_relu) relu = -1;
-    int end = relu >= 0 ? w->g->nodes[relu].out[0] : result;
-    bool to_u8 = range_of(w, end, &lo, &hi) && wants_u8(w, end);
+    bool to_u8 = range_of(w, end, &lo, &hi) && w->wants[end];
     TB_TRY(u8_input(w, n.in[0], &x));
     if (to_u8) ys = scale_of(lo, hi);
     int64_t depth = w->g->values[n.in[1]].dims[1].base, channels = is_conv || !x.channels ? depth : x.channels;
     TB_TRY(layer_constants(w, &w->g->nodes[node], channels, x.s, ys.step, ids));
     int64_t zero = to_u8 ? (int64_t)ys.zero : 0;
-    TB_TRY(integer_node(w, &n, &x, ids, to_u8, zero, relu >= 0 ? zero : 0, out));
+    TB_TRY(integer_node(w, &n, &x, ids, to_u8, zero, end != result ? zero : 0, out));
     if (to_u8) { /* the users take it from here; `end` itself loses its last use */
         w->form[end] = (u8_form){out[0], ys, is_conv, 0};
         return TB_OK;
@@ -290,20 +354,50 @@ static tb_status rewrite_layer(rewriter *w, int node)
         TB_TRY(tb_graph_node(w->g, &tb_op_cast, &(cast_attrs){TB_F32}, 0, NULL, 1, &f32, out)); /* a copy */
         f32 = out[0];
     }
-    tb_graph_replace(w->g, result, f32);
+    w->becomes[result] = f32;
     return TB_OK;
 }
 
-/* Max pooling and flattening of what is u8 already. */
+/* add -> [relu ->] of two images: what is f32 is quantized for it. */
+static tb_status rewrite_sum(rewriter *w, int node)
+{
+    tb_node n = w->g->nodes[node];
+    int end = end_of(w, node), out[TB_MAX_OUT];
+    u8_form a, b;
+    float lo, hi;
+    if (!range_of(w, end, &lo, &hi)) return TB_FAIL(TB_ERR_INTERNAL, "quantize: %%%d has no range", end);
+    scale ys = scale_of(lo, hi);
+    TB_TRY(u8_input(w, n.in[0], &a));
+    TB_TRY(u8_input(w, n.in[1], &b));
+    const tb_add_u8_opts opts = {.a_scale = a.s.step / ys.step,
+                                 .b_scale = b.s.step / ys.step,
+                                 .a_zero = (int64_t)a.s.zero,
+                                 .b_zero = (int64_t)b.s.zero,
+                                 .zero = (int64_t)ys.zero,
+                                 .low = end != n.out[0] ? (int64_t)ys.zero : 0};
+    TB_TRY(tb_graph_node(w->g, &tb_op_add_u8, &opts, 0, NULL, 2, (int[]){a.value, b.value}, out));
+    w->form[end] = (u8_form){out[0], ys, true, 0};
+    return TB_OK;
+}
+
+/* Max pooling, flattening and averages of what is u8 already. */
 static tb_status pass_on(rewriter *w, int node)
 {
     tb_node n = w->g->nodes[node];
     const tb_value *x = &w->g->values[n.in[0]];
     u8_form form = w->form[n.in[0]];
     int out[TB_MAX_OUT];
+    float lo, hi;
     if (n.op == &tb_op_max_pool2d) {
         TB_TRY(tb_graph_node(w->g, &tb_op_max_pool2d_u8, n.attrs, 0, NULL, 1, &form.value, out));
         form.value = out[0];
+    } else if (n.op == &tb_op_sum) {
+        if (!range_of(w, n.out[0], &lo, &hi))
+            return TB_FAIL(TB_ERR_INTERNAL, "quantize: %%%d has no range", n.out[0]);
+        scale ys = scale_of(lo, hi);
+        const tb_mean_u8_opts opts = {form.s.step / ys.step, (int64_t)form.s.zero, (int64_t)ys.zero};
+        TB_TRY(tb_graph_node(w->g, &tb_op_mean_u8, &opts, 0, NULL, 1, &form.value, out));
+        form = (u8_form){out[0], ys, false, 0};
     } else {
         if (form.is_image) form.channels = x->dims[1].base;
         form.is_image = false;
@@ -313,11 +407,12 @@ static tb_status pass_on(rewriter *w, int node)
     return TB_OK;
 }
 
-static bool passes_on(rewriter *w, int node)
+static tb_status rewrite_other(rewriter *w, int node)
 {
     const tb_node *n = &w->g->nodes[node];
-    bool is_it = n->op == &tb_op_max_pool2d || n->op == &tb_op_reshape;
-    return is_it && n->in[0] < w->n_values && w->form[n->in[0]].value != TB_NO_VALUE && wants_u8(w, n->out[0]);
+    if (n->n_in < 1 || n->in[0] == TB_NO_VALUE || !takes_u8(w, node, 0)) return TB_OK;
+    if (is_image_sum(w, n)) return rewrite_sum(w, node);
+    return w->form[n->in[0]].value != TB_NO_VALUE ? pass_on(w, node) : TB_OK;
 }
 
 tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const bool *keep, tb_quant_report *report)
@@ -328,17 +423,21 @@ tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const bool *keep, t
         return TB_FAIL(TB_ERR_INVALID, "quantize: ranges of %d nodes, the graph has %d: calibrate the same graph",
                        r->n_nodes, g->n_nodes);
     w.form = tb_calloc((size_t)g->n_values + 1, sizeof *w.form);
-    tb_status st = w.form ? TB_OK : TB_ERR_OOM;
-    for (int i = 0; st == TB_OK && i < g->n_values; i++) w.form[i].value = TB_NO_VALUE;
+    w.wants = tb_calloc((size_t)g->n_values + 1, sizeof *w.wants);
+    w.becomes = tb_calloc((size_t)g->n_values + 1, sizeof *w.becomes);
+    tb_status st = w.form && w.wants && w.becomes ? TB_OK : TB_ERR_OOM;
+    for (int i = 0; st == TB_OK && i < g->n_values; i++) w.form[i].value = w.becomes[i] = TB_NO_VALUE;
+    if (st == TB_OK) find_wants(&w);
     for (int i = 0; st == TB_OK && i < w.n_nodes; i++) {
         double macs = tb_quant_macs(g, i);
         report->macs += macs;
-        report->n_layers += g->nodes[i].op == &tb_op_linear || g->nodes[i].op == &tb_op_conv2d;
+        report->n_layers += is_layer(&g->nodes[i]);
         if (macs == 0) {
-            if (passes_on(&w, i)) st = pass_on(&w, i);
+            st = rewrite_other(&w, i);
             continue;
         }
         const char *reason = refusal(&w, i);
+        if (!reason && is_island(&w, i)) reason = "its image comes and goes in f32";
         if (reason) {
             tbi_keep(report, g, i, reason);
             continue;
@@ -347,7 +446,11 @@ tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const bool *keep, t
         report->n_quantized++;
         st = rewrite_layer(&w, i);
     }
+    for (int i = 0; st == TB_OK && i < w.n_values; i++)
+        if (w.becomes[i] != TB_NO_VALUE) tb_graph_replace(g, i, w.becomes[i]);
     tb_free(w.form);
+    tb_free(w.wants);
+    tb_free(w.becomes);
     if (st == TB_OK) st = tb_graph_compact(g);
     return st == TB_OK ? tb_graph_verify(g) : st;
 }

@@ -1,10 +1,10 @@
 /* INT8 quantization of a captured graph after training.
  *
  * Calibration runs the f32 graph on real rows and notes the range of every value; the rewrite then turns
- * linear layers and convolutions with constant weights into integer ones (engine/ops/quantized.c has the scheme). A chain
- * of layers, relu, max pooling and flattening stays in u8, images with their channels last; bytes of an input that are only
- * scaled and shifted are taken as they are. What stays f32 is counted: the share of multiply-adds that became integer is
- * part of every report. */
+ * linear layers and convolutions with constant weights into integer ones (engine/ops/quantized.c has the
+ * scheme). A chain of layers, relu, max pooling, residual sums, averages and flattening stays in u8, images
+ * with their channels last; bytes of an input that are only scaled and shifted are taken as they are. What
+ * stays f32 is counted: the share of multiply-adds that became integer is part of every report. */
 #pragma once
 #include "tb_exec.h"
 

@@ -1,6 +1,7 @@
 /* infer: one trained model run four ways (arms.h), interleaved in every iteration. The weights are trained in
  * setup, or by an earlier point that left them in the file `weights`. Before anything is timed the outputs
- * are compared on the whole test set: e0, e1 and e2 must have the same bits, e3 is judged by its accuracy.
+ * are compared on the whole test set: e0 and e1 must have the same bits, e2 the same logits (batch norm in
+ * the weights rounds otherwise), e3 is judged by its accuracy.
  *
  * `peer: torch` adds PyTorch's eager run of the same weights on the same images as one more column of every
  * iteration. A speed-up over a slow baseline is worth nothing: where e0 is slower than the peer the launch is
@@ -138,7 +139,9 @@ static tb_status check(const tb_run *run, void *state)
     tb_emit_value(run, "plan_bound_bytes", "B", f.plan_bound_bytes);
     tb_emit_value(run, "plan_naive_bytes", "B", f.plan_naive_bytes);
     tb_emit_check(run, "parity.graph_difference", "parity", f.difference, 0,
-                  "a compiled graph gives other bits than eager execution");
+                  "the captured graph gives other bits than eager execution");
+    tb_emit_check(run, "parity.fused_difference", "parity", f.fused_difference, 1e-4,
+                  "the fused graph gives other logits than eager execution");
     tb_emit_check(run, "parity.int8_accuracy_drop", "parity", f.accuracy_f32 - f.accuracy_int8, 0.005,
                   "integers lose more than 0.5 points of accuracy");
     return TB_OK;
@@ -205,11 +208,23 @@ static void teardown(void *state)
 }
 
 /* Beside the metrics. */
-static const char *const emits[] = {"graph_e1", "graph_e2", "graph_e3", "train_loss", "accuracy_f32",
-                                    "accuracy_int8", "int8_drop_low", "int8_drop_high", "int8_mac_share",
-                                    "plan_bytes", "plan_bound_bytes", "plan_naive_bytes",
-                                    "parity.graph_difference", "parity.int8_accuracy_drop",
-                                    "baseline.slower_than_peer", NULL};
+static const char *const emits[] = {"graph_e1",
+                                    "graph_e2",
+                                    "graph_e3",
+                                    "train_loss",
+                                    "accuracy_f32",
+                                    "accuracy_int8",
+                                    "int8_drop_low",
+                                    "int8_drop_high",
+                                    "int8_mac_share",
+                                    "plan_bytes",
+                                    "plan_bound_bytes",
+                                    "plan_naive_bytes",
+                                    "parity.graph_difference",
+                                    "parity.fused_difference",
+                                    "parity.int8_accuracy_drop",
+                                    "baseline.slower_than_peer",
+                                    NULL};
 
 TB_DRIVER(infer, .version = 1, .doc = "Inference four ways, interleaved: eager, graph, fused, INT8", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],

@@ -5,6 +5,7 @@
 #include "tb_ops.h"
 #include "tb_pass.h"
 #include "tb_rng.h"
+#include <math.h>
 
 typedef struct dice {
     uint64_t seed, at;
@@ -177,7 +178,7 @@ static void compiled_graphs_keep_the_bits(void **state)
         tb_graph *g = random_graph((uint64_t)trial), *compiled = round_trip(g);
         int n_out = g->n_outputs;
         for (int64_t i = 0; i < n * WIDTH; i++) x[i] = (float)tb_random_normal(1, (uint64_t)trial, (uint64_t)i);
-        assert_ok(tb_compile(compiled, NULL, &report));
+        assert_ok(tb_compile(compiled, &(tb_compile_opts){.strict = true}, &report));
         for (int p = 0; p < report.n_passes; p++) rewrites[p] += report.pass[p].rewrites;
         tb_graph *again = round_trip(compiled);
         tb_graph_free(compiled);
@@ -224,11 +225,64 @@ static void a_value_with_two_uses_is_not_fused_and_says_why(void **state)
     tb_graph_free(g);
 }
 
+/* conv -> norm, and conv -> relu -> norm, which cannot move. */
+static tb_tensor *normed(void *arg, int n, tb_tensor *const *in)
+{
+    tb_tensor **p = arg;
+    (void)n;
+    tb_tensor *x = tb_batch_norm_eval(tb_conv2d(in[0], p[0], NULL, NULL), p[1], p[2], p[3], p[4], 1e-3);
+    x = tb_relu(tb_conv2d(x, p[5], p[1], NULL));
+    return tb_batch_norm_eval(x, p[1], p[2], NULL, NULL, 1e-3);
+}
+
+static void batch_norm_moves_into_the_convolution(void **state)
+{
+    enum { C = 3, IMAGE = C * 5 * 5, RESULT = C * 3 * 3, N = 4 };
+    static const int64_t shapes[6][5] = {{4, C, C, 2, 2}, {1, C}, {1, C}, {1, C}, {1, C}, {4, C, C, 2, 2}};
+    tb_tensor *p[6];
+    static float x[N * IMAGE], y[N * RESULT], z[N * RESULT];
+    int64_t n = N;
+    float most = 0, size = 0;
+    for (int i = 0; i < N * IMAGE; i++) x[i] = (float)tb_random_normal(3, 1, (uint64_t)i);
+    for (int k = 0; k < 6; k++) {
+        float v[C * C * 4];
+        for (int i = 0; i < C * C * 4; i++) v[i] = (float)tb_random_normal(3, 2 + (uint64_t)k, (uint64_t)i);
+        for (int i = 0; k == 2 && i < C; i++) v[i] = fabsf(v[i]) + 0.1f;
+        p[k] = tb_tensor_from(TB_F32, (int)shapes[k][0], shapes[k] + 1, v);
+    }
+    for (int strict = 0; strict < 2; strict++) {
+        tb_graph *g;
+        tb_exec *e;
+        tb_session *s;
+        tb_text text = {0};
+        assert_ok(tb_capture("g", 1, (const char *[]){"N"}, 1,
+                             &(tb_capture_input){"x", TB_F32, 4, {-1, C, 5, 5}}, normed, p, &g));
+        assert_ok(tb_compile(g, &(tb_compile_opts){.strict = strict}, NULL));
+        tb_graph_dump(g, &text);
+        const char *first = strstr(tb_text_str(&text), "batch_norm_eval");
+        assert_non_null(first);
+        assert_int_equal(strstr(first + 1, "batch_norm_eval") != NULL, strict);
+        tb_text_free(&text);
+        assert_ok(tb_exec_create(g, &e));
+        assert_ok(tb_session_create(e, *state, &s));
+        assert_ok(tb_session_run(s, &n, (const void *[]){x}, (void *[]){strict ? y : z}));
+        tb_session_free(s);
+        tb_exec_free(e);
+    }
+    for (int i = 0; i < N * RESULT; i++) {
+        most = fmaxf(most, fabsf(y[i] - z[i]));
+        size = fmaxf(size, fabsf(y[i]));
+    }
+    assert_true(size > 0.1f && most < 1e-5f * size);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(compiled_graphs_keep_the_bits), ctx_test(the_rewrite_limit_stops_the_passes),
+        ctx_test(compiled_graphs_keep_the_bits),
+        ctx_test(the_rewrite_limit_stops_the_passes),
         ctx_test(a_value_with_two_uses_is_not_fused_and_says_why),
+        ctx_test(batch_norm_moves_into_the_convolution),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

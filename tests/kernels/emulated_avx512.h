@@ -112,6 +112,13 @@ EMULATED __m512i emulated_cvtepu8_epi32(__m128i b)
 }
 #define _mm512_cvtepu8_epi32(b) emulated_cvtepu8_epi32(b)
 
+EMULATED __m512i emulated_cvtepu8_epi16(__m256i b)
+{
+    return emulated_join_i(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(b)),
+                           _mm256_cvtepu8_epi16(_mm256_extracti128_si256(b, 1)));
+}
+#define _mm512_cvtepu8_epi16(b) emulated_cvtepu8_epi16(b)
+
 EMULATED __m256i emulated_cvtepi32_epi16(__m512i v)
 {
     int32_t x[16];

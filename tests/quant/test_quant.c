@@ -153,6 +153,132 @@ static void a_convolutional_network_stays_in_integers(void **state)
     tb_ranges_free(&ranges);
 }
 
+/* ---- a residual network with depthwise convolutions and averages: nothing but the logits is f32 ---- */
+enum { CHANNELS = 24 };
+
+static tb_tensor *residual_forward(void *arg, int n, tb_tensor *const *in)
+{
+    tb_tensor **p = arg;
+    const tb_conv2d_opts padded = {.pad = {1, 1}}, depthwise = {.pad = {1, 1}, .groups = CHANNELS},
+                         half = {.stride = {2, 2}};
+    (void)n;
+    int64_t rows = tb_tensor_dim(in[0], 0);
+    tb_tensor *x = tb_sub(tb_mul(tb_cast(in[0], TB_F32), tb_scalar(TB_F32, 0.02)), tb_scalar(TB_F32, 1.3));
+    x = tb_relu(tb_conv2d(tb_reshape(x, 4, (int64_t[]){rows, 2, SIDE, SIDE}), p[0], p[1], &padded));
+    x = tb_relu(tb_add(tb_conv2d(tb_relu(tb_conv2d(x, p[2], NULL, &depthwise)), p[3], NULL, NULL), x));
+    x = tb_add(tb_conv2d(x, p[4], NULL, &half),
+               tb_conv2d(tb_max_pool2d(x, &(tb_pool2d_opts){.kernel = {2, 2}}), p[5], NULL, NULL));
+    return tb_linear(tb_mean(x, 2, (int64_t[]){-1, -2}, false), p[6], NULL);
+}
+
+static tb_graph *capture_residual(tb_tensor **p)
+{
+    tb_graph *g;
+    assert_ok(tb_capture("net", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_U8, 2, {-1, PIXELS}},
+                         residual_forward, p, &g));
+    return g;
+}
+
+/* The kernels that ran, in order. */
+static void note_kernel(void *arg, int node, const tb_op_call *call, int64_t ns)
+{
+    (void)node;
+    (void)ns;
+    tb_text_add(arg, "%s ", call->kernel);
+}
+
+static void residual_networks_stay_in_integers(void **state)
+{
+    tb_tensor *p[7] = {random_tensor("w1", 4, (int64_t[]){CHANNELS, 2, 3, 3}, 0.2),
+                       random_tensor("b1", 1, (int64_t[]){CHANNELS}, 0.5),
+                       random_tensor("w2", 4, (int64_t[]){CHANNELS, 1, 3, 3}, 0.4),
+                       random_tensor("w3", 4, (int64_t[]){CHANNELS, CHANNELS, 1, 1}, 0.2),
+                       random_tensor("w4", 4, (int64_t[]){CHANNELS, CHANNELS, 1, 1}, 0.2),
+                       random_tensor("w5", 4, (int64_t[]){CHANNELS, CHANNELS, 1, 1}, 0.1),
+                       random_tensor("w6", 2, (int64_t[]){OUT, CHANNELS}, 0.5)};
+    static uint8_t x[IMAGES * PIXELS];
+    static float exact[IMAGES * OUT], first[IMAGES * OUT], y[IMAGES * OUT];
+    static const char *const nodes[] = {
+        "u8[N, 12, 12, 24] = conv2d_u8s8(", "u8[N, 12, 12, 24] = add_u8(", "u8[N, 6, 6, 24] = max_pool2d_u8(",
+        "u8[N, 6, 6, 24] = add_u8(",        "u8[N, 24] = mean_u8(",        "f32[N, 10] = linear_u8s8("};
+    static const char *const gone[] = {"= quantize", "= relu", "= cast", "= add(", "= sum(", "= conv2d("};
+    tb_ranges ranges;
+    tb_quant_report report;
+    tb_text ran[TB_ISA_AVX512VNNI + 1] = {0};
+    for (int i = 0; i < IMAGES * PIXELS; i++) x[i] = (uint8_t)tb_random_below(1, 2, (uint64_t)i, 256);
+    run(capture_residual(p), *state, IMAGES, x, exact, &ranges);
+    for (int isa = TB_ISA_SCALAR; isa <= TB_ISA_AVX512VNNI && isa <= (int)tb_isa_detect(); isa++) {
+        tb_ctx *ctx;
+        tb_exec *e;
+        tb_session *s;
+        int64_t n = IMAGES;
+        tb_graph *g = capture_residual(p);
+        assert_ok(tb_quantize_graph(g, &ranges, NULL, &report));
+        assert_int_equal(report.n_quantized, 6);
+        assert_near(report.int8_macs / report.macs, 1, 0);
+        tb_text text = {0};
+        tb_graph_dump(g, &text);
+        for (size_t i = 0; i < sizeof nodes / sizeof nodes[0]; i++)
+            assert_non_null(strstr(tb_text_str(&text), nodes[i]));
+        for (size_t i = 0; i < sizeof gone / sizeof gone[0]; i++)
+            assert_null(strstr(tb_text_str(&text), gone[i]));
+        tb_text_free(&text);
+        assert_ok(tb_ctx_create(&(tb_ctx_config){0}, &ctx));
+        tb_ctx_limit_kernels(ctx, (tb_isa)isa, false);
+        assert_ok(tb_exec_create(g, &e));
+        assert_ok(tb_session_create(e, ctx, &s));
+        tb_session_observe(s, note_kernel, &ran[isa]);
+        assert_ok(tb_session_run(s, &n, (const void *[]){x}, (void *[]){y}));
+        tb_session_free(s);
+        tb_exec_free(e);
+        tb_ctx_destroy(ctx);
+        if (isa == TB_ISA_SCALAR) memcpy(first, y, sizeof y);
+        assert_memory_equal(first, y, sizeof y);
+        assert_null(strstr(tb_text_str(&ran[isa]), "ref"));
+        for (int other = TB_ISA_SCALAR; other < isa; other++)
+            assert_string_not_equal(tb_text_str(&ran[isa]), tb_text_str(&ran[other]));
+    }
+    for (int isa = TB_ISA_SCALAR; isa <= TB_ISA_AVX512VNNI; isa++) tb_text_free(&ran[isa]);
+    assert_true(sqnr(y, exact, IMAGES * OUT) > 20);
+    tb_ranges_free(&ranges);
+}
+
+/* conv -> sigmoid -> conv -> sigmoid: in the middle an image comes and goes in f32. */
+static tb_tensor *island_forward(void *arg, int n, tb_tensor *const *in)
+{
+    tb_tensor **p = arg;
+    (void)n;
+    tb_tensor *x = tb_sigmoid(tb_conv2d(in[0], p[0], NULL, NULL));
+    x = tb_conv2d(tb_conv2d(tb_sigmoid(tb_conv2d(x, p[1], NULL, NULL)), p[2], NULL, NULL), p[3], NULL, NULL);
+    return tb_mean(x, 2, (int64_t[]){2, 3}, false);
+}
+
+static void a_convolution_between_f32_images_stays_f32(void **state)
+{
+    tb_tensor *p[4] = {random_tensor("w1", 4, (int64_t[]){3, 2, 3, 3}, 0.2),
+                       random_tensor("w2", 4, (int64_t[]){3, 3, 1, 1}, 0.5),
+                       random_tensor("w3", 4, (int64_t[]){3, 3, 1, 1}, 0.5),
+                       random_tensor("w4", 4, (int64_t[]){3, 3, 1, 1}, 0.5)};
+    static float x[IMAGES * PIXELS], y[IMAGES * 3], exact[IMAGES * 3];
+    tb_ranges ranges;
+    tb_quant_report report;
+    tb_graph *g[2];
+    for (int i = 0; i < IMAGES * PIXELS; i++) x[i] = (float)tb_random_normal(1, 3, (uint64_t)i);
+    for (int i = 0; i < 2; i++)
+        assert_ok(tb_capture("net", 1, (const char *[]){"N"}, 1,
+                             &(tb_capture_input){"x", TB_F32, 4, {-1, 2, SIDE, SIDE}}, island_forward, p,
+                             &g[i]));
+    run(g[0], *state, IMAGES, x, exact, &ranges);
+    assert_ok(tb_quantize_graph(g[1], &ranges, NULL, &report));
+    assert_int_equal(report.n_quantized, 2); /* the pair at the end: its image changes once on either side */
+    assert_int_equal(report.n_kept, 2);
+    assert_string_equal(report.kept[0].reason, "its input has no range");
+    assert_string_equal(report.kept[1].reason, "its image comes and goes in f32");
+    run(g[1], *state, IMAGES, x, y, NULL);
+    assert_true(sqnr(y, exact, IMAGES * 3) > 20);
+    tb_ranges_free(&ranges);
+}
+
 static void other_graphs_are_refused(void **state)
 {
     (void)state;
@@ -169,8 +295,9 @@ static void other_graphs_are_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {ctx_test(integers_stay_close_and_agree_between_isas),
-                                       ctx_test(a_convolutional_network_stays_in_integers),
-                                       ctx_test(other_graphs_are_refused)};
+    const struct CMUnitTest tests[] = {
+        ctx_test(integers_stay_close_and_agree_between_isas),
+        ctx_test(a_convolutional_network_stays_in_integers), ctx_test(residual_networks_stay_in_integers),
+        ctx_test(a_convolution_between_f32_images_stays_f32), ctx_test(other_graphs_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

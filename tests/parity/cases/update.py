@@ -117,18 +117,20 @@ def linear_dynamic_s8(r):
 def conv2d_u8s8(r):
     n, c, o, kernel, to_u8 = r.size(3), r.size(20), r.size(40), r.integer(1, 3), r.pick(True, False)
     x_zero, zero, stride, pad = r.integer(0, 200), r.integer(0, 200), r.integer(1, 2), r.integer(0, 2)
+    groups = r.pick(1, c)
+    o = c if groups > 1 else o
     x = r.indices(n, r.integer(3, 9), r.integer(3, 9), c, below=256, dtype=torch.uint8)
-    w, offset = r.indices(o, kernel, kernel, c, below=255), r.indices(o, below=5000, dtype=torch.int32)
+    w, offset = r.indices(o, kernel, kernel, c // groups, below=255), r.indices(o, below=5000, dtype=torch.int32)
     w = fixed((w.value - 127).to(torch.int8))
     scale = fixed((torch.rand(o, generator=r.generator) + 0.1) / 1000)
 
     def run(x, w, offset, scale):
         image = F.pad(x.permute(0, 3, 1, 2).double(), (pad,) * 4, value=x_zero)
-        sums = F.conv2d(image, w.permute(0, 3, 1, 2).double(), stride=stride).permute(0, 2, 3, 1)
+        sums = F.conv2d(image, w.permute(0, 3, 1, 2).double(), stride=stride, groups=groups).permute(0, 2, 3, 1)
         y = (sums.to(torch.int32) + offset).float() * scale
         return (torch.round(y) + zero).clamp(0, 255).to(torch.uint8) if to_u8 else y
     return Case([x, w, offset, scale], run,
-                {"stride": [stride] * 2, "pad": [pad] * 2, "dilation": [1, 1], "groups": 1, "x_zero": x_zero,
+                {"stride": [stride] * 2, "pad": [pad] * 2, "dilation": [1, 1], "groups": groups, "x_zero": x_zero,
                  "to_u8": to_u8, "zero": zero, "low": 0})
 
 
@@ -140,3 +142,27 @@ def max_pool2d_u8(r):
     return Case([x], lambda x: F.max_pool2d(x.permute(0, 3, 1, 2).double(), kernel, stride, pad)
                 .permute(0, 2, 3, 1).to(torch.uint8),
                 {"kernel": [kernel] * 2, "stride": [stride] * 2, "pad": [pad] * 2})
+
+
+@case("add_u8")
+def add_u8(r):
+    shape, zeros, scales = r.shape(1, 4), [r.integer(0, 255) for _ in range(3)], [r.pick(0.3, 1.7), r.pick(0.9, 0.02)]
+    a, b = (r.indices(*shape, below=256, dtype=torch.uint8) for _ in range(2))
+    low = r.pick(0, zeros[2])
+
+    def run(a, b):
+        left, right = ((x.int() - zero).float() * scale for x, zero, scale in zip((a, b), zeros, scales))
+        return (torch.round(left + right) + zeros[2]).clamp(low, 255).to(torch.uint8)
+    return Case([a, b], run, {"a_scale": scales[0], "b_scale": scales[1], "a_zero": zeros[0], "b_zero": zeros[1],
+                              "zero": zeros[2], "low": low})
+
+
+@case("mean_u8")
+def mean_u8(r):
+    h, w, x_zero, zero, scale = r.integer(1, 9), r.integer(1, 9), r.integer(0, 255), r.integer(0, 255), r.pick(0.4, 2.5)
+    x = r.indices(r.size(3), h, w, r.size(70), below=256, dtype=torch.uint8)
+
+    def run(x):
+        sums = (x.int().sum((1, 2)) - h * w * x_zero).float()
+        return (torch.round(sums * (scale / (h * w))) + zero).clamp(0, 255).to(torch.uint8)
+    return Case([x], run, {"scale": scale, "x_zero": x_zero, "zero": zero})

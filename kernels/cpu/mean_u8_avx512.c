@@ -1,0 +1,5 @@
+/* mean_u8 */
+#include "mean_u8.h"
+
+TB_KERNEL(mean_u8_avx512) = {
+    .name = "mean_u8_avx512", .primitive = "mean_u8", .dtype = TB_U8, .isa = TB_ISA_AVX512, .run = run};
