@@ -1,6 +1,7 @@
 /* The six scenarios. All samples of an iteration are emitted, whether its run was void or not: the driver's
  * tally of late iterations voids the point. */
 #include "serve_scenarios.h"
+#include "malloc_count.h"
 #include "tb_alloc.h"
 #include <pthread.h>
 #include <string.h>
@@ -68,11 +69,30 @@ static double mean_batch(const tb_load_result *r)
     return calls > 0 ? requests / calls : 0;
 }
 
+/* What server and generator together ask for while requests run. The generator asks for nothing then, so that the C
+ * library's calls are those of the HTTP library. */
+typedef struct asked_memory {
+    int64_t engine, mallocs;
+} asked_memory;
+
+static void count_asked(void *arg, bool end)
+{
+    asked_memory *a = arg;
+    tb_mem_stats heap;
+    tb_heap_stats(tb_heap_process(), &heap);
+    int64_t mallocs = tb_malloc_is_counted() ? tb_malloc_calls() : 0;
+    a->engine = heap.requests - (end ? a->engine : 0);
+    a->mallocs = mallocs - (end ? a->mallocs : 0);
+}
+
 static tb_status measure_load(const tb_run *run, tb_serve_state *s, int64_t i)
 {
     tb_load_result *r;
     tb_load_schedule schedule;
     tb_load_config c = target(run, s);
+    asked_memory asked = {0};
+    c.edge = count_asked;
+    c.edge_arg = &asked;
     TB_TRY(open_loop(run, i, &schedule));
     TB_TRY(send(run, s, &c, &schedule, &r));
     tb_emit_sample(run, "p50_ms", i, tb_histogram_ms(&r->latency, 0.5));
@@ -85,7 +105,12 @@ static tb_status measure_load(const tb_run *run, tb_serve_state *s, int64_t i)
         tb_emit_sample(run, "server_us", i, (double)s->server_cpu_ns / 1e3 / (double)r->ok);
         tb_emit_sample(run, "client_us", i, r->generator_cpu * r->wall_s * 1e6 / (double)r->ok);
     }
-    if (s->arms) tb_emit_sample(run, "mean_batch", i, mean_batch(r));
+    if (s->arms) {
+        tb_emit_sample(run, "mean_batch", i, mean_batch(r));
+        if (tb_malloc_is_counted() && r->answered > 0)
+            tb_emit_sample(run, "http_mallocs", i, (double)asked.mallocs / (double)r->answered);
+        s->allocations += asked.engine;
+    }
     tb_histogram_merge(s->latency, &r->latency);
     tb_histogram_merge(s->service, &r->service);
     tb_load_result_free(r);
@@ -208,21 +233,39 @@ typedef struct disturbance {
     tb_status (*act)(tb_serving *);
     double every_s;
     int64_t n, done;
+    atomic_int in_flight;
+    int want_in_flight, least_in_flight;
+    double load_s;    /* of the load at most */
+    bool load_awaits; /* it ends with the disturbance */
+    atomic_bool over;
     tb_status status;
     char message[256];
 } disturbance;
+
+static tb_status wait_for_flight(disturbance *d)
+{
+    int n = 0;
+    for (int i = 0; i < 10000 && (n = atomic_load(&d->in_flight)) < d->want_in_flight; i++) usleep(100);
+    if (n < d->want_in_flight)
+        return TB_FAIL(TB_ERR_TIMEOUT, "serve_load: only %d requests were in flight, not %d, before action %lld", n,
+                       d->want_in_flight, (long long)d->done + 1);
+    if (d->done == 0 || n < d->least_in_flight) d->least_in_flight = n;
+    return TB_OK;
+}
 
 static void *disturb(void *arg)
 {
     disturbance *d = arg;
     while (d->done < d->n && d->status == TB_OK) {
         usleep((useconds_t)(d->every_s * 1e6));
-        d->status = d->act(d->serving);
+        d->status = wait_for_flight(d);
+        if (d->status == TB_OK) d->status = d->act(d->serving);
         if (d->status != TB_OK)
             snprintf(d->message, sizeof d->message, "%s", tb_error_message());
         else
             d->done++;
     }
+    atomic_store(&d->over, true);
     return NULL;
 }
 
@@ -231,15 +274,19 @@ static tb_status disturbed(const tb_run *run, tb_serve_state *s, int64_t i, dist
     pthread_t thread;
     tb_load_result *r = NULL;
     tb_load_config c = target(run, s);
-    tb_load_schedule closed = {
-        .kind = TB_ARRIVALS_CLOSED, .duration_s = tb_param_num(run, "seconds"), .seed = run->seed};
+    tb_load_schedule closed = {.kind = TB_ARRIVALS_CLOSED, .duration_s = d->load_s, .seed = run->seed};
     d->serving = s->serving;
+    d->want_in_flight = c.connections < TB_IN_FLIGHT ? c.connections : TB_IN_FLIGHT;
+    c.connections *= 2; /* between an answer and the next request a connection has nothing in flight */
+    c.in_flight = &d->in_flight;
+    if (d->load_awaits) c.until = &d->over;
     if (pthread_create(&thread, NULL, disturb, d) != 0) return TB_FAIL(TB_ERR_OOM, "serve_load: no thread");
     tb_status st = send(run, s, &c, &closed, &r);
     pthread_join(thread, NULL);
     TB_TRY(st);
     tb_emit_sample(run, "goodput_per_s", i, r->goodput_per_s);
     tb_load_result_free(r);
+    if (s->actions == 0 || d->least_in_flight < s->least_in_flight) s->least_in_flight = d->least_in_flight;
     s->actions += d->done;
     if (d->status != TB_OK) tb_error_set(d->status, d->message);
     return d->status;
@@ -248,8 +295,12 @@ static tb_status disturbed(const tb_run *run, tb_serve_state *s, int64_t i, dist
 static tb_status measure_reload(const tb_run *run, tb_serve_state *s, int64_t i)
 {
     int64_t n = tb_param_int(run, "reloads");
-    disturbance d = {
-        .act = tb_serving_reload, .n = n, .every_s = tb_param_num(run, "seconds") / (double)(n + 2)};
+    double seconds = tb_param_num(run, "seconds");
+    disturbance d = {.act = tb_serving_reload,
+                     .n = n,
+                     .every_s = seconds / (double)n,
+                     .load_s = 10 * seconds,
+                     .load_awaits = true};
     return disturbed(run, s, i, &d);
 }
 
@@ -259,7 +310,7 @@ static tb_status measure_drain(const tb_run *run, tb_serve_state *s, int64_t i)
 {
     double seconds = tb_param_num(run, "seconds");
     disturbance d = {
-        .act = tb_serving_drain, .n = 1, .every_s = seconds > 0.5 ? seconds - 0.25 : seconds / 2};
+        .act = tb_serving_drain, .n = 1, .every_s = seconds > 0.5 ? seconds - 0.25 : seconds / 2, .load_s = seconds};
     TB_TRY(disturbed(run, s, i, &d));
     return tb_serving_restart(s->serving);
 }

@@ -7,7 +7,7 @@
 #include "tb_driver.h"
 #include "tb_load.h"
 
-enum { TB_LARGEST_BATCH = 256 };
+enum { TB_LARGEST_BATCH = 256, TB_IN_FLIGHT = 64 /* at least, when a reload or a drain begins */ };
 
 typedef struct tb_serve_state {
     tb_ctx *ctx;
@@ -26,6 +26,8 @@ typedef struct tb_serve_state {
     bool generator_limited;
     uint64_t batches[TB_LARGEST_BATCH + 1];
     int64_t actions; /* reloads or drains done */
+    int least_in_flight; /* when one of them was asked for */
+    int64_t allocations; /* of the engine's process heap, in measured iterations of `load` */
     tb_storm_result storm;
 } tb_serve_state;
 

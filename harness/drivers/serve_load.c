@@ -4,8 +4,8 @@
  *   search    the largest rate that holds the objective params.slo
  *   overload  the capacity in closed loop, then half of it with a burst of twice the capacity in front
  *   storm     two loads, one of them beside bad requests at a tenth of the rate
- *   reload    closed loop while the model is reloaded params.reloads times
- *   drain     closed loop while the server drains and ends
+ *   reload    closed loop while the model is reloaded params.reloads times, each with 64 requests in flight at least
+ *   drain     closed loop while the server drains and ends, as many in flight
  *
  * Every answer of our server is compared, bit for bit, with the forward pass computed beforehand one row at a
  * time. The point is invalid where the generator itself was late. Server and generator share the machine's
@@ -34,7 +34,7 @@ static const tb_key keys[] = {
     {"repeats", TB_KEY_INT, "", 1, 1000, NULL, "5",
      "measured iterations, after one to warm up (search: none)"},
     {"connections", TB_KEY_INT, "", 1, 128, NULL, "64",
-     "kept alive; overload: four times as many, or nothing would queue"},
+     "kept alive; overload: four times as many, or nothing would queue; reload, drain: twice as many"},
     {"slo", TB_KEY_STR, "", 0, 0, NULL, "p95:25",
      "objective, percentile:milliseconds; goodput is within the milliseconds"},
     {"confirm", TB_KEY_INT, "", 1, 15, NULL, "5", "search: runs at the rate that was found"},
@@ -49,6 +49,7 @@ static const tb_metric metrics[] = {
     LOWER("p50_ms", "ms"), LOWER("p95_ms", "ms"), LOWER("p99_ms", "ms"), LOWER("service_p95_ms", "ms"),
     LOWER("lag_p99_ms", "ms"), LOWER("server_us", "us"), LOWER("client_us", "us"), HIGHER("goodput_per_s", "1/s"),
     {.name = "mean_batch", .unit = "rows", .dir = "none", .reduce = "max", RATIO},
+    {.name = "http_mallocs", .unit = "calls/request", .dir = "lower", .reduce = "max", RATIO},
     HIGHER("max_rate_per_s", "1/s"),
     HIGHER("capacity_per_s", "1/s"), HIGHER("goodput_share", ""), LOWER("accepted_p99_ms", "ms"),
     LOWER("refusal_p99_ms", "ms"), LOWER("row_us", "us"), LOWER("recovery_ms", "ms"),
@@ -178,7 +179,7 @@ static tb_status run_all(const tb_run *run, void *state)
         tb_run_warming(run, i == 0);
         TB_TRY(tb_scenario_measure(run, s, i));
         if (i == 0) { /* only the verdicts about answers cover the warm-up */
-            s->late = 0;
+            s->late = s->allocations = 0;
             tb_histogram_clear(s->latency);
             tb_histogram_clear(s->service);
         }
@@ -233,7 +234,13 @@ static tb_status finish(const tb_run *run, void *state)
     if (s->arms && tb_scenario_is(run, "load")) TB_TRY(emit_stages(run, s));
     tb_emit_value(run, "answers_verified", "", (double)s->verified);
     tb_emit_value(run, "late_iterations", "", (double)s->late);
-    if (s->actions) tb_emit_value(run, "actions", "", (double)s->actions);
+    if (s->actions) {
+        tb_emit_value(run, "actions", "", (double)s->actions);
+        tb_emit_value(run, "least_in_flight", "requests", s->least_in_flight);
+    }
+    if (s->arms && tb_scenario_is(run, "load"))
+        tb_emit_check(run, "engine.allocations", "valid", (double)s->allocations, 0,
+                      "the engine's heap was asked for memory while requests ran");
     tb_emit_check(run, "answers.wrong", "parity", (double)s->wrong, 0,
                   "an answer differs from the offline forward");
     tb_emit_check(run, "requests.failed", "valid", (double)s->failed, 0, "requests failed or were refused");
@@ -266,11 +273,12 @@ static void teardown(void *state)
 static const char *const emits[] = {"accuracy_f32", "accuracy_int8", "parity.graph_difference",
                                     "parity.int8_accuracy_drop", "corrected_ms.*", "uncorrected_ms.*",
                                     "batch.*", "batch_sizes", "stage_us.*", "answers_verified",
-                                    "late_iterations", "actions", "answers.wrong", "requests.failed",
+                                    "late_iterations", "actions", "least_in_flight", "engine.allocations",
+                                    "answers.wrong", "requests.failed",
                                     "generator.limited", "bad_requests", "storm.unexpected", "void_reason",
                                     "search", NULL};
 
-TB_DRIVER(serve_load, .version = 2,
+TB_DRIVER(serve_load, .version = 3,
           .doc = "A model served over HTTP under load, every answer verified; peers", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,
           .n_metrics = sizeof metrics / sizeof metrics[0], .emits = emits,

@@ -28,10 +28,10 @@ static void record_lag(load_run *r, int64_t arrival)
     tb_histogram_add(&r->result->wait, possible - col->intended_ns);
 }
 
-static void dispatch_due(load_run *r, int64_t now, int64_t stop_ns)
+static void dispatch_due(load_run *r, int64_t now)
 {
     bool closed = r->schedule->kind == TB_ARRIVALS_CLOSED;
-    while (r->next < r->n && r->free_first && (closed ? now < stop_ns : r->at_ns[r->next] <= now)) {
+    while (r->next < r->n && r->free_first && (closed || r->at_ns[r->next] <= now)) {
         load_connection *c = r->free_first;
         int64_t arrival = r->next++;
         r->free_first = c->next_free;
@@ -40,6 +40,11 @@ static void dispatch_due(load_run *r, int64_t now, int64_t stop_ns)
         load_dispatch(r, c, arrival);
         if (!closed) record_lag(r, arrival);
     }
+}
+
+static bool closed_loop_ends(const load_run *r, int64_t now, int64_t stop_ns)
+{
+    return now >= stop_ns || (r->config->until && atomic_load(r->config->until));
 }
 
 static int64_t next_due(const load_run *r)
@@ -61,8 +66,9 @@ static void loop(load_run *r, int64_t stop_ns, int64_t end_ns)
     double share = r->config->spin_share;
     for (;;) {
         int64_t now = load_now(r);
-        dispatch_due(r, now, stop_ns);
-        bool all_sent = r->schedule->kind == TB_ARRIVALS_CLOSED ? now >= stop_ns : r->next == r->n;
+        bool closed = r->schedule->kind == TB_ARRIVALS_CLOSED, ends = closed && closed_loop_ends(r, now, stop_ns);
+        if (!ends) dispatch_due(r, now);
+        bool all_sent = closed ? ends : r->next == r->n;
         if ((all_sent && r->answered == r->next) || now >= end_ns) break;
         int64_t gap = r->free_first ? next_due(r) - load_now(r) : 10000000;
         bool spin = gap < EARLY_NS && (double)spun < share * (double)now;
@@ -154,7 +160,9 @@ tb_status tb_load_run(const tb_load_config *given, const tb_load_schedule *sched
     int64_t last = closed ? stop_ns : at_ns[r.n - 1];
     r.begin_ns = tb_now_ns();
     r.freed_ns = 0;
+    if (config.edge) config.edge(config.edge_arg, false);
     loop(&r, stop_ns, last + (int64_t)(config.timeout_s * 1e9));
+    if (config.edge) config.edge(config.edge_arg, true);
     r.result->wall_s = (double)load_now(&r) * 1e-9;
     r.result->spin_cpu *= 1e-9 / r.result->wall_s;
     r.result->generator_cpu = (double)(thread_cpu_ns() - cpu) * 1e-9 / r.result->wall_s - r.result->spin_cpu;

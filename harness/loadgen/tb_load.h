@@ -8,6 +8,7 @@
 #include "tb_histogram.h"
 #include "tb_status.h"
 #include "tb_text.h"
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -83,6 +84,11 @@ typedef struct tb_load_config {
     double slo_ms;         /* [25] for goodput and for the rule about lateness */
     double spin_share;     /* [0.15] of a core that may be spent on waiting precisely */
     bool keep_columns;
+    atomic_int *in_flight; /* holds the requests sent and not yet answered, for other threads to read; may be NULL */
+    const atomic_bool *until; /* closed loop: ends when this is set, before its duration is over; may be NULL */
+    void (*edge)(void *arg, bool end); /* called when the clock starts and after the last answer, for counters of the
+                                          run alone; may be NULL */
+    void *edge_arg;
 } tb_load_config;
 
 /* One arrival. Times in ns from the start of the run; -1: did not happen. */

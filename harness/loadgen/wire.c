@@ -74,6 +74,7 @@ static void finish(load_run *r, load_connection *c, int status)
             !tb_load_verify(r->requests, sample, c->buffer + c->head_bytes, c->body_bytes, c->json_bytes);
     }
     r->answered++;
+    if (r->config->in_flight) atomic_fetch_sub(r->config->in_flight, 1);
 }
 
 void load_drop(load_run *r, load_connection *c)
@@ -111,6 +112,7 @@ void load_dispatch(load_run *r, load_connection *c, int64_t arrival)
     c->send_at = r->requests->begin[sample];
     c->send_end = r->requests->begin[sample + 1];
     c->received = c->head_bytes = 0;
+    if (r->config->in_flight) atomic_fetch_add(r->config->in_flight, 1);
     r->result->columns[arrival].dispatch_ns = load_now(r);
     push(r, c);
 }
