@@ -57,6 +57,10 @@ static int run(const tb_args *args)
         }
         set[n_set++] = args->values[i];
     }
+    if (tb_args_has(args, "force") && tb_args_has(args, "resume")) {
+        fprintf(stderr, "run: --resume keeps what is complete, --force measures it again: give one of them\n");
+        return 2;
+    }
     tb_experiment_options options = {.profile = tb_args_get(args, "profile"),
                                      .where = tb_args_get(args, "where"),
                                      .set = set,

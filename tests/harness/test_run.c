@@ -88,6 +88,8 @@ static void wrong_use_ends_with_2_and_the_right_sentence(void **state)
     expect(&run, 2, "no verb 'rnu'; nearest: run");
     run = run_program("run x --wher true");
     expect(&run, 2, "unknown option --wher; nearest: --where");
+    run = run_program("run x --resume --force");
+    expect(&run, 2, "give one of them");
     run = run_program("run x --out");
     expect(&run, 2, "--out wants a value");
     run = run_program("run");
