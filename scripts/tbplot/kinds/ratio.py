@@ -1,7 +1,7 @@
 """How much faster or smaller than a base: `metric`, `base` (map of keys to values), `series` (keys that stay equal),
-`label` (keys that name a bar). A ratio above 1 is an improvement: inverted where the metric's direction is lower. Without
-a base: one or several metrics (`metric`: a list) that are ratios already, a bar for each and point, colours by metric. `marks`: values of a
-point that a tick in its bar shows, such as what its ratio was to reach."""
+`label` (keys that name a bar). A ratio above 1 is an improvement: inverted where the metric's direction is lower.
+Without a base: one or several metrics (`metric`: a list) that are ratios already, a bar for each and point, colours by
+metric. `marks`: values of a point that a tick in its bar shows, such as what its ratio was to reach."""
 import math
 import textwrap
 
