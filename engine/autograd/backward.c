@@ -80,14 +80,18 @@ static bool is_exclusive(const tb_tensor *g)
 }
 
 /* Each use of the leaf adds to its own row. */
+static int row_of(const meta *m) { return m->rows == 0 ? 0 : m->arrived < m->rows ? m->arrived : m->rows - 1; }
+static bool is_filled(const meta *m, int row) { return m->filled >> row & 1; }
+
 static tb_status buffer_add(tb_tensor *leaf, meta *m, tb_tensor *g)
 {
-    int row = m->rows == 0 ? 0 : m->arrived < m->rows ? m->arrived : m->rows - 1;
+    int row = row_of(m);
     tb_scope *scope = tb_scope_open();
     tb_tensor *to = m->rows ? tbi_grad_row(m->buffer, row) : m->buffer;
-    bool is_first = !(m->filled >> row & 1);
-    tb_status st = !to ? TB_ERR_OOM
-                   : tb_is_poison(tb_accumulate(to, g, is_first)) ? tb_ctx_take_error(leaf->ctx) : TB_OK;
+    bool is_there = to && g->storage == to->storage && g->offset == to->offset; /* the rule took what was given */
+    tb_status st = !to ? TB_ERR_OOM : TB_OK;
+    if (st == TB_OK && !is_there && tb_is_poison(tb_accumulate(to, g, !is_filled(m, row))))
+        st = tb_ctx_take_error(leaf->ctx);
     if (st == TB_OK) {
         m->filled |= UINT64_C(1) << row;
         if (row == 0 && !m->grad) m->grad = tb_retain(to);
@@ -175,6 +179,24 @@ static uint64_t wants_of(const pass *p, const node *n)
     return wants;
 }
 
+typedef struct rule_call {
+    const pass *pass;
+    const node *node;
+} rule_call;
+
+/* tb_grad_given: the buffer of a leaf that this node reads once, so that nothing else of the node arrives in between. */
+static tb_tensor *given_for(void *backward, int i, bool *overwrite)
+{
+    const rule_call *r = backward;
+    tb_tensor *leaf = r->node->edges[i].leaf;
+    const meta *m = leaf ? meta_of(leaf) : NULL;
+    if (!m || !m->buffer || r->pass->selective || r->pass->opts->create_graph) return NULL;
+    for (int e = 0; e < r->node->n_in; e++)
+        if (e != i && r->node->edges[e].leaf == leaf) return NULL;
+    *overwrite = !is_filled(m, row_of(m));
+    return m->rows ? tbi_grad_row(m->buffer, row_of(m)) : m->buffer;
+}
+
 static tb_status call_rule(const pass *p, node *n, uint64_t wants)
 {
     tb_tensor *out[TB_MAX_OUT];
@@ -182,7 +204,8 @@ static tb_status call_rule(const pass *p, node *n, uint64_t wants)
     if (p->opts->create_graph) TB_TRY(reattach_outputs(n, out));
     tb_grad_call c = {.op = n->op, .ctx = n->ctx, .attrs = n->attrs, .n_in = n->n_in, .n_out = n->n_out,
                       .in = n->saved_in, .out = p->opts->create_graph ? out : n->saved_out, .grad = n->grads,
-                      .in_spec = n->in_spec, .out_spec = n->out_spec, .wants = wants, .result = n->result};
+                      .in_spec = n->in_spec, .out_spec = n->out_spec, .wants = wants, .result = n->result,
+                      .given = given_for, .backward = &(rule_call){p, n}};
     p->tape->backward_op = n->op;
     n->op->grad(&c);
     p->tape->backward_op = NULL;

@@ -9,9 +9,9 @@
 //>>> tb_ops.h
 /* y[.., out] = x[.., in] W^T + b. w: [out, in], b: [out] or NULL; numbers of one dtype; integers wrap. */
 tb_tensor *tb_linear(tb_tensor *x, tb_tensor *w, tb_tensor *b);
-/* dW[out, in] = sum over rows of g[.., out] x[.., in]. into: NULL, or a tensor [out, in] that is added to in
- * place and returned. */
-tb_tensor *tb_linear_weight_grad(tb_tensor *g, tb_tensor *x, tb_tensor *into);
+/* dW[out, in] = sum over rows of g[.., out] x[.., in]. into: NULL, or a tensor [out, in] that is added to, or
+ * overwritten, in place and returned. */
+tb_tensor *tb_linear_weight_grad(tb_tensor *g, tb_tensor *x, tb_tensor *into, bool overwrite);
 //<<<
 
 typedef struct linear_act_attrs {
@@ -166,7 +166,11 @@ static void linear_grad(tb_grad_call *c)
 {
     tb_tensor *g = c->grad[0];
     if (tb_grad_wants(c, 0)) tb_grad_set(c, 0, tb_matmul(g, c->in[1]));
-    if (tb_grad_wants(c, 1)) tb_grad_set(c, 1, tb_linear_weight_grad(g, c->in[0], NULL));
+    if (tb_grad_wants(c, 1)) {
+        bool overwrite = false;
+        tb_tensor *into = tb_grad_given(c, 1, &overwrite);
+        tb_grad_set(c, 1, tb_linear_weight_grad(g, c->in[0], into, overwrite));
+    }
     if (c->n_in > 2 && tb_grad_wants(c, 2)) {
         int64_t dims[2] = {1, c->in_spec[2].dims[0]};
         for (int i = 0; i < c->in_spec[0].rank - 1; i++) dims[0] *= c->in_spec[0].dims[i];
@@ -184,6 +188,19 @@ static void linear_cost(const tb_op_call *c, tb_cost *out)
 }
 
 /* ---- gradient of the weight ---- */
+typedef struct weight_grad_attrs {
+    bool overwrite;
+} weight_grad_attrs;
+static const tb_attr weight_grad_attr_table[] = {
+    TB_ATTR_BOOL(weight_grad_attrs, overwrite, 0, "what `into` holds does not count"),
+};
+
+static bool adds_to_given(const tb_op_call *c)
+{
+    const weight_grad_attrs *a = c->attrs;
+    return c->n_in > 2 && c->in[2] && !(a && a->overwrite);
+}
+
 static tb_status weight_grad_shape(tb_op_call *c)
 {
     const tb_tensor *g = c->in[0], *x = c->in[1], *into = c->n_in > 2 ? c->in[2] : NULL;
@@ -207,7 +224,7 @@ static tb_status weight_grad_shape(tb_op_call *c)
 static tb_status weight_grad_ref(tb_op_call *c)
 {
     const tb_tensor *g = c->in[0], *x = c->in[1];
-    bool adds = c->n_in > 2 && c->in[2];
+    bool adds = adds_to_given(c);
     tb_dtype t = (tb_dtype)g->dtype;
     int64_t size = (int64_t)tb_dtype_size(t), rows = tbi_rows(x);
     const char *pg = tb_op_data(g), *px = tb_op_data(x);
@@ -230,7 +247,7 @@ static tb_status weight_grad_fast(tb_op_call *c)
         .m = tbi_last_dim(g), .n = tbi_last_dim(x), .k = tbi_rows(x), .a = tb_op_data(g),
         .a_row = tbi_last_stride(g), .b = tb_op_data(x), .b_col = tbi_last_stride(x),
         .c = tb_op_data(c->out[0]), .c_row = tbi_last_dim(x), .tree = c->ctx->batch_blocks,
-        .accumulate = c->n_in > 2 && c->in[2], .pool = c->ctx->pool,
+        .accumulate = adds_to_given(c), .pool = c->ctx->pool,
     };
     if (!tbi_rows_are_even(g, &m.a_col) || !tbi_rows_are_even(x, &m.b_row)) return TB_ERR_UNSUPPORTED;
     return run_gemm(c, &m, NULL);
@@ -241,7 +258,8 @@ static void weight_grad_grad(tb_grad_call *c)
     tb_tensor *gg = c->grad[0]; /* [out, in] */
     if (tb_grad_wants(c, 0)) tb_grad_set(c, 0, tb_linear(c->in[1], gg, NULL));
     if (tb_grad_wants(c, 1)) tb_grad_set(c, 1, tb_matmul(c->in[0], gg));
-    if (c->n_in > 2 && tb_grad_wants(c, 2)) tb_grad_set(c, 2, gg);
+    const weight_grad_attrs *a = c->attrs;
+    if (c->n_in > 2 && tb_grad_wants(c, 2) && !(a && a->overwrite)) tb_grad_set(c, 2, gg);
 }
 
 static void weight_grad_cost(const tb_op_call *c, tb_cost *out)
@@ -307,6 +325,7 @@ TB_OP(linear_act, .doc = "act(x W^T + b + residual), made by the compiler", LINE
       .fast = linear_fast, .no_grad = "made by fusion, after gradients are traced", .cost = linear_cost,
       .samples = linear_act_samples);
 TB_OP(linear_weight_grad, .doc = "sum over rows of g x (gradient of linear's weight)", LINEAR, .n_in = 3,
+      TB_ATTRS(weight_grad_attrs, weight_grad_attr_table),
       .dtypes = TB_FLOATS, .dtypes_reason = "gradients are floats", .shape = weight_grad_shape, .ref = weight_grad_ref,
       .fast = weight_grad_fast, .grad = weight_grad_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1),
       .cost = weight_grad_cost, .samples = weight_grad_samples);
@@ -325,7 +344,7 @@ tb_tensor *tb_linear(tb_tensor *x, tb_tensor *w, tb_tensor *b)
     return tb_call(&tb_op_linear, NULL, TB_IN(as_matrix(x), w, b));
 }
 
-tb_tensor *tb_linear_weight_grad(tb_tensor *g, tb_tensor *x, tb_tensor *into)
+tb_tensor *tb_linear_weight_grad(tb_tensor *g, tb_tensor *x, tb_tensor *into, bool overwrite)
 {
-    return tb_call(&tb_op_linear_weight_grad, NULL, TB_IN(as_matrix(g), as_matrix(x), into));
+    return tb_call(&tb_op_linear_weight_grad, &(weight_grad_attrs){overwrite}, TB_IN(as_matrix(g), as_matrix(x), into));
 }

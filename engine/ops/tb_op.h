@@ -85,12 +85,20 @@ typedef struct tb_grad_call {
     const tb_out_spec *out_spec;
     uint64_t wants;               /* bit i: input i needs a gradient now */
     tb_tensor **result;           /* per input, NULL at first */
+    tb_tensor *(*given)(void *backward, int i, bool *overwrite); /* tb_grad_given */
+    void *backward;
 } tb_grad_call;
 
 static inline bool tb_grad_wants(const tb_grad_call *c, int i) { return c->wants >> i & 1; }
 /* Hands over the gradient of input i. It is summed over broadcast dimensions and cast to the input's shape and dtype
  * by the caller. Later calls for the same input add up. */
 void tb_grad_set(tb_grad_call *c, int i, tb_tensor *g);
+/* Memory that was given for the gradient of input i, of its shape and dtype, or NULL. A rule may write its result there
+ * (*overwrite), or add to what is there, in place, and set the tensor that comes of it: nothing is copied then. */
+static inline tb_tensor *tb_grad_given(const tb_grad_call *c, int i, bool *overwrite)
+{
+    return c->given(c->backward, i, overwrite);
+}
 
 #define TB_SAVE_IN(i) (UINT32_C(1) << (i))
 #define TB_SAVE_OUT(i) (UINT32_C(1) << (24 + (i)))

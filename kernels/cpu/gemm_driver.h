@@ -13,7 +13,11 @@ typedef struct gemm_plan {
     int64_t a_floats, b_floats, slot_floats; /* one thread's scratch */
 } gemm_plan;
 
-/* Cuts C so that every thread has a block, columns first: a cut of the columns repeats no packing. */
+/* A row of A that is copied is followed by a gap: rows a power of two apart would share the sets of L1. */
+enum { A_GAP = 16 };
+
+/* Cuts C so that every thread has a block. Columns first, which repeats no packing of B; where they are few, rows: then
+ * that packing is small, and every thread reads its own part of A. */
 static void plan_grid(gemm_plan *p)
 {
     const tb_gemm_args *g = p->g;
@@ -22,7 +26,9 @@ static void plan_grid(gemm_plan *p)
     threads = min_i64(threads, max_i64(g->m * g->n * g->k / MACS_PER_THREAD, 1));
     p->grid_n = div_up(panels, NC / NR);
     p->grid_m = div_up(row_tiles, MC / MR);
-    if (threads > 1) {
+    if (threads > 1 && g->m >= 4 * g->n && row_tiles >= threads) {
+        p->grid_m = min_i64(row_tiles, round_up(p->grid_m, threads));
+    } else if (threads > 1) {
         p->grid_n = min_i64(panels, round_up(p->grid_n, threads));
         if (p->grid_n * p->grid_m < threads) p->grid_m = min_i64(row_tiles, div_up(threads, p->grid_n));
     }
@@ -33,18 +39,21 @@ static void plan_grid(gemm_plan *p)
     p->block_m = min_i64(tiles_each * MR, max_i64(g->m, 1));
 }
 
+/* Passes over K are of one length, but for the last. */
+static int64_t pass_length(int64_t k) { return div_up(k, max_i64(div_up(k, KC), 1)); }
+
 /* b_in_place: B can be read where it lies, if that is worth it. */
 static gemm_plan plan_blocks(const tb_gemm_args *g, const gemm_source *source, int64_t k, bool pack_a, bool b_in_place)
 {
     gemm_plan p = {.g = g, .source = source, .k = k, .pack_a = pack_a};
     plan_grid(&p);
     p.passes = max_i64(div_up(k, KC), 1);
-    p.kc = div_up(k, p.passes);
+    p.kc = pass_length(k);
     p.rows_inside = p.block_m <= DIRECT_M;
     p.pack_b = !g->packed_b && !(p.rows_inside && b_in_place);
 
     int64_t row_tiles = div_up(p.block_m, MR), panels = p.block_n / NR;
-    p.a_floats = p.pack_a ? round_up((p.rows_inside ? row_tiles : 1) * MR * p.kc, 16) : 0;
+    p.a_floats = p.pack_a ? round_up((p.rows_inside ? row_tiles : 1) * MR * (p.kc + A_GAP), 16) : 0;
     p.b_floats = g->packed_b ? 0 : (p.pack_b && !p.rows_inside ? panels : 4) * NR * p.kc;
     p.slot_floats = block_slot_floats(p.block_m, p.block_n, p.passes, g->tree);
     return p;

@@ -36,21 +36,43 @@ static void a_weight_gradient_adds_into_a_given_tensor(void **state)
     (void)state;
     tb_tensor *g = F32(DIMS(2, 1), 10, 100), *x = F32(DIMS(2, 2), 1, 2, 3, 4),
               *into = F32(DIMS(1, 2), 1000, 2000);
-    tb_tensor *sum = tb_linear_weight_grad(g, x, into);
+    tb_tensor *sum = tb_linear_weight_grad(g, x, into, false);
     assert_close(sum, 0, 1310, 2420);
     assert_close(into, 0, 1310, 2420);
     assert_int_equal(tb_tensor_version(into), 1);
+    assert_close(tb_linear_weight_grad(g, x, into, true), 0, 310, 420);
+    assert_close(into, 0, 310, 420);
+}
+
+/* A buffer that was given holds the first gradient, whatever was there, and the sum with the second; each use of a shared
+ * weight has its row. */
+static void a_weight_gradient_goes_straight_into_its_buffer(void **state)
+{
+    (void)state;
+    tb_tensor *w = F32(DIMS(1, 2), 1, 1), *x = F32(DIMS(2, 2), 1, 2, 3, 4);
+    tb_tensor *buffer = F32(DIMS(1, 2), 77, 77), *rows = F32(DIMS(2, 1, 2), 77, 77, 77, 77);
+    assert_ok(tb_require_grad(w));
+    assert_ok(tb_grad_set_buffer(w, buffer));
+    for (int pass = 1; pass <= 2; pass++) {
+        assert_ok(tb_backward(tb_sum(tb_linear(x, w, NULL), 0, NULL, false)));
+        assert_close(buffer, 0, 4.0 * pass, 6.0 * pass);
+    }
+    assert_ok(tb_grad_set_buffer(w, rows));
+    tb_tensor *y = tb_add(tb_linear(x, w, NULL), tb_linear(tb_mul(x, x), w, NULL));
+    assert_ok(tb_backward(tb_sum(y, 0, NULL, false)));
+    assert_ok(tb_grad_join(w));
+    assert_close(tb_grad(w), 0, 14, 26);
 }
 
 /* Ranks that hold whole blocks of the batch add up to the bits of one rank. */
 static void a_weight_gradient_is_the_tree_of_its_halves(void **state)
 {
     tb_tensor *g = randoms(TB_F32, 1, DIMS(64, 5)), *x = randoms(TB_F32, 2, DIMS(64, 9));
-    tb_tensor *whole = tb_linear_weight_grad(g, x, NULL), *half[2];
+    tb_tensor *whole = tb_linear_weight_grad(g, x, NULL, false), *half[2];
     assert_ok(tb_ctx_set_batch_blocks(*state, 4));
     for (int i = 0; i < 2; i++)
         half[i] = tb_linear_weight_grad(tb_slice(g, 0, 32 * i, 32 * i + 32, 1),
-                                        tb_slice(x, 0, 32 * i, 32 * i + 32, 1), NULL);
+                                        tb_slice(x, 0, 32 * i, 32 * i + 32, 1), NULL, false);
     assert_same(tb_add(half[0], half[1]), whole, 0);
 }
 
@@ -59,13 +81,13 @@ static void products_of_bf16_are_near_and_can_be_turned_off(void **state)
 {
     tb_tensor *x = randoms(TB_F32, 1, DIMS(33, 70)), *w = randoms(TB_F32, 2, DIMS(19, 70)),
               *g = randoms(TB_F32, 3, DIMS(33, 19));
-    tb_tensor *y = tb_linear(x, w, NULL), *dw = tb_linear_weight_grad(g, x, NULL), *dx = tb_matmul(g, w);
+    tb_tensor *y = tb_linear(x, w, NULL), *dw = tb_linear_weight_grad(g, x, NULL, false), *dx = tb_matmul(g, w);
     tb_ctx_set_bf16_products(*state, true);
     assert_true(tb_ctx_bf16_products(*state));
     tb_tensor *rounded = tb_linear(tb_cast(tb_cast(x, TB_BF16), TB_F32), tb_cast(tb_cast(w, TB_BF16), TB_F32), NULL);
     assert_same(tb_linear(x, w, NULL), rounded, 0);
     assert_same(tb_linear(x, w, NULL), y, 0.1);
-    assert_same(tb_linear_weight_grad(g, x, NULL), dw, 0.1);
+    assert_same(tb_linear_weight_grad(g, x, NULL, false), dw, 0.1);
     assert_same(tb_matmul(g, w), dx, 0.1);
     assert_true(memcmp(tb_tensor_host(tb_linear(x, w, NULL)), tb_tensor_host(y), 33 * 19 * sizeof(float)) != 0);
     tb_ctx_set_bf16_products(*state, false);
@@ -104,6 +126,7 @@ int main(void)
         ctx_test(leading_dimensions_are_rows),
         ctx_test(gradients_are_products_with_the_other_operand),
         ctx_test(a_weight_gradient_adds_into_a_given_tensor),
+        ctx_test(a_weight_gradient_goes_straight_into_its_buffer),
         ctx_test(a_weight_gradient_is_the_tree_of_its_halves),
         ctx_test(products_of_bf16_are_near_and_can_be_turned_off),
         ctx_test(activations_apply_to_the_finished_sum),
