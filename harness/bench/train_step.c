@@ -17,7 +17,7 @@
 enum { COUNTED_STEPS = 100, WARMUP_STEPS = 10, CONTEXT = 128, CHECKED_CONTEXT = 16 };
 
 typedef struct workload {
-    const char *name, *data;
+    const char *name, *model, *data;
     int64_t batch, checked_rows;
     tb_optim_config optim;
     double
@@ -25,17 +25,21 @@ typedef struct workload {
 } workload;
 
 #define MLP_WEIGHTS  (784.0 * 512 + 512 * 256 + 256 * 10)
+#define MLP_FLOPS    (6 * MLP_WEIGHTS - 2 * 784.0 * 512)
 #define CNN_PRODUCTS (24.0 * 24 * 32 * 25 + 8.0 * 8 * 64 * 800 + 1024.0 * 512 + 512 * 10)
 #define GPT_WEIGHTS  (4 * 12 * 256.0 * 256 + 256 * 256)
 static const workload workloads[] = {
-    {"mlp", "fashion-mnist", 64, 8, {.kind = TB_OPTIM_SGD}, 64 * (6 * MLP_WEIGHTS - 2 * 784.0 * 512)},
+    {"mlp", "mlp", "fashion-mnist", 64, 8, {.kind = TB_OPTIM_SGD}, 64 * MLP_FLOPS},
+    {"mlp_b256", "mlp", "fashion-mnist", 256, 8, {.kind = TB_OPTIM_SGD}, 256 * MLP_FLOPS},
     {"cnn",
+     "cnn",
      "fashion-mnist",
      64,
      2,
      {.kind = TB_OPTIM_SGD},
      64 * (6 * CNN_PRODUCTS - 2 * 24.0 * 24 * 32 * 25)},
     {"gpt",
+     "gpt",
      "jargon",
      8,
      1,
@@ -63,7 +67,7 @@ static tb_status open_training(const workload *w, int64_t batch, int64_t context
 {
     *t = (training){.work = w};
     TB_TRY(tb_dataset_open(w->data, &t->data));
-    TB_TRY(tb_model_create(w->name, TB_F32, &t->model));
+    TB_TRY(tb_model_create(w->model, TB_F32, &t->model));
     tb_trainer_config c = {.model = t->model,
                            .data = t->data,
                            .batch = batch,
@@ -184,7 +188,7 @@ static tb_status run_train_step(tb_bench_run *run)
                            .check = check,
                            .flops = w->flops};
         snprintf(c.shape, sizeof c.shape, "b%lld", (long long)w->batch);
-        snprintf(torch, sizeof torch, "train_step %s %lld %s", w->name, (long long)w->batch, tb_dtype_name(run->dtype));
+        snprintf(torch, sizeof torch, "train_step %s %lld %s", w->model, (long long)w->batch, tb_dtype_name(run->dtype));
         if (st == TB_OK) st = tb_bench_measure_beside_torch(run, torch, &c);
         if (st == TB_OK) st = count_requests(run, &t);
         close_training(&t);
@@ -195,5 +199,5 @@ static tb_status run_train_step(tb_bench_run *run)
 
 static const char *const peers[] = {"torch", NULL};
 
-TB_BENCH(train_step, .doc = "a steady training step of mlp, cnn and gpt", .dtypes = 1u << TB_F32 | 1u << TB_BF16,
+TB_BENCH(train_step, .doc = "a steady training step of mlp (64 and 256 rows), cnn and gpt", .dtypes = 1u << TB_F32 | 1u << TB_BF16,
          .peers = peers, .run = run_train_step);
