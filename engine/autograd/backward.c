@@ -184,7 +184,7 @@ typedef struct rule_call {
     const node *node;
 } rule_call;
 
-/* tb_grad_given: the buffer of a leaf that this node reads once, so that nothing else of the node arrives in between. */
+/* tb_grad_given: the buffer of a leaf that this node reads once: nothing else of the node arrives in between. */
 static tb_tensor *given_for(void *backward, int i, bool *overwrite)
 {
     const rule_call *r = backward;

@@ -188,7 +188,8 @@ static tb_status run_train_step(tb_bench_run *run)
                            .check = check,
                            .flops = w->flops};
         snprintf(c.shape, sizeof c.shape, "b%lld", (long long)w->batch);
-        snprintf(torch, sizeof torch, "train_step %s %lld %s", w->model, (long long)w->batch, tb_dtype_name(run->dtype));
+        snprintf(torch, sizeof torch, "train_step %s %lld %s", w->model, (long long)w->batch,
+                 tb_dtype_name(run->dtype));
         if (st == TB_OK) st = tb_bench_measure_beside_torch(run, torch, &c);
         if (st == TB_OK) st = count_requests(run, &t);
         close_training(&t);
@@ -199,5 +200,6 @@ static tb_status run_train_step(tb_bench_run *run)
 
 static const char *const peers[] = {"torch", NULL};
 
-TB_BENCH(train_step, .doc = "a steady training step of mlp (64 and 256 rows), cnn and gpt", .dtypes = 1u << TB_F32 | 1u << TB_BF16,
+TB_BENCH(train_step, .doc = "a steady training step of mlp (64 and 256 rows), cnn and gpt",
+         .dtypes = 1u << TB_F32 | 1u << TB_BF16,
          .peers = peers, .run = run_train_step);

@@ -44,8 +44,8 @@ static void a_weight_gradient_adds_into_a_given_tensor(void **state)
     assert_close(into, 0, 310, 420);
 }
 
-/* A buffer that was given holds the first gradient, whatever was there, and the sum with the second; each use of a shared
- * weight has its row. */
+/* A buffer that was given holds the first gradient, whatever was there, and the sum with the second; each use of a
+ * shared weight has its row. */
 static void a_weight_gradient_goes_straight_into_its_buffer(void **state)
 {
     (void)state;
