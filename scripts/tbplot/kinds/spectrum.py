@@ -7,7 +7,8 @@ from ..results import ResultError
 
 
 def draw(points, spec):
-    fig, ax = style.figure(height=4.4)
+    many = len(points) > 6
+    fig, ax = style.figure(height=4.8 if many else 4.4, width=9.4 if many else 6.8)
     ticks, shown = set(), 0
     for point in points:
         label = describe.series_of(point, spec.get("series"))
@@ -18,8 +19,9 @@ def draw(points, spec):
             spectrum = sorted((float(q), ms) for q, ms in ranks[min(ranks)].items())
             at = [1 / (1 - q) for q, _ in spectrum]
             ticks.update(q for q, _ in spectrum)
-            ax.plot(at, [ms for _, ms in spectrum], line, color=style.color(shown), marker=".", markersize=4,
-                    label=label if line == "-" else None)
+            turn = shown // len(style.COLORS)  # where colours repeat, marks tell series apart
+            ax.plot(at, [ms for _, ms in spectrum], line, color=style.color(shown), marker=style.marker(turn),
+                    markersize=2.5 + 2 * turn, label=label if line == "-" else None)
         shown += bool(point.values_by_rank("corrected_ms."))
     if not shown:
         raise ResultError("plot 'spectrum': no result has values 'corrected_ms.<quantile>'")
@@ -31,7 +33,7 @@ def draw(points, spec):
     ax.set_xlim(left=1 / (1 - min(ticks)))
     ax.set_ylabel("latency (ms)")
     ax.plot(np.nan, np.nan, ":", color=style.INK, label="dotted: from the real send time")
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, **({"loc": "upper left", "bbox_to_anchor": (1.01, 1.02)} if many else {}))
     return fig, describe.title(points, spec, "latency by percentile"), describe.caption(
         points, "full lines count from the intended send time, dotted ones from the real one",
         "all measured iterations of the first launch that counts; percentiles with at least 10 requests beyond")
