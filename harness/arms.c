@@ -12,7 +12,8 @@
 #include "weights.h"
 #include <math.h>
 
-enum { E1, E2, E3, SESSIONS, CALIBRATION_ROWS = 512, SAVED_IMAGES = 64 };
+enum { E1, E2, E3, SESSIONS };
+enum { CALIBRATION_ROWS = 512, SAVED_ROWS = 64, TEXT_ROWS = 256, TEXT_CHECK_BATCH = 64 };
 
 struct tb_arms {
     tb_arms_config config;
@@ -22,7 +23,10 @@ struct tb_arms {
     tb_exec *exec[SESSIONS];
     tb_session *session[SESSIONS];
     tb_quant_report quant;
-    int64_t classes, pixels;
+    bool is_text;
+    int64_t classes, row_bytes;
+    int64_t answers; /* of a row: one class, or what follows each byte */
+    int64_t test_rows, check_batch;
     double train_loss;
     float *logits; /* two batches of them */
 };
@@ -41,6 +45,7 @@ static tb_status train(tb_arms *s)
     tb_trainer_config c = {.model = s->model,
                            .data = s->data,
                            .batch = s->config.train_batch,
+                           .context = s->config.context,
                            .seed = s->config.seed,
                            .ahead = 2,
                            .optim = s->config.adamw ? adamw : sgd,
@@ -64,12 +69,13 @@ static tb_status train(tb_arms *s)
 static tb_status learn(tb_arms *s)
 {
     const tb_arms_config *c = &s->config;
-    char training[256];
+    char training[256], context[32] = "";
     bool found = false;
     if (!c->weights) return train(s);
-    snprintf(training, sizeof training, "%s: %lld steps of %lld, %s, rate %g, decay %g, seed %llu", c->data,
-             (long long)c->train_steps, (long long)c->train_batch, c->adamw ? "adamw" : "sgd", c->rate,
-             c->decay, (unsigned long long)c->seed);
+    if (s->is_text) snprintf(context, sizeof context, " x %lld bytes", (long long)c->context);
+    snprintf(training, sizeof training, "%s: %lld steps of %lld%s, %s, rate %g, decay %g, seed %llu", c->data,
+             (long long)c->train_steps, (long long)c->train_batch, context, c->adamw ? "adamw" : "sgd",
+             c->rate, c->decay, (unsigned long long)c->seed);
     tb_weights_origin origin = {training, tb_dataset_part(s->data, TB_SPLIT_TRAIN)->sha256};
     char *path = tb_weights_path(c->weights);
     if (!path) return tb_error_code();
@@ -106,7 +112,7 @@ static tb_status calibrate(tb_arms *s, tb_graph *g, tb_ranges *ranges)
 /* `strict`: with the bits of eager execution, so that batch norm stays a step of its own. */
 static tb_status simplified(tb_arms *s, bool strict, tb_graph **g)
 {
-    TB_TRY(tb_deploy_capture(s->model, s->data, 0, "model", g));
+    TB_TRY(tb_deploy_capture(s->model, s->data, s->config.context, "model", g));
     return tb_compile(*g, &(tb_compile_opts){.no_fusion = true, .strict = strict}, NULL);
 }
 
@@ -115,7 +121,9 @@ static tb_status build(tb_arms *s, int arm)
     tb_graph *g = NULL, *calibrated = NULL;
     tb_ranges ranges = {0};
     tb_status st = simplified(s, arm == E1, &g);
-    if (st == TB_OK && arm == E3) {
+    if (st == TB_OK && arm == E3 && s->is_text) {
+        st = tb_quantize_graph_dynamic(g, NULL, &s->quant);
+    } else if (st == TB_OK && arm == E3) {
         st = simplified(s, false, &calibrated);
         if (st == TB_OK) st = calibrate(s, calibrated, &ranges);
         if (st == TB_OK) st = tb_quantize_graph(g, &ranges, NULL, &s->quant);
@@ -130,19 +138,27 @@ static tb_status build(tb_arms *s, int arm)
     return tb_session_create(s->exec[arm], s->ctx, &s->session[arm]);
 }
 
-/* What the graphs compute, op by op: the same preprocessing, the same forward. */
-static tb_status eager(tb_arms *s, int64_t rows, const uint8_t *images, float *logits)
+/* (pixel / 255 - mean) / std in the shape that the first block takes. */
+static tb_tensor *images(const tb_arms *s, int64_t rows, tb_tensor *bytes)
 {
-    tb_scope *scope = tb_scope_open();
-    bool mode = tb_grad_mode(s->ctx, false);
     double std = tb_dataset_std(s->data), mean = tb_dataset_mean(s->data);
     const tb_boundary *in = &tb_model_block_at(s->model, 0)->in;
     int64_t dims[TB_MAX_RANK];
-    tb_tensor *x = tb_cast(tb_tensor_from(TB_U8, 2, (int64_t[]){rows, s->pixels}, images), TB_F32);
-    x = tb_sub(tb_mul(x, tb_scalar(TB_F32, 1 / (255 * std))), tb_scalar(TB_F32, mean / std));
+    tb_tensor *x = tb_mul(tb_cast(bytes, TB_F32), tb_scalar(TB_F32, 1 / (255 * std)));
+    x = tb_sub(x, tb_scalar(TB_F32, mean / std));
     for (int i = 0; i < in->rank; i++) dims[i] = i == 0 ? rows : in->dims[i];
-    tb_tensor *y = tb_model_forward(s->model, tb_reshape(x, in->rank, dims));
-    tb_status st = tb_tensor_read(y, logits, sizeof *logits * (size_t)(rows * s->classes));
+    return tb_reshape(x, in->rank, dims);
+}
+
+/* What the graphs compute, op by op: the same preprocessing, the same forward. */
+static tb_status eager(tb_arms *s, int64_t rows, const uint8_t *data, float *logits)
+{
+    tb_scope *scope = tb_scope_open();
+    bool mode = tb_grad_mode(s->ctx, false);
+    tb_tensor *bytes = tb_tensor_from(TB_U8, 2, (int64_t[]){rows, s->row_bytes}, data);
+    tb_tensor *x = s->is_text ? tb_cast(bytes, TB_I32) : images(s, rows, bytes);
+    tb_tensor *y = tb_model_forward(s->model, x);
+    tb_status st = tb_tensor_read(y, logits, sizeof *logits * (size_t)(rows * s->answers * s->classes));
     tb_grad_mode(s->ctx, mode);
     tb_scope_close(scope);
     return st;
@@ -151,16 +167,17 @@ static tb_status eager(tb_arms *s, int64_t rows, const uint8_t *images, float *l
 /* The largest difference of E1's logits from eager ones, and of E2's, relative to the largest logit. */
 static tb_status compare_arms(tb_arms *s, double *graph, double *fused)
 {
-    const tb_data_part *test = tb_dataset_part(s->data, TB_SPLIT_TEST);
-    float *other = s->logits + TB_ARMS_CHECK_BATCH * s->classes;
+    const uint8_t *test = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
+    int64_t n = s->check_batch, n_logits = n * s->answers * s->classes;
+    float *other = s->logits + n_logits;
     double most[SESSIONS] = {0}, largest = 0;
-    for (int64_t at = 0; at + TB_ARMS_CHECK_BATCH <= test->rows; at += TB_ARMS_CHECK_BATCH) {
-        int64_t n = TB_ARMS_CHECK_BATCH;
-        TB_TRY(eager(s, n, test->bytes + at * s->pixels, s->logits));
-        for (int64_t i = 0; i < n * s->classes; i++) largest = fmax(largest, fabs((double)s->logits[i]));
+    for (int64_t at = 0; at + n <= s->test_rows; at += n) {
+        TB_TRY(eager(s, n, test + at * s->row_bytes, s->logits));
+        for (int64_t i = 0; i < n_logits; i++) largest = fmax(largest, fabs((double)s->logits[i]));
         for (int arm = E1; arm <= E2; arm++) {
-            TB_TRY(tb_session_run(s->session[arm], &n, (const void *[]){test->bytes + at * s->pixels}, (void *[]){other}));
-            for (int64_t i = 0; i < n * s->classes; i++)
+            TB_TRY(tb_session_run(s->session[arm], &n, (const void *[]){test + at * s->row_bytes},
+                                  (void *[]){other}));
+            for (int64_t i = 0; i < n_logits; i++)
                 most[arm] = fmax(most[arm], fabs((double)s->logits[i] - (double)other[i]));
         }
     }
@@ -169,23 +186,57 @@ static tb_status compare_arms(tb_arms *s, double *graph, double *fused)
     return TB_OK;
 }
 
+/* ln sum exp(row) - row[label] */
+static double negative_log_likelihood(const float *row, int64_t classes, int64_t label)
+{
+    double most = (double)row[0], sum = 0;
+    for (int64_t k = 1; k < classes; k++) most = fmax(most, (double)row[k]);
+    for (int64_t k = 0; k < classes; k++) sum += exp((double)row[k] - most);
+    return most + log(sum) - (double)row[label];
+}
+
+/* right[i]: whether the i-th answer is the most likely class; *loss: their mean in nats. */
+static tb_status evaluate(tb_arms *s, int arm, bool *right, double *loss)
+{
+    const tb_data_part *test = tb_dataset_part(s->data, TB_SPLIT_TEST);
+    const uint8_t *labels = s->is_text ? test->bytes + 1 : test->labels;
+    double sum = 0;
+    for (int64_t at = 0; at < s->test_rows; at += s->check_batch) {
+        int64_t n = s->test_rows - at < s->check_batch ? s->test_rows - at : s->check_batch,
+                first = at * s->answers;
+        TB_TRY(tb_session_run(s->session[arm], &n, (const void *[]){test->bytes + at * s->row_bytes},
+                              (void *[]){s->logits}));
+        for (int64_t i = 0; i < n * s->answers; i++) {
+            const float *row = s->logits + i * s->classes;
+            int64_t best = 0;
+            for (int64_t k = 1; k < s->classes; k++)
+                if (row[k] > row[best]) best = k;
+            right[first + i] = best == labels[first + i];
+            sum += negative_log_likelihood(row, s->classes, labels[first + i]);
+        }
+    }
+    *loss = sum / (double)(s->test_rows * s->answers);
+    return TB_OK;
+}
+
 /* Accuracies, and the interval of their paired difference (the normal one of McNemar's counts). */
 static tb_status compare_accuracy(tb_arms *s, tb_arms_facts *out)
 {
-    const tb_data_part *test = tb_dataset_part(s->data, TB_SPLIT_TEST);
-    uint8_t *f32 = tb_calloc((size_t)test->rows, 1), *int8 = tb_calloc((size_t)test->rows, 1);
+    int64_t n_answers = s->test_rows * s->answers;
+    bool *f32 = tb_calloc((size_t)n_answers + 1, sizeof *f32),
+         *int8 = tb_calloc((size_t)n_answers + 1, sizeof *int8);
     tb_status st = f32 && int8 ? TB_OK : TB_ERR_OOM;
-    if (st == TB_OK)
-        st = tb_deploy_accuracy(s->session[E2], s->data, TB_ARMS_CHECK_BATCH, f32, &out->accuracy_f32);
-    if (st == TB_OK)
-        st = tb_deploy_accuracy(s->session[E3], s->data, TB_ARMS_CHECK_BATCH, int8, &out->accuracy_int8);
-    double lost = 0, won = 0, n = (double)test->rows;
-    for (int64_t i = 0; st == TB_OK && i < test->rows; i++) {
-        bool a = f32[i] == test->labels[i], b = int8[i] == test->labels[i];
-        lost += a && !b;
-        won += b && !a;
+    if (st == TB_OK) st = evaluate(s, E2, f32, &out->loss_f32);
+    if (st == TB_OK) st = evaluate(s, E3, int8, &out->loss_int8);
+    double lost = 0, won = 0, right = 0, n = (double)n_answers;
+    for (int64_t i = 0; st == TB_OK && i < n_answers; i++) {
+        right += f32[i];
+        lost += f32[i] && !int8[i];
+        won += int8[i] && !f32[i];
     }
     double drop = (lost - won) / n, half = 1.96 * sqrt(lost + won - n * drop * drop) / n;
+    out->accuracy_f32 = right / n;
+    out->accuracy_int8 = (right - lost + won) / n;
     out->drop_low = drop - half;
     out->drop_high = drop + half;
     tb_free(f32);
@@ -193,18 +244,34 @@ static tb_status compare_accuracy(tb_arms *s, tb_arms_facts *out)
     return st;
 }
 
-static tb_status fill(tb_arms *s)
+/* Rows of text are windows side by side; each byte is told from those before it in its window. */
+static tb_status open_data(tb_arms *s)
 {
     TB_TRY(tb_dataset_open(s->config.data, &s->data));
-    if (tb_dataset_kind(s->data) != TB_DATA_IMAGES)
-        return TB_FAIL(TB_ERR_CONFIG, "'%s' holds no images", s->config.data);
+    const tb_data_part *test = tb_dataset_part(s->data, TB_SPLIT_TEST);
+    int64_t context = s->config.context;
+    s->is_text = tb_dataset_kind(s->data) == TB_DATA_TEXT;
+    if (s->is_text && context < 1) return TB_FAIL(TB_ERR_CONFIG, "'%s' holds no images", s->config.data);
+    s->classes = tb_dataset_classes(s->data);
+    s->row_bytes = s->is_text ? context : tb_dataset_height(s->data) * tb_dataset_width(s->data);
+    s->answers = s->is_text ? context : 1;
+    int64_t windows = s->is_text ? (test->rows - 1) / context : 0;
+    s->test_rows = !s->is_text ? test->rows : windows < TEXT_ROWS ? windows : TEXT_ROWS;
+    s->check_batch = s->is_text ? TEXT_CHECK_BATCH : TB_ARMS_CHECK_BATCH;
+    if (s->test_rows < s->config.batch || s->test_rows < s->check_batch)
+        return TB_FAIL(TB_ERR_CONFIG, "'%s' holds %lld test rows; batches of %lld want more", s->config.data,
+                       (long long)s->test_rows, (long long)s->config.batch);
+    return TB_OK;
+}
+
+static tb_status fill(tb_arms *s)
+{
+    TB_TRY(open_data(s));
     TB_TRY(tb_model_create(s->config.model, TB_F32, &s->model));
     TB_TRY(learn(s));
     tb_model_set_training(s->model, false);
-    s->classes = tb_dataset_classes(s->data);
-    s->pixels = tb_dataset_height(s->data) * tb_dataset_width(s->data);
-    int64_t most = s->config.batch > TB_ARMS_CHECK_BATCH ? s->config.batch : TB_ARMS_CHECK_BATCH;
-    s->logits = tb_calloc((size_t)(2 * most * s->classes), sizeof *s->logits);
+    int64_t most = s->config.batch > s->check_batch ? s->config.batch : s->check_batch;
+    s->logits = tb_calloc((size_t)(2 * most * s->answers * s->classes), sizeof *s->logits);
     if (!s->logits) return TB_ERR_OOM;
     for (int arm = 0; arm < SESSIONS; arm++) TB_TRY(build(s, arm));
     return TB_OK;
@@ -253,11 +320,10 @@ tb_status tb_arms_check(tb_arms *s, tb_arms_facts *out)
 
 tb_status tb_arms_run(tb_arms *s, int arm, int64_t turn)
 {
-    const tb_data_part *test = tb_dataset_part(s->data, TB_SPLIT_TEST);
-    int64_t n = s->config.batch, at = turn * n % (test->rows - n + 1);
-    const uint8_t *images = test->bytes + at * s->pixels;
-    if (arm == 0) return eager(s, n, images, s->logits);
-    return tb_session_run(s->session[arm - 1], &n, (const void *[]){images}, (void *[]){s->logits});
+    int64_t n = s->config.batch, at = turn * n % (s->test_rows - n + 1);
+    const uint8_t *rows = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes + at * s->row_bytes;
+    if (arm == 0) return eager(s, n, rows, s->logits);
+    return tb_session_run(s->session[arm - 1], &n, (const void *[]){rows}, (void *[]){s->logits});
 }
 
 char *tb_arms_text(const tb_arms *s, int arm)
@@ -280,7 +346,7 @@ tb_status tb_arms_export(const tb_arms *s, int arm, const char *name, int64_t ma
 const uint8_t *tb_arms_images(const tb_arms *s, int64_t *n, int64_t *pixels)
 {
     *n = tb_dataset_part(s->data, TB_SPLIT_TEST)->rows;
-    *pixels = s->pixels;
+    *pixels = s->row_bytes;
     return tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
 }
 
@@ -291,30 +357,32 @@ tb_status tb_arms_answers(tb_arms *s, int arm, int64_t n, float *logits)
     const uint8_t *images = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
     int64_t one = 1; /* one row at a time: the server's batches must give the same bits */
     for (int64_t i = 0; i < n; i++)
-        TB_TRY(tb_session_run(s->session[arm - 1], &one, (const void *[]){images + i * s->pixels},
+        TB_TRY(tb_session_run(s->session[arm - 1], &one, (const void *[]){images + i * s->row_bytes},
                               (void *[]){logits + i * s->classes}));
     return TB_OK;
 }
 
 tb_status tb_arms_save(tb_arms *s, const char *path)
 {
-    const uint8_t *images = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
+    const uint8_t *rows = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
     const tb_params *ps = tb_model_params(s->model);
     int n_params = tb_params_count(ps), n = n_params + tb_params_buffer_count(ps);
     tb_safetensors_item *items = tb_calloc((size_t)n + 2, sizeof *items);
     char scale[32], shift[32];
     if (!items) return TB_ERR_OOM;
-    snprintf(scale, sizeof scale, "%.9g", 1 / (255 * tb_dataset_std(s->data)));
-    snprintf(shift, sizeof shift, "%.9g", tb_dataset_mean(s->data) / tb_dataset_std(s->data));
+    double std = s->is_text ? 1.0 / 255 : tb_dataset_std(s->data); /* text: scale 1, shift 0 */
+    snprintf(scale, sizeof scale, "%.9g", 1 / (255 * std));
+    snprintf(shift, sizeof shift, "%.9g", s->is_text ? 0 : tb_dataset_mean(s->data) / std);
     tb_scope *scope = tb_scope_open();
-    tb_status st = eager(s, SAVED_IMAGES, images, s->logits);
+    tb_status st = eager(s, SAVED_ROWS, rows, s->logits);
     for (int i = 0; i < n; i++) {
         const tb_param *p = i < n_params ? tb_params_at(ps, i) : tb_params_buffer_at(ps, i - n_params);
         items[i] = (tb_safetensors_item){p->name, p->tensor};
     }
-    items[n] = (tb_safetensors_item){"images", tb_tensor_from(TB_U8, 2, (int64_t[]){SAVED_IMAGES, s->pixels}, images)};
+    items[n] =
+        (tb_safetensors_item){"rows", tb_tensor_from(TB_U8, 2, (int64_t[]){SAVED_ROWS, s->row_bytes}, rows)};
     items[n + 1] = (tb_safetensors_item){
-        "logits", tb_tensor_from(TB_F32, 2, (int64_t[]){SAVED_IMAGES, s->classes}, s->logits)};
+        "logits", tb_tensor_from(TB_F32, 2, (int64_t[]){SAVED_ROWS * s->answers, s->classes}, s->logits)};
     tb_safetensors_pair notes[] = {{"model", tb_model_spec(s->model)}, {"scale", scale}, {"shift", shift}};
     if (st == TB_OK) st = tb_safetensors_save(path, n + 2, items, 3, notes);
     tb_scope_close(scope);

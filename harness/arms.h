@@ -1,11 +1,11 @@
-/* One trained image model, four ways to run it:
+/* One trained model of images or of text, four ways to run it:
  *
  *   e0  eager, op by op, with the best kernels
  *   e1  the captured graph: simplified, folded, planned; the bits of e0
  *   e2  e1 with batch norm in the weights, and fusion
- *   e3  e2 with integer layers
+ *   e3  e2 with integer layers: images by calibrated ranges, rows of text quantized on the spot
  *
- * All take raw pixels and give logits. */
+ * All take raw bytes (pixels, or characters) and give logits. */
 #pragma once
 #include "tb_ctx.h"
 
@@ -13,7 +13,8 @@ enum { TB_ARMS = 4, TB_ARM_FUSED = 2, TB_ARM_INT8 = 3, TB_ARMS_CHECK_BATCH = 200
 
 typedef struct tb_arms_config {
     tb_ctx *ctx;              /* current, and stays so */
-    const char *model, *data; /* specification of the model; name of an image data set */
+    const char *model, *data; /* specification of the model; name of a data set */
+    int64_t context;          /* text: bytes of a row; 0: only images are wanted */
     int64_t batch;            /* rows of a call */
     int64_t train_steps, train_batch;
     double rate;         /* highest of the training: 100 steps (or a tenth of them) up, then a cosine to 0 */
@@ -28,9 +29,11 @@ typedef struct tb_arms_config {
 typedef struct tb_arms_facts {
     const char *model_spec, *test_sha256;
     double train_loss;
-    double accuracy_f32, accuracy_int8; /* on all test images */
-    double drop_low, drop_high;         /* 95 % interval of their difference, paired: by image */
-    double difference;       /* largest between e0 and e1, over the test images; 0: the same bits */
+    double accuracy_f32,
+        accuracy_int8;          /* on all test images, or bytes of the first windows of the test text */
+    double loss_f32, loss_int8; /* nats, there */
+    double drop_low, drop_high; /* 95 % interval of the accuracies' difference, paired: by answer */
+    double difference;          /* largest between e0 and e1, over the test rows; 0: the same bits */
     double fused_difference; /* largest between e0 and e2, relative to the largest logit */
     double int8_mac_share;              /* of the multiply-adds of linear and convolution layers */
     double plan_bytes, plan_bound_bytes, plan_naive_bytes; /* of e2 at `batch` */
@@ -42,7 +45,7 @@ typedef struct tb_arms tb_arms;
 TB_MUST_USE tb_status tb_arms_create(const tb_arms_config *config, tb_arms **out);
 void tb_arms_destroy(tb_arms *a); /* NULL is accepted */
 TB_MUST_USE tb_status tb_arms_check(tb_arms *a, tb_arms_facts *out);
-/* One call of an arm on the `turn`-th window of test images. */
+/* One call of an arm on the `turn`-th window of test rows. */
 TB_MUST_USE tb_status tb_arms_run(tb_arms *a, int arm, int64_t turn);
 /* The graph of arms 1 to 3 as text; the caller frees it with tb_free. */
 char *tb_arms_text(const tb_arms *a, int arm);
@@ -57,7 +60,8 @@ int64_t tb_arms_classes(const tb_arms *a);
 TB_MUST_USE tb_status tb_arms_answers(tb_arms *a, int arm, int64_t n, float *logits);
 
 /* ---- for peers ---- */
-/* One safetensors file: the weights and buffers, the first test images ("images", [n, pixels] u8), what e0
- * answers for them
- * ("logits", [n, classes] f32), and the notes "model", "scale", "shift": x = pixel * scale - shift. */
+/* One safetensors file: the weights and buffers, the first test rows ("rows", [n, bytes] u8), what e0 answers
+ * for them
+ * ("logits", [n * answers, classes] f32), and the notes "model", "scale", "shift": x = byte * scale - shift.
+ */
 TB_MUST_USE tb_status tb_arms_save(tb_arms *a, const char *path);

@@ -21,8 +21,9 @@
 #include <unistd.h>
 
 static const tb_key keys[] = {
-    {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "an image model, with options"},
-    {"data", TB_KEY_STR, "", 0, 0, NULL, "fashion-mnist", "images"},
+    {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "a model of images or text, with options"},
+    {"data", TB_KEY_STR, "", 0, 0, NULL, "fashion-mnist", "images or text"},
+    {"context", TB_KEY_INT, "bytes", 1, 1 << 16, NULL, "128", "text: length of a row"},
     {"batch", TB_KEY_INT, "rows", 1, 4096, NULL, "32", "of every call"},
     {"train_steps", TB_KEY_INT, "", 1, 1e7, NULL, "3000", "before the measurement"},
     {"train_batch", TB_KEY_INT, "rows", 1, 4096, NULL, "64", ""},
@@ -96,6 +97,7 @@ static tb_status setup(const tb_run *run, void **out)
     TB_TRY(tb_ctx_create(&c, &s->ctx));
     tb_ctx_enter(s->ctx);
     tb_arms_config config = {.ctx = s->ctx,
+                             .context = tb_param_int(run, "context"),
                              .model = tb_param_str(run, "model"),
                              .data = tb_param_str(run, "data"),
                              .batch = tb_param_int(run, "batch"),
@@ -132,6 +134,8 @@ static tb_status check(const tb_run *run, void *state)
     tb_emit_value(run, "train_loss", "nats", f.train_loss);
     tb_emit_value(run, "accuracy_f32", "", f.accuracy_f32);
     tb_emit_value(run, "accuracy_int8", "", f.accuracy_int8);
+    tb_emit_value(run, "loss_f32", "nats", f.loss_f32);
+    tb_emit_value(run, "loss_int8", "nats", f.loss_int8);
     tb_emit_value(run, "int8_drop_low", "", f.drop_low);
     tb_emit_value(run, "int8_drop_high", "", f.drop_high);
     tb_emit_value(run, "int8_mac_share", "", f.int8_mac_share);

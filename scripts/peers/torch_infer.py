@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """PyTorch's eager inference as a peer of `tb run fused_int8`.
 
-torch_infer.py FILE ROWS THREADS reads weights, images (u8 [n, pixels]) and logits (f32 [n, classes]) from one
-safetensors file whose notes "scale" and "shift" say how pixels become numbers, and rebuilds the model that its note
-"model" names (one that is not here is an error). Where its own logits differ by more than 1e-4 of the largest it ends
-with status 1. Then it prints "ready VERSION,SETTINGS" (torch_tuned.py), and for every line it reads one with the
-milliseconds of a call on ROWS images; an untimed call before it warms caches, which favours it."""
+torch_infer.py FILE ROWS THREADS reads weights, rows (u8 [n, bytes]) and logits (f32 [n, classes]; text: of every
+byte) from one safetensors file whose notes "scale" and "shift" say how pixels become numbers, and rebuilds the model
+that its note "model" names (one that is not here is an error). Where its own logits differ by more than 1e-4 of the
+largest it ends with status 1. Then it prints "ready VERSION,SETTINGS" (torch_tuned.py), and for every line it reads
+one with the milliseconds of a call on ROWS rows; an untimed call before it warms caches, which favours it."""
 import json
 import sys
 import time
@@ -88,24 +88,38 @@ def dscnn(w, x, options):
     return w.linear("fc", x.mean((2, 3)))
 
 
+def transformer_block(w, name, x, heads, mask=None):
+    b, t, c = x.shape
+    q, k, v = (part.reshape(b, t, heads, c // heads).transpose(1, 2)
+               for part in w.linear(name + "attn.qkv", w.norm(name + "norm1", x)).split(c, -1))
+    scores = (q @ k.transpose(-1, -2)) * (c // heads) ** -0.5
+    y = (scores if mask is None else scores + mask).softmax(-1) @ v
+    x = x + w.linear(name + "attn.proj", y.transpose(1, 2).reshape(b, t, c))
+    wide = F.gelu(w.linear(name + "fc", w.norm(name + "norm2", x)), approximate="tanh")
+    return x + w.linear(name + "proj", wide)
+
+
 def vit(w, x, options):
     patch, heads = int(options["patch"]), int(options["heads"])
     rows = x.shape[-1] // patch
     x = x.reshape(-1, rows, patch, rows, patch).permute(0, 1, 3, 2, 4).reshape(-1, rows * rows, patch * patch)
     x = w.linear("embed.patches", x) + w.of["embed.place"]
-    b, t, c = x.shape
     for i in range(int(options["layers"])):
-        name = f"block.{i}."
-        q, k, v = (part.reshape(b, t, heads, c // heads).transpose(1, 2)
-                   for part in w.linear(name + "attn.qkv", w.norm(name + "norm1", x)).split(c, -1))
-        y = ((q @ k.transpose(-1, -2)) * (c // heads) ** -0.5).softmax(-1) @ v
-        x = x + w.linear(name + "attn.proj", y.transpose(1, 2).reshape(b, t, c))
-        wide = F.gelu(w.linear(name + "fc", w.norm(name + "norm2", x)), approximate="tanh")
-        x = x + w.linear(name + "proj", wide)
+        x = transformer_block(w, f"block.{i}.", x, heads)
     return w.linear("head.fc", w.norm("head.norm", x).mean(1))
 
 
-MODELS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "dscnn": dscnn, "vit": vit}
+def gpt(w, tokens, options):
+    t, table = tokens.shape[1], w.of["embed.token.weight"]
+    if "mask" not in w.of:
+        w.of["mask"] = torch.full((t, t), float("-inf")).triu(1)
+    x = F.embedding(tokens, table) + w.of["embed.place.weight"][:t]
+    for i in range(int(options["layers"])):
+        x = transformer_block(w, f"block.{i}.", x, int(options["heads"]), w.of["mask"])
+    return F.linear(w.norm("head.norm", x), w.of.get("head.weight", table))
+
+
+MODELS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "dscnn": dscnn, "vit": vit, "gpt": gpt}
 
 
 class Model:
@@ -115,12 +129,15 @@ class Model:
         if kind not in MODELS or self.options.get("act", "relu") != "relu":
             sys.exit(f"torch_infer: no model '{notes['model']}' here; there are {', '.join(MODELS)}")
         self.forward = MODELS[kind]
-        self.weights = Weights({name: t for name, t in tensors.items() if name not in ("images", "logits")})
+        self.weights = Weights({name: t for name, t in tensors.items() if name not in ("rows", "logits")})
         self.scale, self.shift = float(notes["scale"]), float(notes["shift"])
-        self.side = int(tensors["images"].shape[1] ** 0.5)
+        self.is_text, self.side = kind == "gpt", int(tensors["rows"].shape[1] ** 0.5)
 
-    def __call__(self, images):
-        x = images.float() * self.scale - self.shift
+    def __call__(self, rows):
+        if self.is_text:
+            logits = self.forward(self.weights, rows.int(), self.options)
+            return logits.view(-1, logits.shape[-1])
+        x = rows.float() * self.scale - self.shift
         return self.forward(self.weights, x.view(-1, 1, self.side, self.side), self.options)
 
 
@@ -129,16 +146,16 @@ def main():
     tensors, notes = read(path)
     model = Model(tensors, notes)
     with torch.inference_mode():
-        error = (model(tensors["images"]) - tensors["logits"]).abs().max() / tensors["logits"].abs().max()
+        error = (model(tensors["rows"]) - tensors["logits"]).abs().max() / tensors["logits"].abs().max()
         if not error <= 1e-4:
             print(f"torch_infer: logits differ by {error:.2e} of the largest", file=sys.stderr)
             return 1
-        images = tensors["images"].repeat(rows // len(tensors["images"]) + 1, 1)[:rows].clone()
+        batch = tensors["rows"].repeat(rows // len(tensors["rows"]) + 1, 1)[:rows].clone()
         print("ready", settings, flush=True)
         for _ in sys.stdin:
-            model(images)
+            model(batch)
             start = time.perf_counter()
-            model(images)
+            model(batch)
             print(1e3 * (time.perf_counter() - start), flush=True)
     return 0
 
