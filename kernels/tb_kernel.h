@@ -99,7 +99,8 @@ typedef struct tb_gemm_args {
 
 /* ---- conv2d, conv2d_input_grad, conv2d_weight_grad: dense NCHW images, weights [O, C / groups, KH, KW].
  *     y[n, o, i, j] = bias[o] + sum over (c, kh, kw) of weight[o, c, kh, kw] x[n, c, i * stride + kh * dilation - pad, ..]
- * Pixels outside x count as 0 (their products are part of the sum). Orders: forward one chain of fused multiply-adds
+ * Pixels outside x count as 0; their products may be left out of the sum, which finite weights cannot tell. Kernels may
+ * offer a layout of the weights of a forward: pack() reads sizes and `weight`. Orders: forward one chain of fused multiply-adds
  * over ascending (c, kh, kw); input_grad over ascending (o, kh, kw); weight_grad: the images are cut into `tree` blocks
  * of ceil(n / tree), each a chain over ascending (n, i, j), summed as a balanced pairwise tree. ---- */
 typedef struct tb_conv_args {
@@ -109,6 +110,7 @@ typedef struct tb_conv_args {
     int64_t stride[2], pad[2], dilation[2], groups; /* vertical, horizontal; pad: above and left */
     const void *x;         /* forward, weight_grad */
     const void *weight;    /* forward, input_grad */
+    const void *packed_weight; /* forward: from .pack of the same kernel, or NULL; then scratch_bytes counts it */
     const void *g;         /* gradient of y: input_grad, weight_grad */
     void *out;             /* y, dx or dw */
     const void *bias;      /* forward: [O] or NULL */

@@ -1,9 +1,11 @@
-/* conv2d and its gradients, f32: gemm's tile and blocking, operands packed from images; depthwise directly. */
+/* conv2d and its gradients, f32: directly where channels fill vectors, depthwise directly; else gemm's tile and
+ * blocking, operands packed from images. */
 #include "vec_avx2.h"
 
 #include "blocking.h"
 BLOCKING_F32_AVX2;
 #include "conv_depthwise_f32.h"
+#include "conv_direct_f32.h"
 #include "conv_weight_grad_f32.h"
 
 TB_KERNEL(conv2d_f32_avx2) = CONV_KERNEL(conv2d);
@@ -11,3 +13,6 @@ TB_KERNEL(conv2d_input_grad_f32_avx2) = CONV_KERNEL(conv2d_input_grad);
 TB_KERNEL(conv2d_weight_grad_f32_avx2) = CONV_KERNEL(conv2d_weight_grad);
 TB_KERNEL(conv2d_depthwise_f32_avx2) = DEPTHWISE_KERNEL(conv2d);
 TB_KERNEL(conv2d_input_grad_depthwise_f32_avx2) = DEPTHWISE_KERNEL(conv2d_input_grad);
+TB_KERNEL(conv2d_direct_f32_avx2) =
+    DIRECT_KERNEL(conv2d, .pack_bytes = conv2d_direct_pack_bytes, .pack = conv2d_direct_pack);
+TB_KERNEL(conv2d_input_grad_direct_f32_avx2) = DIRECT_KERNEL(conv2d_input_grad, .pack = NULL);

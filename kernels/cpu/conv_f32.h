@@ -57,7 +57,7 @@ static conv_problem conv_forward(const tb_conv_args *a)
     conv_problem p = {
         .a = a, .image = a->x, .weight = a->weight, .out = a->out, .bias = a->bias, .act = a->act, .m = a->o / a->groups,
         .f = {.channels = a->c / a->groups, .in_h = a->h, .in_w = a->w, .top = a->pad[0], .left = a->pad[1], .insert_h = 1,
-              .insert_w = 1, .step_h = a->stride[0], .step_w = a->stride[1], .out_h = a->oh, .out_w = a->ow, .kh = a->kh,
+              .insert_w = 1, .step_h = a->stride[0], .step_w = a->stride[1], .phases = a->stride[1], .out_h = a->oh, .out_w = a->ow, .kh = a->kh,
               .kw = a->kw, .dilation_h = a->dilation[0], .dilation_w = a->dilation[1]}};
     frame_layout(&p.f);
     conv_blocks(&p);
@@ -71,7 +71,7 @@ static conv_problem conv_input_grad(const tb_conv_args *a)
         .m = a->c / a->groups,
         .f = {.channels = a->o / a->groups, .in_h = a->oh, .in_w = a->ow, .top = (a->kh - 1) * a->dilation[0] - a->pad[0],
               .left = (a->kw - 1) * a->dilation[1] - a->pad[1], .insert_h = a->stride[0], .insert_w = a->stride[1],
-              .step_h = 1, .step_w = 1, .out_h = a->h, .out_w = a->w, .kh = a->kh, .kw = a->kw,
+              .step_h = 1, .step_w = 1, .phases = 1, .out_h = a->h, .out_w = a->w, .kh = a->kh, .kw = a->kw,
               .dilation_h = a->dilation[0], .dilation_w = a->dilation[1], .flipped = true}};
     frame_layout(&p.f);
     conv_blocks(&p);

@@ -1,8 +1,8 @@
 /* An image as the matrix that a convolution multiplies (im2col), without making that matrix.
  *
  * A thread first copies the image into a frame: zeros around it (padding), zeros between its pixels (`insert`: the
- * gradient of a strided convolution), its columns sorted by their remainder modulo the step (`step_w`: a strided
- * convolution). In the frame, row k = (channel, kh, kw) of the matrix is one offset, and neighbouring outputs are
+ * gradient of a strided convolution), its columns sorted by their remainder modulo `phases` (the step of a strided
+ * convolution whose outputs fill vectors). In the frame, row k = (channel, kh, kw) of the matrix is one offset, and neighbouring outputs are
  * neighbours in memory: a panel is packed by plain vector loads. */
 #pragma once
 #include "gemm_block.h"
@@ -12,10 +12,11 @@ typedef struct frame {
     int64_t top, left;                  /* frame coordinates of its first pixel; may be negative */
     int64_t insert_h, insert_w;         /* distance of its pixels in the frame */
     int64_t step_h, step_w;             /* distance of neighbouring outputs in the frame */
+    int64_t phases;                     /* step_w, or 1: columns stay in their order */
     int64_t out_h, out_w, kh, kw, dilation_h, dilation_w;
     bool flipped;                       /* the last tap comes first */
     bool plain;                         /* 1x1 taps on the image as it is: no copy is needed */
-    int64_t rows, row, phase, plane;    /* layout: channel, row, column % step_w, column / step_w */
+    int64_t rows, row, phase, plane;    /* layout: channel, row, column % phases, column / phases */
 } frame;
 
 enum { FRAME_SLACK = 64 }; /* floats before and after, so that a vector may start before a run of outputs */
@@ -23,8 +24,8 @@ enum { FRAME_SLACK = 64 }; /* floats before and after, so that a vector may star
 static void frame_layout(frame *f)
 {
     f->rows = (f->out_h - 1) * f->step_h + (f->kh - 1) * f->dilation_h + 1;
-    f->phase = div_up((f->out_w - 1) * f->step_w + (f->kw - 1) * f->dilation_w + 1, f->step_w);
-    f->row = f->phase * f->step_w;
+    f->phase = div_up((f->out_w - 1) * f->step_w + (f->kw - 1) * f->dilation_w + 1, f->phases);
+    f->row = f->phase * f->phases;
     f->plane = f->rows * f->row;
     f->plain = f->kh * f->kw == 1 && f->step_h * f->step_w * f->insert_h * f->insert_w == 1 && f->top == 0 &&
                f->left == 0 && f->in_h == f->rows && f->in_w == f->row;
@@ -39,7 +40,7 @@ static int64_t frame_floats(const frame *f, int64_t channels)
  * the slack, where it leaves zeros. */
 static void frame_row(const frame *f, float *dst, const float *src)
 {
-    if (src && f->step_w == 1 && f->insert_w == 1) {
+    if (src && f->phases == 1 && f->insert_w == 1) {
         int64_t from = max_i64(0, -f->left), to = min_i64(f->in_w, f->row - f->left), x = 0;
         for (; x < f->left + from && x < f->row; x += VL) vf_store(dst + x, vf_zero());
         for (x = f->left + from; from < to; from += VL, x += VL) vf_store(dst + x, vf_load_part(src + from, to - from));
@@ -50,7 +51,7 @@ static void frame_row(const frame *f, float *dst, const float *src)
     if (!src) return;
     for (int64_t i = 0; i < f->in_w; i++) {
         int64_t x = i * f->insert_w + f->left;
-        if (x >= 0 && x < f->row) dst[x % f->step_w * f->phase + x / f->step_w] = src[i];
+        if (x >= 0 && x < f->row) dst[x % f->phases * f->phase + x / f->phases] = src[i];
     }
 }
 
@@ -74,7 +75,7 @@ static const float *frame_fill(const frame *f, float *scratch, const float *imag
 VEC int64_t frame_tap(const frame *f, int64_t kh, int64_t kw)
 {
     int64_t y = (f->flipped ? f->kh - 1 - kh : kh) * f->dilation_h, x = (f->flipped ? f->kw - 1 - kw : kw) * f->dilation_w;
-    return y * f->row + x % f->step_w * f->phase + x / f->step_w;
+    return y * f->row + x % f->phases * f->phase + x / f->phases;
 }
 
 /* The lanes of a panel's vectors, as runs of outputs in one row: lane l of run s is at[s] + l from the tap. */
