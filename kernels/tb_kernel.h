@@ -100,7 +100,8 @@ typedef struct tb_gemm_args {
 /* ---- conv2d, conv2d_input_grad, conv2d_weight_grad: dense NCHW images, weights [O, C / groups, KH, KW].
  *     y[n, o, i, j] = bias[o] + sum over (c, kh, kw) of weight[o, c, kh, kw] x[n, c, i * stride + kh * dilation - pad, ..]
  * Pixels outside x count as 0; their products may be left out of the sum, which finite weights cannot tell. Kernels may
- * offer a layout of the weights of a forward: pack() reads sizes and `weight`. Orders: forward one chain of fused multiply-adds
+ * offer a layout of the weights of a forward: pack() reads sizes and `weight`.
+ * Orders: forward one chain of fused multiply-adds
  * over ascending (c, kh, kw); input_grad over ascending (o, kh, kw); weight_grad: the images are cut into `tree` blocks
  * of ceil(n / tree), each a chain over ascending (n, i, j), summed as a balanced pairwise tree. ---- */
 typedef struct tb_conv_args {

@@ -12,7 +12,7 @@
 
 /* One tile; also what its function finishes it with. */
 typedef struct direct_tile {
-    const float *pixel, *weight;      /* channel 0, tap 0 of the first output in the frame; the panel's first used tap */
+    const float *pixel, *weight;      /* channel 0, tap 0 of the first output in the frame; the first used tap */
     int64_t step, plane, channels;    /* of neighbouring outputs, of channels in the frame */
     const int64_t *taps;              /* the used ones of a channel: from its plane */
     int64_t n_taps, skipped;          /* used, unused taps of a channel */
@@ -128,7 +128,8 @@ static direct_conv direct(conv_problem p)
 static bool direct_supports(const tb_conv_args *a, int64_t m, int64_t width)
 {
     int64_t vectors = div_up(m, VL);
-    return a->kh * a->kw > 1 && width > 0 && 4 * m >= 3 * vectors * VL && div_up(width, div_up(width, MR)) * min_i64(vectors, NV) >= 8;
+    return a->kh * a->kw > 1 && width > 0 && 4 * m >= 3 * vectors * VL &&
+           div_up(width, div_up(width, MR)) * min_i64(vectors, NV) >= 8;
 }
 static bool conv2d_direct_supports(const void *args)
 {

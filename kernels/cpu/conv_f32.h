@@ -57,8 +57,9 @@ static conv_problem conv_forward(const tb_conv_args *a)
     conv_problem p = {
         .a = a, .image = a->x, .weight = a->weight, .out = a->out, .bias = a->bias, .act = a->act, .m = a->o / a->groups,
         .f = {.channels = a->c / a->groups, .in_h = a->h, .in_w = a->w, .top = a->pad[0], .left = a->pad[1], .insert_h = 1,
-              .insert_w = 1, .step_h = a->stride[0], .step_w = a->stride[1], .phases = a->stride[1], .out_h = a->oh, .out_w = a->ow, .kh = a->kh,
-              .kw = a->kw, .dilation_h = a->dilation[0], .dilation_w = a->dilation[1]}};
+              .insert_w = 1, .step_h = a->stride[0], .step_w = a->stride[1], .phases = a->stride[1],
+              .out_h = a->oh, .out_w = a->ow, .kh = a->kh, .kw = a->kw, .dilation_h = a->dilation[0], .dilation_w =
+              a->dilation[1]}};
     frame_layout(&p.f);
     conv_blocks(&p);
     return p;

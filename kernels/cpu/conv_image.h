@@ -2,7 +2,8 @@
  *
  * A thread first copies the image into a frame: zeros around it (padding), zeros between its pixels (`insert`: the
  * gradient of a strided convolution), its columns sorted by their remainder modulo `phases` (the step of a strided
- * convolution whose outputs fill vectors). In the frame, row k = (channel, kh, kw) of the matrix is one offset, and neighbouring outputs are
+ * convolution whose outputs fill vectors). In the frame, row k = (channel, kh, kw) of the matrix is one offset, and
+ * neighbouring outputs are
  * neighbours in memory: a panel is packed by plain vector loads. */
 #pragma once
 #include "gemm_block.h"
