@@ -1,6 +1,7 @@
 /* Every model of the zoo as a compiled graph: the bits of eager execution, a plan near the bound, no allocation once a
  * size is planned. */
 #include "tb_test.h"
+#include <math.h>
 #include "tb_autograd.h"
 #include "tb_exec.h"
 #include "tb_model.h"
@@ -27,6 +28,16 @@ static tb_graph *capture(tb_model *m)
     return g;
 }
 
+static void assert_close(const float *a, const float *b, int64_t n)
+{
+    float difference = 0, largest = 0;
+    for (int64_t i = 0; i < n; i++) {
+        difference = fmaxf(difference, fabsf(a[i] - b[i]));
+        largest = fmaxf(largest, fabsf(a[i]));
+    }
+    assert_true(difference <= 1e-5f * largest);
+}
+
 static tb_tensor *random_input(const tb_model *m, int64_t n)
 {
     const tb_boundary *in = &tb_model_block_at(m, 0)->in;
@@ -42,16 +53,17 @@ static tb_tensor *random_input(const tb_model *m, int64_t n)
     return t;
 }
 
-static void check_model(tb_ctx *ctx, const char *spec)
+/* Strict graphs have eager's bits; where batch norm moved into weights, its rounding is another. */
+static void check_model(tb_ctx *ctx, const char *spec, bool strict)
 {
-    static char eager[MOST_BYTES], compiled[MOST_BYTES];
+    static _Alignas(64) char eager[MOST_BYTES], compiled[MOST_BYTES];
     tb_model *m;
     tb_exec *e;
     tb_session *s;
     assert_ok(tb_model_create(spec, TB_F32, &m));
     bool mode = tb_grad_mode(ctx, false);
     tb_graph *g = capture(m);
-    assert_ok(tb_compile(g, NULL, NULL));
+    assert_ok(tb_compile(g, &(tb_compile_opts){.strict = strict}, NULL));
     assert_ok(tb_exec_create(g, &e));
     assert_ok(tb_session_create(e, ctx, &s));
     for (int64_t n = 1; n <= 33; n += 16) {
@@ -65,10 +77,11 @@ static void check_model(tb_ctx *ctx, const char *spec)
         tb_heap_stats(tb_ctx_heap(ctx), &before);
         assert_ok(tb_session_run(s, &n, (const void *[]){tb_tensor_host(x)}, (void *[]){compiled}));
         tb_heap_stats(tb_ctx_heap(ctx), &after);
-        print_message("%s, N = %lld: plan %zu, bound %zu, naive %zu\n", spec, (long long)n, plan.planned_bytes,
-                      plan.bound_bytes, plan.naive_bytes);
+        print_message("%s%s, N = %lld: plan %zu, bound %zu, naive %zu\n", spec, strict ? ", strict" : "", (long long)n,
+                      plan.planned_bytes, plan.bound_bytes, plan.naive_bytes);
         assert_int_equal(after.requests, before.requests);
-        assert_memory_equal(eager, compiled, tb_tensor_bytes(y));
+        if (strict) assert_memory_equal(eager, compiled, tb_tensor_bytes(y));
+        else assert_close((const float *)(const void *)eager, (const float *)(const void *)compiled, tb_tensor_numel(y));
         assert_true((double)plan.planned_bytes <= 1.15 * (double)plan.bound_bytes);
         tb_scope_close(scope);
     }
@@ -80,7 +93,8 @@ static void check_model(tb_ctx *ctx, const char *spec)
 
 static void every_model_compiles_to_its_bits_in_a_tight_plan(void **state)
 {
-    for (int i = 0; i < tb_model_type_count(); i++) check_model(*state, tb_model_type_at(i)->name);
+    for (int i = 0; i < tb_model_type_count(); i++)
+        for (int strict = 0; strict < 2; strict++) check_model(*state, tb_model_type_at(i)->name, strict);
 }
 
 int main(void)
