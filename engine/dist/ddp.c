@@ -180,6 +180,11 @@ static tb_status prepare(tb_ddp *d)
 tb_status tb_ddp_create(const tb_ddp_config *config, tb_ddp **out)
 {
     *out = NULL;
+    if (tb_comm_size(config->comm) > 1 && tb_params_buffer_count(config->params))
+        return TB_FAIL(TB_ERR_UNSUPPORTED,
+                       "ddp on %d ranks: %s is a running average, and every rank would keep its own; use one rank, or "
+                       "a model without batch_norm",
+                       tb_comm_size(config->comm), tb_params_buffer_at(config->params, 0)->name);
     tb_ddp *d = tb_calloc(1, sizeof *d);
     if (!d) return TB_ERR_OOM;
     d->cfg = *config;

@@ -16,8 +16,9 @@
  * Optimizations Toward Training Trillion Parameter Models", 2020: stage 1). Steps of elements are independent, so the bits
  * stay the same. Parameters with several uses are summed as before and updated by every rank.
  *
- * Refused: graphs that differ between ranks or between steps in which parameters get gradients; a parameter that
- * never gets one counts as zero. One context and thread; collective. */
+ * Refused: models with buffers (running averages of batch_norm) on several ranks; graphs that differ between ranks or
+ * between steps in which parameters get gradients; a parameter that never gets one counts as zero. One context and
+ * thread; collective. */
 #pragma once
 #include "tb_comm.h"
 #include "tb_optim.h"

@@ -106,6 +106,7 @@ typedef struct tb_bench {
     const char *name, *doc;
     const char *shape_form;              /* "MxKxN"; NULL: takes no --shape */
     const char *const *shapes;           /* the default ones, NULL at the end */
+    int threads;                         /* where --threads does not say; 0: 1 */
     unsigned dtypes;                     /* 1 << TB_F32, ...; the lowest is the default */
     const char *const *peers;            /* NULL at the end; NULL: none */
     tb_status (*run)(tb_bench_run *run); /* once a shape and peer */

@@ -70,12 +70,12 @@ static tb_status parse_threads(request *r, const tb_args *args)
 {
     const char *word = tb_args_get(args, "threads");
     char *end = NULL;
-    long n = word ? strtol(word, &end, 10) : 1;
+    long n = word ? strtol(word, &end, 10) : r->kind->threads ? r->kind->threads : 1;
     tb_topo *topo = tb_calloc(1, sizeof *topo);
     if (!topo) return TB_ERR_OOM;
     tb_status st = tb_topo_load(topo);
     if (st == TB_OK && ((end && *end) || n < 1 || n > topo->n_cores))
-        st = TB_FAIL(TB_ERR_CONFIG, "bench: --threads %s: this process may use 1 to %d cores", word,
+        st = TB_FAIL(TB_ERR_CONFIG, "bench: --threads %s: this process may use 1 to %d cores", word ? word : "2",
                      topo->n_cores);
     if (st == TB_OK) st = core_to_core(r);
     if (st == TB_OK) st = tb_topo_bind_thread(topo->cores, (int)n);
@@ -234,10 +234,10 @@ static int bench(const tb_args *args)
 
 static const tb_option options[] = {
     {"dtype", 0, "f32|bf16|i8", "what to compute in (default: the kind's first)"},
-    {"threads", 0, "N", "on the first N cores (default 1)"},
+    {"threads", 0, "N", "on the first N cores (default 1; allreduce 2, its ranks)"},
     {"shape", 0, "MxKxN", "instead of the usual ones; may be given again"},
     {"only", 0, "OP", "of a kind with several ops: this one"},
-    {"peer", 0, "NAME,...", "beside these: onednn, openblas, torch, own_f32, as the kind allows"},
+    {"peer", 0, "NAME,...", "beside these: onednn, openblas, torch, own_f32, mpi, as the kind allows"},
     {"json", 0, NULL, "rows as JSON"},
 };
 

@@ -210,6 +210,37 @@ static void the_state_of_an_optimizer_is_shared_out(void **state)
     }
 }
 
+/* Each rank would have running averages of its own rows. */
+static void *create_with_buffers(void *arg)
+{
+    rank_job *j = arg;
+    tb_ctx *ctx;
+    tb_model *m;
+    tb_comm *c;
+    tb_ddp *d;
+    assert_ok(tb_ctx_create(&(tb_ctx_config){.seed = 9}, &ctx));
+    tb_ctx_enter(ctx);
+    assert_ok(tb_comm_open("thread", j->rank, 2, &j->id, NULL, &c));
+    assert_ok(tb_model_create("resnet", TB_F32, &m));
+    assert_int_equal(tb_ddp_create(&(tb_ddp_config){.params = tb_model_params(m), .comm = c}, &d), TB_ERR_UNSUPPORTED);
+    assert_non_null(strstr(tb_error_message(), "running_mean is a running average"));
+    assert_null(d);
+    tb_model_destroy(m);
+    tb_comm_close(c);
+    assert_int_equal(tb_ctx_destroy(ctx), 0);
+    return NULL;
+}
+
+static void running_averages_are_refused_on_several_ranks(void **state)
+{
+    (void)state;
+    rank_job jobs[2] = {{.rank = 0}, {.rank = 1}};
+    assert_ok(tb_comm_make_id("thread", 2, &jobs[0].id));
+    jobs[1].id = jobs[0].id;
+    for (int r = 0; r < 2; r++) pthread_create(&jobs[r].thread, NULL, create_with_buffers, &jobs[r]);
+    for (int r = 0; r < 2; r++) pthread_join(jobs[r].thread, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -218,6 +249,7 @@ int main(void)
         cmocka_unit_test(updates_on_sums_have_the_bits_of_an_optimizer),
         cmocka_unit_test(the_state_of_an_optimizer_is_shared_out),
         cmocka_unit_test(accumulation_sums_once_and_all_ranks_agree),
+        cmocka_unit_test(running_averages_are_refused_on_several_ranks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

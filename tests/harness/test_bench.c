@@ -63,7 +63,7 @@ static void a_bad_command_line_is_one_sentence_and_2(void **state)
         {"bench gemm --dtype f16", "nothing to measure in f16"},
         {"bench gemm --peer mkl", "no peer 'mkl'"},
         {"bench norm --shape 2x2 --only softmaxx", "no op 'softmaxx'"},
-        {"bench allreduce --shape 4", "--threads 2 to 64"},
+        {"bench allreduce --threads 1 --shape 4", "--threads 2 to 64"},
         {"bench gemm --threads 0", "this process may use 1 to"},
         {"bench gemm --threads 100000", "this process may use 1 to"},
         {"bench gemm --threads two", "this process may use 1 to"},
@@ -96,14 +96,17 @@ static void every_kind_measures_its_ops(void **state)
     }
 }
 
-static void ranks_are_threads_of_allreduce(void **state)
+static void allreduce_starts_its_ranks_and_mpi(void **state)
 {
     (void)state;
     if (sysconf(_SC_NPROCESSORS_ONLN) < 2) skip();
-    program_run run = run_program("bench allreduce --threads 2 --shape 4 --json");
+    assert_int_equal(symlink(TB_SOURCE_DIR "/scripts", "scripts"), 0);
+    program_run run = run_program("bench allreduce --shape 4 --peer mpi --json");
     expect(&run, 0, "\"op\": \"move\"");
     expect(&run, 0, "\"op\": \"allreduce\"");
     expect(&run, 0, "\"core_to_core_ns\": ");
+    expect(&run, 0, "\"peer\": \"mpi\"");
+    expect(&run, 0, "single copy: ");
 }
 
 static void a_steady_step_requests_no_memory(void **state)
@@ -269,7 +272,7 @@ int main(void)
         IN_SCRATCH(each_shape_has_a_row_in_each_dtype),
         IN_SCRATCH(the_kernel_follows_the_instruction_set),
         IN_SCRATCH(every_kind_measures_its_ops),
-        IN_SCRATCH(ranks_are_threads_of_allreduce),
+        IN_SCRATCH(allreduce_starts_its_ranks_and_mpi),
         IN_SCRATCH(a_steady_step_requests_no_memory),
         IN_SCRATCH(the_kernel_of_an_op_is_the_one_that_ran),
         IN_SCRATCH(a_bad_command_line_is_one_sentence_and_2),
