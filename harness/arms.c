@@ -306,7 +306,8 @@ void tb_arms_destroy(tb_arms *s)
 tb_status tb_arms_check(tb_arms *s, tb_arms_facts *out)
 {
     tb_plan_stats plan;
-    *out = (tb_arms_facts){.model_spec = tb_model_spec(s->model), .test_sha256 = tb_dataset_part(s->data, TB_SPLIT_TEST)->sha256,
+    *out = (tb_arms_facts){.model_spec = tb_model_spec(s->model),
+                           .test_sha256 = tb_dataset_part(s->data, TB_SPLIT_TEST)->sha256,
                            .train_loss = s->train_loss,
                            .int8_mac_share = s->quant.macs > 0 ? s->quant.int8_macs / s->quant.macs : 0};
     TB_TRY(compare_arms(s, &out->difference, &out->fused_difference));

@@ -97,8 +97,10 @@ tb_status tb_deploy_capture_step(tb_model *m, int64_t capacity, const char *name
     stepped c = {m, capacity};
     *out = NULL;
     if (n < 1 || n > MAX_CACHES)
-        return TB_FAIL(TB_ERR_UNSUPPORTED, "model %s cannot generate: it keeps nothing of earlier tokens (or has more than "
-                       "%d blocks that do)", tb_model_spec(m), MAX_CACHES);
+        return TB_FAIL(TB_ERR_UNSUPPORTED,
+                       "model %s cannot generate: it keeps nothing of earlier tokens (or has more than "
+                       "%d blocks that do)",
+                       tb_model_spec(m), MAX_CACHES);
     for (int i = 0; i < n; i++) {
         snprintf(names[2 * i], sizeof names[0], "cache.%d", i);
         snprintf(names[2 * i + 1], sizeof names[0], "cache.%d.next", i);

@@ -9,15 +9,17 @@ TB_MUST_USE tb_status tb_deploy_open(const char *checkpoint, tb_model **out);
 
 /* The forward pass in evaluation mode with preprocessing in the graph. Images: input "image" u8[N, H*W], pixels 0..255;
  * text: input "tokens" u8[N, context]. Output "logits" f32. Symbol N. */
-TB_MUST_USE tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context, const char *name, tb_graph **out);
+TB_MUST_USE tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context, const char *name,
+                                        tb_graph **out);
 
 /* One step of generation: inputs "token" u8[N], "place" f32[N] (a whole number), "cache.K" f32[N, ..]; outputs "logits"
  * f32[N, classes] and "cache.K.next". `capacity`: tokens of a row at most, not above the model's context. */
 TB_MUST_USE tb_status tb_deploy_capture_step(tb_model *m, int64_t capacity, const char *name, tb_graph **out);
 
-/* Share of the test images whose most likely class is right, in batches of `batch`; predictions[rows] (may be NULL) gets
- * the classes, for paired comparisons. */
-TB_MUST_USE tb_status tb_deploy_accuracy(tb_session *s, const tb_dataset *data, int64_t batch, uint8_t *predictions, double *accuracy);
+/* Share of the test images whose most likely class is right, in batches of `batch`; predictions[rows] (may be NULL)
+ * gets the classes, for paired comparisons. */
+TB_MUST_USE tb_status tb_deploy_accuracy(tb_session *s, const tb_dataset *data, int64_t batch, uint8_t *predictions,
+                                         double *accuracy);
 
 /* Names of the classes of a known data set; NULL and 0 for others. */
 const char *const *tb_deploy_labels(const tb_dataset *data, int *n);

@@ -41,7 +41,8 @@ static tb_status spawn(tb_peer *p, const char *path, char *const *args)
 
 static tb_status ended(const tb_peer *p)
 {
-    return TB_FAIL(TB_ERR_NOT_FOUND, "peer %s ended; its own words are above (a package that scripts/dev setup installs?)", p->script);
+    return TB_FAIL(TB_ERR_NOT_FOUND,
+                   "peer %s ended; its own words are above (a package that scripts/dev setup installs?)", p->script);
 }
 
 tb_status tb_peer_start(const char *script, char *const *args, tb_peer **out, char version[64])

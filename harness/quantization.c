@@ -7,7 +7,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { VALIDATION_ROWS = 2000, VALIDATION_WINDOWS = 32, SENSITIVITY_ROWS = 128, SENSITIVITY_WINDOWS = 8, TEST_WINDOWS = 64,
+enum { VALIDATION_ROWS = 2000, VALIDATION_WINDOWS = 32, SENSITIVITY_ROWS = 128, SENSITIVITY_WINDOWS = 8,
+       TEST_WINDOWS = 64,
        TIMED_RUNS = 5 };
 
 /* Rows of input with the answers that are right: images with classes, or windows of text with the next tokens. */
@@ -131,7 +132,8 @@ static int layer_of(const tb_quantization *q, const tb_graph *g, int node)
     const char *name = weight ? g->values[n->in[1]].name : "";
     for (int i = 0; weight && i < q->n_layers; i++) {
         size_t length = strlen(q->layer[i].name);
-        if (strncmp(name, q->layer[i].name, length) == 0 && (!name[length] || strcmp(name + length, ".s8") == 0)) return i;
+        if (strncmp(name, q->layer[i].name, length) == 0 && (!name[length] || strcmp(name + length, ".s8") == 0))
+            return i;
     }
     return -1;
 }
@@ -141,14 +143,16 @@ static tb_status find_layers(work *w)
     tb_graph *g;
     tb_quant_report all;
     TB_TRY(simplified(w, &g));
-    tb_status st = w->c->is_dynamic ? tb_quantize_graph_dynamic(g, NULL, &all) : tb_quantize_graph(g, &w->ranges, NULL, &all);
+    tb_status st =
+        w->c->is_dynamic ? tb_quantize_graph_dynamic(g, NULL, &all) : tb_quantize_graph(g, &w->ranges, NULL, &all);
     for (int i = 0; st == TB_OK && i < w->f32->n_nodes && w->q->n_layers < TB_QUANTIZED_LAYERS; i++) {
         const tb_node *n = &w->f32->nodes[i];
         double macs = tb_quant_macs(w->f32, i);
         if (macs == 0) continue;
         tb_quantized_layer *l = &w->q->layer[w->q->n_layers++];
         bool has_weight = n->n_in > 1 && n->in[1] != TB_NO_VALUE && w->f32->values[n->in[1]].constant;
-        *l = (tb_quantized_layer){.node = i, .macs_share = macs / all.macs, .is_int8 = has_weight, .sqnr_db = NAN, .alone_db = NAN};
+        *l = (tb_quantized_layer){
+            .node = i, .macs_share = macs / all.macs, .is_int8 = has_weight, .sqnr_db = NAN, .alone_db = NAN};
         snprintf(l->name, sizeof l->name, "%s", has_weight ? w->f32->values[n->in[1]].name : n->op->name);
         for (int k = 0; k < all.n_kept; k++)
             if (strcmp(all.kept[k].layer, l->name) == 0) l->is_int8 = false, l->reason = all.kept[k].reason;
@@ -216,7 +220,9 @@ static tb_status answer(work *w, const bool *keep, const rows *in, answers *out)
     out->f32 = tb_calloc((size_t)out->n + 1, sizeof *out->f32);
     out->int8 = tb_calloc((size_t)out->n + 1, sizeof *out->int8);
     for (int arm = 0; arm < 2; arm++) {
-        tb_status st = !out->f32 || !out->int8 ? TB_ERR_OOM : arm ? integer_graph(w, keep, &report, &g) : simplified(w, &g);
+        tb_status st = !out->f32 || !out->int8 ? TB_ERR_OOM
+                       : arm                   ? integer_graph(w, keep, &report, &g)
+                                               : simplified(w, &g);
         if (st != TB_OK) return st;
         st = runner_open(w, g, &r);
         if (st == TB_OK) st = evaluate(w, &r, in, arm ? out->int8 : out->f32);
@@ -409,7 +415,9 @@ void tb_quantization_json(const tb_quantization_config *c, const tb_quantization
     tb_json_open(&j, '{');
     text_field(&j, "schema", "tensorbrain.quantization/1");
     text_field(&j, "model", tb_model_spec(c->model));
-    text_field(&j, "scheme", c->is_dynamic ? "dynamic: u8 rows, s8 per-channel weights" : "static: u8 tensors, s8 per-channel weights");
+    text_field(&j, "scheme",
+               c->is_dynamic ? "dynamic: u8 rows, s8 per-channel weights"
+                             : "static: u8 tensors, s8 per-channel weights");
     text_field(&j, "observer", c->is_dynamic ? NULL : observer_names[c->observer]);
     text_field(&j, "calibration_data", tb_dataset_name(c->data));
     text_field(&j, "calibration_sha256", tb_dataset_part(c->data, TB_SPLIT_TRAIN)->sha256);
@@ -447,15 +455,20 @@ void tb_quantization_json(const tb_quantization_config *c, const tb_quantization
 void tb_quantization_print(const tb_quantization_config *c, const tb_quantization *q)
 {
     if (c->is_dynamic) printf("scheme     dynamic: rows quantized on the spot\n");
-    else printf("calibrated %lld rows of %s (train), %s\n", (long long)c->calibration_rows, tb_dataset_name(c->data), observer_names[c->observer]);
-    printf("%-28s %6s %9s %8s %8s %9s %9s %9s\n", "layer", "MACs", "input dB", "clipped", "at end", "alone dB", "f32 us", "int8 us");
+    else
+        printf("calibrated %lld rows of %s (train), %s\n", (long long)c->calibration_rows, tb_dataset_name(c->data),
+               observer_names[c->observer]);
+    printf("%-28s %6s %9s %8s %8s %9s %9s %9s\n", "layer", "MACs", "input dB", "clipped", "at end", "alone dB",
+           "f32 us", "int8 us");
     for (int i = 0; i < q->n_layers; i++) {
         const tb_quantized_layer *l = &q->layer[i];
         printf("%-28s %5.1f%% %9.1f %7.3f%% %7.3f%% %9.1f %9.1f %9.1f %s\n", l->name, 100 * l->macs_share, l->sqnr_db,
                100 * l->clipped, 100 * l->saturated, l->alone_db, l->f32_us, l->int8_us,
                l->is_int8 ? "" : l->reason ? l->reason : "stays f32");
     }
-    printf("INT8       %.1f %% of multiply-adds\n", 100 * (q->rewrite.macs > 0 ? q->rewrite.int8_macs / q->rewrite.macs : 0));
-    printf("accuracy   f32 %.4f, int8 %.4f on %lld test answers; lost %.2f points [%.2f, %.2f] (95 %%, paired)\n", q->accuracy_f32,
+    printf("INT8       %.1f %% of multiply-adds\n",
+           100 * (q->rewrite.macs > 0 ? q->rewrite.int8_macs / q->rewrite.macs : 0));
+    printf("accuracy   f32 %.4f, int8 %.4f on %lld test answers; lost %.2f points [%.2f, %.2f] (95 %%, paired)\n",
+           q->accuracy_f32,
            q->accuracy_int8, (long long)q->answers, 100 * q->drop, 100 * q->drop_low, 100 * q->drop_high);
 }

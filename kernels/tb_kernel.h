@@ -73,9 +73,12 @@ typedef struct tb_update_args {
  * constant when it is a weight): pack() reads n, k, b, b_row, b_col; run() then takes it as packed_b and b may be
  * NULL.
  *
- * In bf16 (all operands), and as gemm_bf16 (operands of f32, rounded to bf16), products of pairs of adjacent k are added
- * to an f32 chain over ascending pairs, and `tree` blocks are whole pairs; how a pair is added is the ISA's. ---- */
-typedef enum tb_epilogue_act { TB_ACT_NONE, TB_ACT_RELU, TB_ACT_GELU_TANH, TB_ACT_GELU_ERF, TB_ACT_SILU } tb_epilogue_act;
+ * In bf16 (all operands), and as gemm_bf16 (operands of f32, rounded to bf16), products of pairs of adjacent k are
+ * added to an f32 chain over ascending pairs, and `tree` blocks are whole pairs; how a pair is added is the ISA's.
+ * ---- */
+typedef enum tb_epilogue_act {
+    TB_ACT_NONE, TB_ACT_RELU, TB_ACT_GELU_TANH, TB_ACT_GELU_ERF, TB_ACT_SILU
+} tb_epilogue_act;
 typedef struct tb_gemm_args {
     int64_t m, n, k;
     const void *a;        /* element (i, p) at a[i * a_row + p * a_col] */
@@ -98,12 +101,13 @@ typedef struct tb_gemm_args {
 } tb_gemm_args;
 
 /* ---- conv2d, conv2d_input_grad, conv2d_weight_grad: dense NCHW images, weights [O, C / groups, KH, KW].
- *     y[n, o, i, j] = bias[o] + sum over (c, kh, kw) of weight[o, c, kh, kw] x[n, c, i * stride + kh * dilation - pad, ..]
+ *     y[n, o, i, j] = bias[o] + sum over (c, kh, kw) of weight[o, c, kh, kw] x[n, c, y0, x0],
+ *     y0 = i * stride + kh * dilation - pad, x0 alike
  * Pixels outside x count as 0; their products may be left out of the sum, which finite weights cannot tell. Kernels may
  * offer a layout of the weights of a forward: pack() reads sizes and `weight`.
- * Orders: forward one chain of fused multiply-adds
- * over ascending (c, kh, kw); input_grad over ascending (o, kh, kw); weight_grad: the images are cut into `tree` blocks
- * of ceil(n / tree), each a chain over ascending (n, i, j), summed as a balanced pairwise tree. ---- */
+ * Orders: forward one chain of fused multiply-adds over ascending (c, kh, kw); input_grad over ascending (o, kh, kw);
+ * weight_grad: the images are cut into `tree` blocks of ceil(n / tree), each a chain over ascending (n, i, j), summed
+ * as a balanced pairwise tree. ---- */
 typedef struct tb_conv_args {
     int64_t n, c, h, w;    /* x */
     int64_t o, kh, kw;     /* weight */
@@ -131,8 +135,8 @@ typedef struct tb_pool2d_args {
     bool count_pad;            /* average: divide by kh * kw also where the window is clipped */
     const void *in;            /* x; gradients: g, like y */
     void *out;                 /* y; gradients: dx */
-    void *index;               /* i32, like y: where in its plane the maximum was (-1: empty window). max_pool2d writes it
-                                  unless NULL, max_pool2d_grad reads it */
+    void *index;               /* i32, like y: where in its plane the maximum was (-1: empty window). max_pool2d
+                                  writes it unless NULL, max_pool2d_grad reads it */
 } tb_pool2d_args;
 
 /* ---- attention, attention_grad: out = softmax(scale q k^T) v for q [b, h, t, d], k [b, h, s, d], v [b, h, s, e]. Each
@@ -170,8 +174,8 @@ typedef struct tb_attention_args {
  *   layer_norm_grad      in = gradient, in2 = x, gamma, extra_in[0] = mean, extra_in[1] = 1 / deviation -> out = dx
  *   layer_norm_param_grad  the same -> extra[0] = dgamma [n], extra[1] = dbeta [n] of these rows
  *   row_quantize_u8      in -> out u8 around 128, extra[0] = step f32 [rows]: step = max |x| / 127, out = clamp(
- *                        round_half_even(x * (127 / max |x|)) + 128, 1, 255); rows below 2^-100 count as zeros (step 0),
- *                        NaN gives 1
+ *                        round_half_even(x * (127 / max |x|)) + 128, 1, 255); rows below 2^-100 count as zeros
+ *                        (step 0), NaN gives 1
  *   row_rescale          out = act(in * extra_in[0][r] + beta + in2), every step rounded; in2 may be out itself
  * gamma, beta, in2 of row_rescale, and the extras of the norms may be NULL. ---- */
 typedef struct tb_row_args {
@@ -210,7 +214,7 @@ typedef struct tb_batch_norm_args {
 } tb_batch_norm_args;
 
 /* ---- gemm_u8s8 (dtype TB_I8): exact integers on every ISA, then one epilogue in f32:
- *   acc[i][j] = offset[j] + sum over k of a[i][k] * w[j][k]        u8 x s8 -> s32, K <= 66,311 so that it cannot overflow
+ *   acc[i][j] = offset[j] + sum over k of a[i][k] * w[j][k]        u8 x s8 -> s32, K <= 66,311: it cannot overflow
  *   to f32:  c = (float)acc * scale[j]
  *   to u8:   c = clamp(round_half_even((float)acc * scale[j]) + zero, low, 255)
  * The product is rounded before the sum; s32 -> f32 rounds to nearest even. w is packed by "pack_s8" first. ---- */

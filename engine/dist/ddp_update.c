@@ -1,8 +1,8 @@
 /* The optimizer's step on sums: what each rank does to the shares that it owns, while they are in its cache.
  *
- * The owner turns a sum into the parameter's new value where the sum lies, so all ranks find new parameters in the arena
- * of gradients when the sums are done. Until then the old ones, which the backward pass may still read, lie in a second
- * arena of the same layout. Then the two change places: nothing is copied. */
+ * The owner turns a sum into the parameter's new value where the sum lies, so all ranks find new parameters in the
+ * arena of gradients when the sums are done. Until then the old ones, which the backward pass may still read, lie in a
+ * second arena of the same layout. Then the two change places: nothing is copied. */
 #include "ddp_internal.h"
 #include "tb_alloc.h"
 #include "tb_autograd.h"
@@ -41,8 +41,10 @@ tb_status tbi_ddp_update_open(tb_ddp *d)
                        tb_dtype_name(tb_params_dtype(d->cfg.params)));
     for (int i = 0; i < d->n; i++)
         if (!tb_tensor_host(d->slots[i].leaf))
-            return TB_FAIL(TB_ERR_UNSUPPORTED, "ddp: updates on sums need parameters in host memory, not on device %s; leave "
-                           "`update` out", tb_ctx_device(ctx)->name);
+            return TB_FAIL(TB_ERR_UNSUPPORTED,
+                           "ddp: updates on sums need parameters in host memory, not on device %s; leave "
+                           "`update` out",
+                           tb_ctx_device(ctx)->name);
     if (c->clip_norm > 0)
         return TB_FAIL(TB_ERR_UNSUPPORTED, "ddp: an update on sums cannot clip by the norm of all; leave `update` out");
     ddp_update *u = d->update = tb_calloc(1, sizeof *u);
@@ -163,7 +165,8 @@ void tbi_ddp_update_map(void *arg, int64_t first, int64_t n, void *values)
     for (int i = 0; i < b->n_slots; i++) {
         const slot *s = &d->slots[d->order[b->first_slot + i]];
         int64_t from = s->offset > at ? s->offset : at, to = s->offset + s->numel < end ? s->offset + s->numel : end;
-        if (s->rows == 1 && from < to) update_part(u, s, &u->ranges[low], from, to - from, (float *)values + (from - at));
+        if (s->rows == 1 && from < to)
+            update_part(u, s, &u->ranges[low], from, to - from, (float *)values + (from - at));
     }
 }
 
@@ -186,7 +189,8 @@ static tb_status settle(tb_ddp *d)
         slot *s = &d->slots[i];
         s->is_complete = s->has_grad;
         if (s->has_grad)
-            memcpy((float *)d->memory + s->offset, copy + (size_t)offset[i] * sizeof(float), (size_t)s->numel * sizeof(float));
+            memcpy((float *)d->memory + s->offset, copy + (size_t)offset[i] * sizeof(float),
+                   (size_t)s->numel * sizeof(float));
     }
     tb_free(copy);
     tb_free(offset);

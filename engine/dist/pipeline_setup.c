@@ -31,7 +31,10 @@ typedef struct digest {
     char name[96], hex[TB_SHA256_HEX];
 } digest;
 
-static int by_name(const void *a, const void *b) { return strcmp(((const digest *)a)->name, ((const digest *)b)->name); }
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const digest *)a)->name, ((const digest *)b)->name);
+}
 
 static tb_status digest_of(const tb_param *param, digest *out)
 {
@@ -117,8 +120,10 @@ static tb_status open_pipeline(const tb_pipeline_config *c, tb_pipeline **out)
 {
     const tb_schedule *s = c->schedule;
     if (c->recompute && splits_backward(s))
-        return TB_FAIL(TB_ERR_UNSUPPORTED, "schedule %s splits the backward pass: a recomputed stage gives both gradients "
-                                           "at once; leave recomputation out", s->name);
+        return TB_FAIL(TB_ERR_UNSUPPORTED,
+                       "schedule %s splits the backward pass: a recomputed stage gives both gradients "
+                       "at once; leave recomputation out",
+                       s->name);
     tb_pipeline *p = tb_calloc(1, sizeof *p);
     if (!p) return TB_ERR_OOM;
     p->cfg = *c;

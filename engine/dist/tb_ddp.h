@@ -11,10 +11,10 @@
  * that several parts share (a tied head) has a sum over the ranks for each, joined at the end, because one rank too
  * first finishes each sum over the batch and then adds them.
  *
- * With `update` a rank also makes the optimizer's step of the share that it sums, so optimizer state is shared out among
- * the ranks and what they get back are parameters, in one pass over memory (Rajbhandari et al., "ZeRO: Memory
- * Optimizations Toward Training Trillion Parameter Models", 2020: stage 1). Steps of elements are independent, so the bits
- * stay the same. Parameters with several uses are summed as before and updated by every rank.
+ * With `update` a rank also makes the optimizer's step of the share that it sums, so optimizer state is shared out
+ * among the ranks and what they get back are parameters, in one pass over memory (Rajbhandari et al., "ZeRO: Memory
+ * Optimizations Toward Training Trillion Parameter Models", 2020: stage 1). Steps of elements are independent, so the
+ * bits stay the same. Parameters with several uses are summed as before and updated by every rank.
  *
  * Refused: models with buffers (running averages of batch_norm) on several ranks; graphs that differ between ranks or
  * between steps in which parameters get gradients; a parameter that never gets one counts as zero. One context and

@@ -13,8 +13,8 @@
  * tensors' elements; the graphs' own structures (tag `other`) are counted apart.
  *
  * Refused: recomputation with a split backward (a recomputed segment gives both gradients at once). A parameter on
- * two ranks (a tied head). Not known to any rank: the global norm, so the optimizer must not clip by it. All calls in one
- * context, which must be current; they are collective over the ranks. */
+ * two ranks (a tied head). Not known to any rank: the global norm, so the optimizer must not clip by it. All calls in
+ * one context, which must be current; they are collective over the ranks. */
 #pragma once
 #include "tb_comm.h"
 #include "tb_model.h"

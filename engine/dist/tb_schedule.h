@@ -84,7 +84,7 @@ void tb_schedule_free(tb_schedule *s); /* NULL is accepted */
 /* Appends to a rank's list. INVALID: rank, stage, micro-batch, peer or kind out of range. */
 TB_MUST_USE tb_status tb_schedule_append(tb_schedule *s, int rank, tb_action a);
 
-/* ---- text: one line a field, then one line a rank; exactly one spelling, so text -> schedule -> text is identity ---- */
+/* ---- text: one line a field, then one line a rank; one spelling, so text -> schedule -> text is identity ---- */
 enum { TB_ACTION_TEXT = 48 };
 const char *tb_action_format(const tb_action *a, char out[TB_ACTION_TEXT]); /* "2SEND_F0>3"; returns out */
 TB_MUST_USE tb_status tb_schedule_write(const tb_schedule *s, tb_text *out);
@@ -93,9 +93,9 @@ TB_MUST_USE tb_status tb_schedule_parse(const char *text, size_t bytes, tb_sched
 
 /* ---- checking one ---- */
 typedef enum tb_schedule_rule {
-    TB_RULE_NONE,       /* all kept */
-    TB_RULE_FORM,       /* a rank without stage order, a message to the wrong rank, work on a rank that lacks the stage */
-    TB_RULE_ONCE,       /* each (stage, micro-batch): one F, one B or one I and W; each message once */
+    TB_RULE_NONE, /* all kept */
+    TB_RULE_FORM, /* a rank without stage order, a message to the wrong rank, work on a rank that lacks the stage */
+    TB_RULE_ONCE, /* each (stage, micro-batch): one F, one B or one I and W; each message once */
     TB_RULE_DEPENDENCY, /* needs come earlier in the same list */
     TB_RULE_MATCH,      /* the k-th send from a to b is what b's k-th receive from a expects */
     TB_RULE_DEADLOCK,   /* no cycle of ranks that wait for each other with nothing buffered */

@@ -1,7 +1,7 @@
 /* linear_dynamic_s8: a linear layer in integers whose input is quantized on the spot, every row by its own range: for
  * transformers, where ranges differ from token to token, and without calibration (Dettmers et al., "LLM.int8()", 2022,
- * section 2.1: row-wise and column-wise scales around one integer product). With q = round(x * 127 / max |x|) + 128, and
- * `offset` = -128 times a channel's sum of weights,
+ * section 2.1: row-wise and column-wise scales around one integer product). With q = round(x * 127 / max |x|) + 128,
+ * and `offset` = -128 times a channel's sum of weights,
  *     y[r][j] = act((offset[j] + sum_k q[r][k] w[j][k]) * scale[j] * step[r] + bias[j] + residual[r][j])
  * Every product and sum in f32 is rounded; the integers are the same on every ISA, and so is y. */
 #include "quantized.h"
@@ -47,8 +47,8 @@ static tb_status shape(tb_op_call *c)
                            tb_shape_text(v));
     }
     if (w->dims[1] > TB_U8S8_MAX_DEPTH)
-        return TB_FAIL(TB_ERR_SHAPE, "linear_dynamic_s8: %lld terms could overflow 32 bits; at most %d", (long long)w->dims[1],
-                       TB_U8S8_MAX_DEPTH);
+        return TB_FAIL(TB_ERR_SHAPE, "linear_dynamic_s8: %lld terms could overflow 32 bits; at most %d",
+                       (long long)w->dims[1], TB_U8S8_MAX_DEPTH);
     memcpy(dims, x->dims, sizeof dims);
     dims[x->rank - 1] = w->dims[0];
     if (residual && !tbi_has_dims(residual, x->rank, dims))
@@ -161,7 +161,8 @@ static tb_status fast(tb_op_call *c)
     if (m == 0 || n == 0) return TB_OK;
     size_t bytes = aligned((size_t)(m * k)), steps = aligned((size_t)m * sizeof(float));
     tb_pool *pool = m * n * k > INLINE_MACS ? c->ctx->pool : NULL;
-    char *scratch = tb_op_scratch(c, bytes + steps + (size_t)tb_pool_threads(pool) * BLOCK_ROWS * BLOCK_COLUMNS * sizeof(float));
+    char *scratch =
+        tb_op_scratch(c, bytes + steps + (size_t)tb_pool_threads(pool) * BLOCK_ROWS * BLOCK_COLUMNS * sizeof(float));
     if (!scratch) return TB_ERR_OOM;
     s.rows.out = scratch;
     s.rows.extra[0] = scratch + bytes;
@@ -181,7 +182,8 @@ static void cost(const tb_op_call *c, tb_cost *out)
 {
     const tb_tensor *x = c->in[X], *w = c->in[W];
     double rows = (double)tbi_rows(x), n = (double)w->dims[0];
-    *out = (tb_cost){.flops = 2 * rows * (double)w->numel, .bytes = 4 * (double)x->numel + (double)w->numel + 4 * rows * n,
+    *out = (tb_cost){.flops = 2 * rows * (double)w->numel,
+                     .bytes = 4 * (double)x->numel + (double)w->numel + 4 * rows * n,
                      .k = w->dims[1] + 64 /* sums are exact; bias, residual and activation are of their size */};
 }
 
@@ -193,8 +195,10 @@ static void samples(tb_samples *to)
             int64_t m = sizes[i][0], n = sizes[i][1], k = sizes[i][2];
             tb_sample_in in[OPERANDS] = {
                 {.rank = 2, .dims = {m, k}, .has_dtype = true, .dtype = TB_F32},
-                {.rank = 2, .dims = {n, k}, .has_dtype = true, .dtype = TB_I8, .lo = -127, .hi = 127, .fill = TB_FILL_INTEGER},
-                {.rank = 1, .dims = {n}, .has_dtype = true, .dtype = TB_I32, .lo = -5000, .hi = 5000, .fill = TB_FILL_INTEGER},
+                {.rank = 2, .dims = {n, k}, .has_dtype = true, .dtype = TB_I8, .lo = -127, .hi = 127,
+                 .fill = TB_FILL_INTEGER},
+                {.rank = 1, .dims = {n}, .has_dtype = true, .dtype = TB_I32, .lo = -5000, .hi = 5000,
+                 .fill = TB_FILL_INTEGER},
                 {.rank = 1, .dims = {n}, .has_dtype = true, .dtype = TB_F32, .lo = 0.001, .hi = 0.01},
                 {.rank = 1, .dims = {n}, .has_dtype = true, .dtype = TB_F32, .absent = !(form & 1)},
                 {.rank = 2, .dims = {m, n}, .has_dtype = true, .dtype = TB_F32, .absent = !(form & 2)},
@@ -203,10 +207,10 @@ static void samples(tb_samples *to)
         }
 }
 
-TB_OP(linear_dynamic_s8, .doc = "integer linear, rows of x quantized by their own range", .n_in_min = 4, .n_in = OPERANDS,
-      .n_out = 1, .typed_by = W, .dtypes = TB_DTYPE_BIT(TB_I8), .dtypes_reason = "weights are i8, x f32",
-      TB_ATTRS(dynamic_attrs, dynamic_attr_table), .shape = shape, .ref = ref, .fast = fast,
-      .primitives = {"row_quantize_u8", "row_rescale", "gemm_u8s8"}, .no_grad = "integers have none",
+TB_OP(linear_dynamic_s8, .doc = "integer linear, rows of x quantized by their own range", .n_in_min = 4,
+      .n_in = OPERANDS, .n_out = 1, .typed_by = W, .dtypes = TB_DTYPE_BIT(TB_I8),
+      .dtypes_reason = "weights are i8, x f32", TB_ATTRS(dynamic_attrs, dynamic_attr_table), .shape = shape, .ref = ref,
+      .fast = fast, .primitives = {"row_quantize_u8", "row_rescale", "gemm_u8s8"}, .no_grad = "integers have none",
       .fusion = TB_FUSE_ANCHOR, .overwrites = 1u << RESIDUAL, .cost = cost, .samples = samples, .tol = TB_TOL(4));
 
 tb_tensor *tb_linear_dynamic_s8(tb_tensor *x, tb_tensor *w, tb_tensor *offset, tb_tensor *scale, tb_tensor *bias)

@@ -11,11 +11,12 @@
 #include <math.h>
 
 //>>> tb_ops.h
-tb_tensor *tb_quantize(tb_tensor *x, double scale, int64_t zero);   /* f32 -> u8: clamp(rne(x / scale) + zero, 0, 255) */
+tb_tensor *tb_quantize(tb_tensor *x, double scale, int64_t zero); /* f32 -> u8: clamp(rne(x / scale) + zero, 0, 255) */
 tb_tensor *tb_dequantize(tb_tensor *q, double scale, int64_t zero); /* u8 -> f32 */
 /* x u8 [.., K], w s8 [N, K], offset i32 [N], scale f32 [N] -> f32 [.., N], or u8 with the given zero point where to_u8;
  * values below `low` become it (the zero point: a relu). */
-tb_tensor *tb_linear_u8s8(tb_tensor *x, tb_tensor *w, tb_tensor *offset, tb_tensor *scale, bool to_u8, int64_t zero, int64_t low);
+tb_tensor *tb_linear_u8s8(tb_tensor *x, tb_tensor *w, tb_tensor *offset, tb_tensor *scale, bool to_u8, int64_t zero,
+                          int64_t low);
 //<<<
 
 /* ---- quantize and dequantize ---- */
@@ -46,7 +47,8 @@ static tb_status quantize_shape(tb_op_call *c)
 static tb_status dequantize_shape(tb_op_call *c)
 {
     TB_TRY(check_scale(c));
-    if (c->in[0]->dtype != TB_U8) return TB_FAIL(TB_ERR_DTYPE, "dequantize: takes u8, not %s", tb_dtype_name((tb_dtype)c->in[0]->dtype));
+    if (c->in[0]->dtype != TB_U8)
+        return TB_FAIL(TB_ERR_DTYPE, "dequantize: takes u8, not %s", tb_dtype_name((tb_dtype)c->in[0]->dtype));
     tb_out_set(c, 0, TB_F32, c->in[0]->rank, c->in[0]->dims);
     return TB_OK;
 }
@@ -78,7 +80,8 @@ static tb_status quantize_ref(tb_op_call *c)
 static tb_status quantize_fast(tb_op_call *c)
 {
     const quantize_attrs *a = c->attrs;
-    tb_pointwise_args args = {.n = c->in[0]->numel, .out = tb_op_data(c->out[0]), .in = {tb_op_data(c->in[0])}, .step = {1},
+    tb_pointwise_args args = {.n = c->in[0]->numel, .out = tb_op_data(c->out[0]), .in = {tb_op_data(c->in[0])},
+                              .step = {1},
                               .attrs = &(tb_quantize_args){(float)(1 / a->scale), (float)a->zero}};
     const tb_kernel *k = c->in[0]->is_contiguous ? tb_call_kernel(c, 0, (tb_dtype)c->in[0]->dtype, &args) : NULL;
     if (!k) return TB_ERR_UNSUPPORTED;
@@ -101,7 +104,8 @@ static tb_status dequantize_ref(tb_op_call *c)
 
 static void quantize_samples(tb_samples *to)
 {
-    static const tb_sample_in x = {.rank = 2, .dims = {3, 37}}, empty = {.rank = 1, .dims = {0}}, unit = {TB_SHAPE(1, 1)};
+    static const tb_sample_in x = {.rank = 2, .dims = {3, 37}}, empty = {.rank = 1, .dims = {0}},
+                              unit = {TB_SHAPE(1, 1)};
     tb_sample(to, &(quantize_attrs){0.02, 100}, 1, &x);
     tb_sample(to, &(quantize_attrs){0.02, 100}, 1, &unit);
     tb_sample(to, &(quantize_attrs){0.01, 0}, 1, &x); /* half of it clips */
@@ -143,12 +147,14 @@ static tb_status linear_u8s8_shape(tb_op_call *c)
     if (!types) return TB_FAIL(TB_ERR_DTYPE, "linear_u8s8: takes x u8, w i8, offset i32, scale f32");
     if (n < 0 || x->rank < 1 || x->dims[x->rank - 1] != w->dims[1] || c->in[2]->rank != 1 || c->in[2]->dims[0] != n ||
         c->in[3]->rank != 1 || c->in[3]->dims[0] != n)
-        return TB_FAIL(TB_ERR_SHAPE, "linear_u8s8: x %s, w %s, offset %s, scale %s do not fit", tb_shape_text(x), tb_shape_text(w),
-                       tb_shape_text(c->in[2]), tb_shape_text(c->in[3]));
+        return TB_FAIL(TB_ERR_SHAPE, "linear_u8s8: x %s, w %s, offset %s, scale %s do not fit", tb_shape_text(x),
+                       tb_shape_text(w), tb_shape_text(c->in[2]), tb_shape_text(c->in[3]));
     if (w->dims[1] > TB_U8S8_MAX_DEPTH)
-        return TB_FAIL(TB_ERR_SHAPE, "linear_u8s8: %lld terms could overflow 32 bits; at most %d", (long long)w->dims[1], TB_U8S8_MAX_DEPTH);
+        return TB_FAIL(TB_ERR_SHAPE, "linear_u8s8: %lld terms could overflow 32 bits; at most %d",
+                       (long long)w->dims[1], TB_U8S8_MAX_DEPTH);
     if (a->zero < 0 || a->zero > 255 || a->low < 0 || a->low > 255)
-        return TB_FAIL(TB_ERR_INVALID, "linear_u8s8: zero %lld and low %lld must be 0 to 255", (long long)a->zero, (long long)a->low);
+        return TB_FAIL(TB_ERR_INVALID, "linear_u8s8: zero %lld and low %lld must be 0 to 255", (long long)a->zero,
+                       (long long)a->low);
     memcpy(dims, x->dims, sizeof dims);
     dims[x->rank - 1] = n;
     tb_out_set(c, 0, a->to_u8 ? TB_U8 : TB_F32, x->rank, dims);
@@ -174,7 +180,8 @@ static tb_status linear_u8s8_ref(tb_op_call *c)
         for (int64_t j = 0; j < n; j++) {
             int32_t sum = offset[j * c->in[2]->strides[0]];
             for (int64_t p = 0; p < k; p++)
-                sum += (int32_t)in[row.at[0] + p * x->strides[x->rank - 1]] * weights[j * w->strides[0] + p * w->strides[1]];
+                sum += (int32_t)in[row.at[0] + p * x->strides[x->rank - 1]] *
+                       weights[j * w->strides[0] + p * w->strides[1]];
             float y = (float)sum * scale[j * c->in[3]->strides[0]];
             int64_t at = row.flat * n + j;
             if (!a->to_u8) {
@@ -215,7 +222,8 @@ static tb_status linear_u8s8_fast(tb_op_call *c)
     const linear_u8s8_attrs *a = c->attrs;
     const tb_tensor *x = c->in[0], *w = c->in[1];
     int64_t n = w->dims[0], k = w->dims[1];
-    if (!x->is_contiguous || !w->is_contiguous || !c->in[2]->is_contiguous || !c->in[3]->is_contiguous || k == 0) return TB_ERR_UNSUPPORTED;
+    if (!x->is_contiguous || !w->is_contiguous || !c->in[2]->is_contiguous || !c->in[3]->is_contiguous || k == 0)
+        return TB_ERR_UNSUPPORTED;
     tb_gemm_u8s8_args g = {.m = n ? c->out[0]->numel / n : 0, .n = n, .k = k, .a = tb_op_data(x), .a_row = k,
                            .offset = tb_op_data(c->in[2]), .scale = tb_op_data(c->in[3]), .c = tb_op_data(c->out[0]),
                            .c_row = n, .to_u8 = a->to_u8, .zero = (int32_t)a->zero, .low = (int32_t)a->low,
@@ -232,7 +240,9 @@ static void linear_u8s8_cost(const tb_op_call *c, tb_cost *out)
 {
     const tb_tensor *x = c->in[0], *w = c->in[1];
     double rows = w->dims[1] ? (double)x->numel / (double)w->dims[1] : 0;
-    *out = (tb_cost){.flops = 2 * rows * (double)w->numel, .bytes = (double)x->numel + (double)w->numel + rows * (double)w->dims[0] * 4, .k = 1};
+    *out = (tb_cost){.flops = 2 * rows * (double)w->numel,
+                     .bytes = (double)x->numel + (double)w->numel + rows * (double)w->dims[0] * 4,
+                     .k = 1};
 }
 
 static void linear_u8s8_samples(tb_samples *to)
@@ -242,9 +252,12 @@ static void linear_u8s8_samples(tb_samples *to)
         for (int u8 = 0; u8 < 2; u8++) {
             int64_t m = sizes[i][0], n = sizes[i][1], k = sizes[i][2];
             tb_sample_in in[4] = {
-                {.rank = 2, .dims = {m, k}, .has_dtype = true, .dtype = TB_U8, .lo = 0, .hi = 255, .fill = TB_FILL_INTEGER},
-                {.rank = 2, .dims = {n, k}, .has_dtype = true, .dtype = TB_I8, .lo = -127, .hi = 127, .fill = TB_FILL_INTEGER},
-                {.rank = 1, .dims = {n}, .has_dtype = true, .dtype = TB_I32, .lo = -5000, .hi = 5000, .fill = TB_FILL_INTEGER},
+                {.rank = 2, .dims = {m, k}, .has_dtype = true, .dtype = TB_U8, .lo = 0, .hi = 255,
+                 .fill = TB_FILL_INTEGER},
+                {.rank = 2, .dims = {n, k}, .has_dtype = true, .dtype = TB_I8, .lo = -127, .hi = 127,
+                 .fill = TB_FILL_INTEGER},
+                {.rank = 1, .dims = {n}, .has_dtype = true, .dtype = TB_I32, .lo = -5000, .hi = 5000,
+                 .fill = TB_FILL_INTEGER},
                 {.rank = 1, .dims = {n}, .has_dtype = true, .dtype = TB_F32, .lo = 0.001, .hi = 0.01},
             };
             tb_sample(to, &(linear_u8s8_attrs){u8, 120, u8 ? 120 : 0}, 4, in);
@@ -267,7 +280,8 @@ tb_tensor *tb_dequantize(tb_tensor *q, double scale, int64_t zero)
     return tb_call(&tb_op_dequantize, &(quantize_attrs){scale, zero}, TB_IN(q));
 }
 
-tb_tensor *tb_linear_u8s8(tb_tensor *x, tb_tensor *w, tb_tensor *offset, tb_tensor *scale, bool to_u8, int64_t zero, int64_t low)
+tb_tensor *tb_linear_u8s8(tb_tensor *x, tb_tensor *w, tb_tensor *offset, tb_tensor *scale, bool to_u8, int64_t zero,
+                          int64_t low)
 {
     return tb_call(&tb_op_linear_u8s8, &(linear_u8s8_attrs){to_u8, zero, low}, TB_IN(x, w, offset, scale));
 }

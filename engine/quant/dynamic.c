@@ -31,7 +31,8 @@ static tb_status rewrite(tb_graph *g, int node)
     if (st == TB_OK) st = tbi_layer_constant(g, layer, "s8", TB_I8, 2, (int64_t[]){rows, depth}, q, &in[1]);
     if (st == TB_OK) st = tbi_layer_constant(g, layer, "offset", TB_I32, 1, &rows, offset, &in[2]);
     if (st == TB_OK) st = tbi_layer_constant(g, layer, "scale", TB_F32, 1, &rows, scale, &in[3]);
-    if (st == TB_OK) st = tb_graph_node(g, &tb_op_linear_dynamic_s8, &act, 0, NULL, bias == TB_NO_VALUE ? 4 : 5, in, out);
+    if (st == TB_OK)
+        st = tb_graph_node(g, &tb_op_linear_dynamic_s8, &act, 0, NULL, bias == TB_NO_VALUE ? 4 : 5, in, out);
     if (st == TB_OK) tb_graph_replace(g, g->nodes[node].out[0], out[0]);
     tb_free(q);
     tb_free(offset);
@@ -53,7 +54,8 @@ tb_status tb_quantize_graph_dynamic(tb_graph *g, const bool *keep, tb_quant_repo
         if (g->nodes[i].op != &tb_op_linear) reason = "no integer kernel for this op";
         else if (!g->values[g->nodes[i].in[1]].constant || !g->values[g->nodes[i].in[1]].constant->is_contiguous)
             reason = "its weights are not constant";
-        else if (g->values[g->nodes[i].in[1]].dims[1].base > TB_QUANT_MAX_DEPTH) reason = "its sums could overflow 32 bits";
+        else if (g->values[g->nodes[i].in[1]].dims[1].base > TB_QUANT_MAX_DEPTH)
+            reason = "its sums could overflow 32 bits";
         else if (keep && keep[i]) reason = "it costs too much accuracy";
         if (reason) {
             tbi_keep(report, g, i, reason);

@@ -27,7 +27,8 @@ static void note(void *arg, int node, const tb_op_call *call, int64_t ns)
     if (!(step > 0)) step = 1;
     double zero = rint(-lo / step);
     for (int64_t i = 0; i < t->numel; i++) {
-        double value = (double)x[i], q = fmin(fmax(rint(value / step) + zero, 0), 255), error = (q - zero) * step - value;
+        double value = (double)x[i], q = fmin(fmax(rint(value / step) + zero, 0), 255),
+               error = (q - zero) * step - value;
         to->clipped += value < lo || value > hi;
         to->saturated += q == 255 || (q == 0 && lo < 0);
         to->signal += value * value;

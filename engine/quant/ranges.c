@@ -44,7 +44,8 @@ static void count(struct tb_histogram *h, double x)
     h->count[bin < BINS ? bin : BINS - 1]++;
 }
 
-/* Below it lie all but a share of 1 - TB_OBSERVE_SHARE of `total` values, of which the histogram holds the upper ones. */
+/* Below it lie all but a share of 1 - TB_OBSERVE_SHARE of `total` values, of which the histogram holds the upper
+ * ones. */
 static double percentile(const struct tb_histogram *h, int64_t total)
 {
     double beyond = (1 - TB_OBSERVE_SHARE) * (double)total;

@@ -11,7 +11,8 @@
 /* What becomes of the values that calibration sees. */
 typedef enum tb_observer_kind {
     TB_OBSERVE_MINMAX,         /* the extremes of all runs */
-    TB_OBSERVE_MOVING_AVERAGE, /* extremes of a run, averaged over the runs with weight TB_OBSERVE_WEIGHT for the last */
+    /* extremes of a run, averaged over the runs with weight TB_OBSERVE_WEIGHT for the last */
+    TB_OBSERVE_MOVING_AVERAGE,
     TB_OBSERVE_PERCENTILE      /* what holds the share TB_OBSERVE_SHARE of the values that are not 0 */
 } tb_observer_kind;
 #define TB_OBSERVE_WEIGHT 0.1
@@ -61,8 +62,9 @@ typedef struct tb_quant_report {
 
 /* Multiply-adds of a node at N = 1; 0 of what is no product. */
 double tb_quant_macs(const tb_graph *g, int node);
-/* `g` must be the graph that was calibrated (same values); keep[n]: node n stays f32 (NULL: none). Verified afterwards. */
+/* `g` must be the graph that was calibrated (same values); keep[n]: node n stays f32 (NULL: none). Verified
+ * afterwards. */
 TB_MUST_USE tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const bool *keep, tb_quant_report *report);
-/* Linear layers with inputs that are quantized on the spot, row by row (engine/ops/linear_dynamic_s8.c): no calibration,
- * for transformers. */
+/* Linear layers with inputs that are quantized on the spot, row by row (engine/ops/linear_dynamic_s8.c): no
+ * calibration, for transformers. */
 TB_MUST_USE tb_status tb_quantize_graph_dynamic(tb_graph *g, const bool *keep, tb_quant_report *report);

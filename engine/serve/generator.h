@@ -1,11 +1,11 @@
-/* Text, token by token: requests of a model that steps, run together. A step model takes one token of every row and what
- * it keeps of earlier ones: inputs "token" u8, "place" f32 and states, an input S beside an output "S.next"; output
- * "logits" f32.
+/* Text, token by token: requests of a model that steps, run together. A step model takes one token of every row and
+ * what it keeps of earlier ones: inputs "token" u8, "place" f32 and states, an input S beside an output "S.next";
+ * output "logits" f32.
  *
- * Iteration-level batching (Yu et al., "Orca", OSDI 2022): the batch is made anew for every step. A request takes a slot
- * when one is free, reads its prompt there one token a step, and leaves after its last token, whatever the others do. A
- * slot's states stay in place from step to step: inputs and outputs are one buffer. Which token is drawn depends on the
- * row's logits, the request's seed and the token's number alone, so a text is the same in any company. */
+ * Iteration-level batching (Yu et al., "Orca", OSDI 2022): the batch is made anew for every step. A request takes a
+ * slot when one is free, reads its prompt there one token a step, and leaves after its last token, whatever the others
+ * do. A slot's states stay in place from step to step: inputs and outputs are one buffer. Which token is drawn depends
+ * on the row's logits, the request's seed and the token's number alone, so a text is the same in any company. */
 #pragma once
 #include "batcher.h"
 

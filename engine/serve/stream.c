@@ -177,7 +177,8 @@ static ssize_t read_stream(void *arg, uint64_t at, char *to, size_t most)
 
 struct MHD_Response *tbi_stream_response(tbi_conn *c)
 {
-    struct MHD_Response *reply = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, c, NULL);
+    struct MHD_Response *reply =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, c, NULL);
     if (reply) MHD_add_response_header(reply, "Cache-Control", "no-store");
     return reply;
 }

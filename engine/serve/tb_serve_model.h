@@ -12,9 +12,9 @@
 enum { TB_SERVE_MAX_RANK = 6, TB_SERVE_MAX_TENSORS = 32, TB_SERVE_MAX_NAME = 63 };
 
 /* A model that generates text steps: inputs "token" u8 [], "place" f32 [] (how many tokens stand before it) and states,
- * each an input S beside an output "S.next" of the same type and shape [.., tokens, width]; output "logits" f32 [<= 256].
- * The server hands S.next back as S, in one buffer: `run` must bear in[S] == out[S.next]. What a state holds behind
- * `place` must not count. */
+ * each an input S beside an output "S.next" of the same type and shape [.., tokens, width]; output "logits" f32 [<=
+ * 256]. The server hands S.next back as S, in one buffer: `run` must bear in[S] == out[S.next]. What a state holds
+ * behind `place` must not count. */
 
 /* One input or output. `shape` leaves the batch dimension out; `elements` is its product, >= 1. */
 typedef struct tb_serve_tensor {

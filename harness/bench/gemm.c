@@ -157,7 +157,9 @@ static tb_status run_ours(void *self, int64_t times, double *ns)
 static double element(tb_dtype dtype, const void *x, int64_t i)
 {
     if (dtype == TB_BF16) return (double)tb_bf16_to_f32(((const uint16_t *)x)[i]);
-    return dtype == TB_F32 ? (double)((const float *)x)[i] : dtype == TB_U8 ? ((const uint8_t *)x)[i] : ((const int8_t *)x)[i];
+    return dtype == TB_F32  ? (double)((const float *)x)[i]
+           : dtype == TB_U8 ? ((const uint8_t *)x)[i]
+                            : ((const int8_t *)x)[i];
 }
 
 static double element_error(const gemm *g, const void *c, int64_t i, int64_t j)

@@ -72,7 +72,8 @@ static tb_status start_peer(const tb_run *run, infer_state *s)
     tb_status st = tb_arms_save(s->arms, path);
     snprintf(rows, sizeof rows, "%lld", (long long)tb_param_int(run, "batch"));
     snprintf(threads, sizeof threads, "%d", run->threads);
-    if (st == TB_OK && tb_peer_start("torch_infer.py", (char *[]){path, rows, threads, NULL}, &s->peer, version) != TB_OK) {
+    if (st == TB_OK &&
+        tb_peer_start("torch_infer.py", (char *[]){path, rows, threads, NULL}, &s->peer, version) != TB_OK) {
         tb_log_write(TB_LOG_WARN, "no peer torch, its column stays empty: %s", tb_error_message());
         tb_error_clear();
         tb_peer_stop(s->peer);

@@ -111,7 +111,8 @@ static tb_status find_cuts(const arrangement *a, tb_pipeline_config c, int *cuts
     tb_status st = bytes && cost && ones ? TB_OK : TB_ERR_OOM;
     for (int b = 0; st == TB_OK && b <= blocks; b++) ones[b] = b;
     if (st == TB_OK)
-        st = tb_schedule_make("accumulate", &(tb_schedule_config){.ranks = 1, .microbatches = 1, .chunks = blocks}, &each);
+        st = tb_schedule_make("accumulate", &(tb_schedule_config){.ranks = 1, .microbatches = 1, .chunks = blocks},
+                              &each);
     c.schedule = each;
     c.cuts = ones;
     c.recompute = false;
@@ -146,7 +147,8 @@ static tb_pipeline_config config_of(const state *s, arrangement *a)
 }
 
 /* Context, schedule, model, data; `rank` < 0: all blocks. Cuts must be there for a rank's part. */
-static tb_status open_base(const state *s, arrangement *a, const char *schedule, int ranks, int rank, const char *device)
+static tb_status open_base(const state *s, arrangement *a, const char *schedule, int ranks, int rank,
+                           const char *device)
 {
     const tb_run *run = s->run;
     bool is_real = strcmp(device, "meta") != 0;
@@ -249,7 +251,8 @@ static tb_status open_own(state *s, const char *schedule)
     const tb_run *run = s->run;
     TB_TRY(predict(s, schedule));
     TB_TRY(open_base(s, &s->own, schedule, run->ranks, run->rank, run->device));
-    if (run->ranks > 1) TB_TRY(tb_comm_open_world(NULL, &(tb_comm_options){.ranks = run->ranks, .deadline_ns = patience_ns}, &s->comm));
+    if (run->ranks > 1)
+        TB_TRY(tb_comm_open_world(NULL, &(tb_comm_options){.ranks = run->ranks, .deadline_ns = patience_ns}, &s->comm));
     return open_trainer(s, &s->own, s->comm);
 }
 

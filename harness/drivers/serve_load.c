@@ -86,8 +86,8 @@ static tb_status start_server(const tb_run *run, tb_serve_state *s)
 {
     char version[64];
     tb_serving_config c = {.server = tb_param_str(run, "server"), .arms = s->arms, .arm = s->arm};
-    /* What cannot be answered in time is refused at once: a fifth of the objective is the way there and back. All that the
-     * server holds, running and queued, is less than the connections, or the line would form in the generator. */
+    /* What cannot be answered in time is refused at once: a fifth of the objective is the way there and back. All that
+     * the server holds, running and queued, is less than the connections, or the line would form in the generator. */
     if (tb_scenario_is(run, "overload")) {
         c.limits.max_timeout_ms = (int)(0.8 * s->slo.limit_ms);
         c.limits.queue_rows = 2 * (int)tb_param_int(run, "connections");

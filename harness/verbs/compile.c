@@ -24,7 +24,8 @@ static void print_report(const tb_compile_report *r, int captured)
 {
     printf("captured   %4d nodes\n", captured);
     for (int i = 0; i < r->n_passes; i++)
-        printf("%-10s %4d nodes, %lld rewrites\n", r->pass[i].pass, r->pass[i].nodes_after, (long long)r->pass[i].rewrites);
+        printf("%-10s %4d nodes, %lld rewrites\n", r->pass[i].pass, r->pass[i].nodes_after,
+               (long long)r->pass[i].rewrites);
 }
 
 static tb_status compile(job *j)
@@ -36,7 +37,9 @@ static tb_status compile(job *j)
     TB_TRY(j->generate ? tb_deploy_capture_step(j->model, j->context, j->name, &j->graph)
                        : tb_deploy_capture(j->model, j->data, j->context, j->name, &j->graph));
     int captured = j->graph->n_nodes;
-    tb_status st = tb_compile(j->graph, &(tb_compile_opts){.why = j->why ? &why : NULL, .dump_dir = j->dump_dir, .no_fusion = j->no_fusion}, &report);
+    tb_status st = tb_compile(
+        j->graph, &(tb_compile_opts){.why = j->why ? &why : NULL, .dump_dir = j->dump_dir, .no_fusion = j->no_fusion},
+        &report);
     if (st == TB_OK) print_report(&report, captured);
     if (st == TB_OK && j->why) printf("%s", tb_text_str(&why));
     tb_text_free(&why);
@@ -64,13 +67,14 @@ static tb_status save(job *j)
     int64_t n = j->max_batch;
     tb_plan_stats plan;
     TB_TRY(tb_session_plan_stats(j->session, &n, &plan));
-    printf("plan       %.1f KiB at N = %lld (naive %.1f, bound %.1f)\n", (double)plan.planned_bytes / 1024, (long long)n,
-           (double)plan.naive_bytes / 1024, (double)plan.bound_bytes / 1024);
+    printf("plan       %.1f KiB at N = %lld (naive %.1f, bound %.1f)\n", (double)plan.planned_bytes / 1024,
+           (long long)n, (double)plan.naive_bytes / 1024, (double)plan.bound_bytes / 1024);
     if (tb_dataset_kind(j->data) == TB_DATA_IMAGES) {
         double share;
         TB_TRY(tb_deploy_accuracy(j->session, j->data, j->max_batch, NULL, &share));
         snprintf(accuracy, sizeof accuracy, "%.4f", share);
-        printf("accuracy   %s on %lld test images\n", accuracy, (long long)tb_dataset_part(j->data, TB_SPLIT_TEST)->rows);
+        printf("accuracy   %s on %lld test images\n", accuracy,
+               (long long)tb_dataset_part(j->data, TB_SPLIT_TEST)->rows);
     }
     printf("wrote      %s (self-check passed)\n", j->out);
     return TB_OK;
@@ -123,7 +127,8 @@ static int run(const tb_args *args)
 
 static const tb_option options[] = {
     {"out", 0, "DIR", "folder of the artefact (made if missing)"},
-    {"data", 0, "NAME", "data set the model was trained on: preprocessing and accuracy (fashion-mnist; with --generate jargon)"},
+    {"data", 0, "NAME",
+     "data set the model was trained on: preprocessing and accuracy (fashion-mnist; with --generate jargon)"},
     {"name", 0, "NAME", "the model's name (model)"},
     {"max-batch", 0, "N", "largest batch it will be run with (64; with --generate 16)"},
     {"context", 0, "T", "text models: tokens of a row (128)"},

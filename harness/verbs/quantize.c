@@ -63,7 +63,8 @@ static tb_status quantize(job *j)
 static tb_status read_options(const tb_args *args, job *j)
 {
     static const char *const observers[] = {"minmax", "moving-average", "percentile"};
-    const char *rows = tb_args_get(args, "rows"), *batch = tb_args_get(args, "batch"), *budget = tb_args_get(args, "budget");
+    const char *rows = tb_args_get(args, "rows"), *batch = tb_args_get(args, "batch"),
+               *budget = tb_args_get(args, "budget");
     const char *context = tb_args_get(args, "context"), *max_batch = tb_args_get(args, "max-batch");
     const char *observer = tb_args_get(args, "observer");
     tb_quantization_config *c = &j->config;
@@ -74,10 +75,13 @@ static tb_status read_options(const tb_args *args, job *j)
     if (max_batch) j->max_batch = strtoll(max_batch, NULL, 10);
     if (budget) c->budget = strtod(budget, NULL) / 100;
     if (c->calibration_rows < 1 || c->batch < 1 || c->context < 1 || j->max_batch < 1 || !(c->budget >= 0))
-        return TB_FAIL(TB_ERR_INVALID, "tb quantize: --rows, --batch, --context and --max-batch are positive numbers, --budget "
-                                       "is points of accuracy");
+        return TB_FAIL(TB_ERR_INVALID,
+                       "tb quantize: --rows, --batch, --context and --max-batch are positive numbers, --budget "
+                       "is points of accuracy");
     for (int i = 0; observer; i++) {
-        if (i == 3) return TB_FAIL(TB_ERR_INVALID, "tb quantize: --observer is minmax, moving-average or percentile, not '%s'", observer);
+        if (i == 3)
+            return TB_FAIL(TB_ERR_INVALID, "tb quantize: --observer is minmax, moving-average or percentile, not '%s'",
+                           observer);
         if (strcmp(observer, observers[i]) != 0) continue;
         c->observer = (tb_observer_kind)i;
         break;
@@ -88,7 +92,8 @@ static tb_status read_options(const tb_args *args, job *j)
 static int run(const tb_args *args)
 {
     const char *data = tb_args_get(args, "data"), *name = tb_args_get(args, "name");
-    job j = {.config = {.name = name ? name : "model", .context = 128, .calibration_rows = 512, .batch = 32, .budget = 0.005,
+    job j = {.config = {.name = name ? name : "model", .context = 128, .calibration_rows = 512, .batch = 32,
+                        .budget = 0.005,
                         .is_dynamic = tb_args_has(args, "dynamic")},
              .checkpoint = args->words[0], .data_name = data ? data : "fashion-mnist", .out = tb_args_get(args, "out"),
              .max_batch = 64};
@@ -117,6 +122,6 @@ static const tb_option options[] = {
 
 TB_VERB(quantize, .group = TB_VERB_MODEL, .args = "CHECKPOINT", .min_args = 1, .max_args = 1,
         .doc = "Make an INT8 artefact of a trained model, with a report of accuracy and time by layer",
-        .help = "Calibrates on training rows, takes layers back to f32 while validation rows lose more than the budget, and\n"
-                "compares both on all test rows. tb serve serves the folder like any other artefact.",
+        .help = "Calibrates on training rows, takes layers back to f32 while validation rows lose more than the\n"
+                "budget, and compares both on all test rows. tb serve serves the folder like any other artefact.",
         .options = options, .n_options = sizeof options / sizeof options[0], .run = run);

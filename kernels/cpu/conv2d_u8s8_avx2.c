@@ -12,7 +12,10 @@ static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
 static inline vi vi_load(const wcell *p) { return _mm256_loadu_si256((const __m256i *)p); }
 static inline vi vi_set1(int32_t x) { return _mm256_set1_epi32(x); }
 static inline void vi_store(int32_t *p, vi x) { _mm256_store_si256((__m256i *)p, x); }
-static inline vi vi_dot(vi sum, vi cells, vi weights) { return _mm256_add_epi32(sum, _mm256_madd_epi16(cells, weights)); }
+static inline vi vi_dot(vi sum, vi cells, vi weights)
+{
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(cells, weights));
+}
 #include "conv_u8s8_tile.h"
 
 TB_KERNEL(conv2d_u8s8_avx2) = CONV_U8S8_KERNEL(TB_ISA_AVX2, "avx2");

@@ -1,5 +1,5 @@
-/* conv2d_u8s8, AVX-512 without VNNI: cells and weights of 16 bits, of which vpmaddwd adds pairs of products exactly in 32
- * (vpmaddubsw would saturate). 12 pixels x 32 channels. */
+/* conv2d_u8s8, AVX-512 without VNNI: cells and weights of 16 bits, of which vpmaddwd adds pairs of products exactly in
+ * 32 (vpmaddubsw would saturate). 12 pixels x 32 channels. */
 #include <immintrin.h>
 #include <stdint.h>
 
@@ -12,7 +12,10 @@ static inline vi vi_zero(void) { return _mm512_setzero_si512(); }
 static inline vi vi_load(const wcell *p) { return _mm512_loadu_si512(p); }
 static inline vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
 static inline void vi_store(int32_t *p, vi x) { _mm512_store_si512(p, x); }
-static inline vi vi_dot(vi sum, vi cells, vi weights) { return _mm512_add_epi32(sum, _mm512_madd_epi16(cells, weights)); }
+static inline vi vi_dot(vi sum, vi cells, vi weights)
+{
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(cells, weights));
+}
 #include "conv_u8s8_tile.h"
 
 TB_KERNEL(conv2d_u8s8_avx512) = CONV_U8S8_KERNEL(TB_ISA_AVX512, "avx512");

@@ -54,12 +54,29 @@ static void conv_blocks(conv_problem *p)
 
 static conv_problem conv_forward(const tb_conv_args *a)
 {
-    conv_problem p = {
-        .a = a, .image = a->x, .weight = a->weight, .out = a->out, .bias = a->bias, .act = a->act, .m = a->o / a->groups,
-        .f = {.channels = a->c / a->groups, .in_h = a->h, .in_w = a->w, .top = a->pad[0], .left = a->pad[1], .insert_h = 1,
-              .insert_w = 1, .step_h = a->stride[0], .step_w = a->stride[1], .phases = a->stride[1],
-              .out_h = a->oh, .out_w = a->ow, .kh = a->kh, .kw = a->kw, .dilation_h = a->dilation[0], .dilation_w =
-              a->dilation[1]}};
+    conv_problem p = {.a = a,
+                      .image = a->x,
+                      .weight = a->weight,
+                      .out = a->out,
+                      .bias = a->bias,
+                      .act = a->act,
+                      .m = a->o / a->groups,
+                      .f = {.channels = a->c / a->groups,
+                            .in_h = a->h,
+                            .in_w = a->w,
+                            .top = a->pad[0],
+                            .left = a->pad[1],
+                            .insert_h = 1,
+                            .insert_w = 1,
+                            .step_h = a->stride[0],
+                            .step_w = a->stride[1],
+                            .phases = a->stride[1],
+                            .out_h = a->oh,
+                            .out_w = a->ow,
+                            .kh = a->kh,
+                            .kw = a->kw,
+                            .dilation_h = a->dilation[0],
+                            .dilation_w = a->dilation[1]}};
     frame_layout(&p.f);
     conv_blocks(&p);
     return p;
@@ -70,7 +87,8 @@ static conv_problem conv_input_grad(const tb_conv_args *a)
     conv_problem p = {
         .a = a, .image = a->g, .weight = a->weight, .out = a->out, .accumulate = a->accumulate, .swap_weight = true,
         .m = a->c / a->groups,
-        .f = {.channels = a->o / a->groups, .in_h = a->oh, .in_w = a->ow, .top = (a->kh - 1) * a->dilation[0] - a->pad[0],
+        .f = {.channels = a->o / a->groups, .in_h = a->oh, .in_w = a->ow,
+              .top = (a->kh - 1) * a->dilation[0] - a->pad[0],
               .left = (a->kw - 1) * a->dilation[1] - a->pad[1], .insert_h = a->stride[0], .insert_w = a->stride[1],
               .step_h = 1, .step_w = 1, .phases = 1, .out_h = a->h, .out_w = a->w, .kh = a->kh, .kw = a->kw,
               .dilation_h = a->dilation[0], .dilation_w = a->dilation[1], .flipped = true}};
@@ -156,7 +174,8 @@ static float *conv_target(const gemm_block *w, tile_job *t, int64_t i, int64_t j
     return is_in_rows && is_plain ? c->out + i * t->out_row + j : NULL;
 }
 
-static void conv_finish(const gemm_block *w, const float *sum, int64_t sum_row, int64_t i, int64_t j, int rows, int cols)
+static void conv_finish(const gemm_block *w, const float *sum, int64_t sum_row, int64_t i, int64_t j, int rows,
+                        int cols)
 {
     const conv_work *c = w->problem;
     int64_t width = c->p->f.out_w, outputs = c->p->f.out_h * width, row = round_up(width, VL);
@@ -169,8 +188,8 @@ static void conv_finish(const gemm_block *w, const float *sum, int64_t sum_row, 
         }
         for (int r = 0; r < rows; r++) {
             float *out = c->out + (i + r) * outputs + at;
-            epilogue_row(sum + r * sum_row + from - j, out, (int)n, c->p->accumulate, c->bias ? c->bias + i + r : NULL, 0,
-                         conv_residual(c->p, out), c->p->act);
+            epilogue_row(sum + r * sum_row + from - j, out, (int)n, c->p->accumulate, c->bias ? c->bias + i + r : NULL,
+                         0, conv_residual(c->p, out), c->p->act);
         }
         from = to;
     }
@@ -183,7 +202,8 @@ static void conv_run_chunks(void *arg, int64_t begin, int64_t end, int thread)
 {
     const conv_problem *p = arg;
     const frame *f = &p->f;
-    float *scratch = (float *)p->a->scratch + p->shared_floats + thread * (p->image_floats + p->b_floats + p->slot_floats);
+    float *scratch =
+        (float *)p->a->scratch + p->shared_floats + thread * (p->image_floats + p->b_floats + p->slot_floats);
     const float *weight = p->swap_weight ? p->a->scratch : p->weight;
     int64_t outputs = f->out_h * f->out_w, framed = -1;
     conv_work c = {.p = p};
@@ -195,7 +215,8 @@ static void conv_run_chunks(void *arg, int64_t begin, int64_t end, int thread)
         c.weight = weight + group * p->m * p->k;
         c.bias = p->bias ? p->bias + group * p->m : NULL;
         c.out = p->out + image * p->m * outputs;
-        gemm_block w = {.source = &image_source, .problem = &c, .j0 = j0, .m = p->m, .n = min_i64(p->block_n, p->columns - j0),
+        gemm_block w = {.source = &image_source, .problem = &c, .j0 = j0, .m = p->m,
+                        .n = min_i64(p->block_n, p->columns - j0),
                         .tiles = p->is_scattered ? scattered_tiles : NULL,
                         .k = p->k, .tree_block = max_i64(p->k, 1), .tree = 1, .passes = p->passes,
                         .rows_inside = p->rows_inside, .b_pack = scratch + p->image_floats,

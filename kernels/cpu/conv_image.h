@@ -67,7 +67,8 @@ static const float *frame_fill(const frame *f, float *scratch, const float *imag
         for (int64_t y = 0; y < f->rows; y++) {
             int64_t at = y - f->top, i = at / f->insert_h;
             bool is_pixel = at >= 0 && at % f->insert_h == 0 && i < f->in_h;
-            frame_row(f, origin + (c - from) * f->plane + y * f->row, is_pixel ? image + (c * f->in_h + i) * f->in_w : NULL);
+            frame_row(f, origin + (c - from) * f->plane + y * f->row,
+                      is_pixel ? image + (c * f->in_h + i) * f->in_w : NULL);
         }
     return origin;
 }
@@ -75,7 +76,8 @@ static const float *frame_fill(const frame *f, float *scratch, const float *imag
 /* Where tap (kh, kw) of output (0, 0) is, from its channel's plane. */
 VEC int64_t frame_tap(const frame *f, int64_t kh, int64_t kw)
 {
-    int64_t y = (f->flipped ? f->kh - 1 - kh : kh) * f->dilation_h, x = (f->flipped ? f->kw - 1 - kw : kw) * f->dilation_w;
+    int64_t y = (f->flipped ? f->kh - 1 - kh : kh) * f->dilation_h,
+            x = (f->flipped ? f->kw - 1 - kw : kw) * f->dilation_w;
     return y * f->row + x % f->phases * f->phase + x / f->phases;
 }
 

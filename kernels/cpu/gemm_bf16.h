@@ -3,8 +3,8 @@
  *   gemm, dtype bf16        operands and C are bf16; the sum, bias and residual are rounded once, at the end
  *   gemm_bf16, dtype f32    operands and C are f32; operands are rounded to bf16 (nearest even) when they are packed
  *
- * A tile of A is packed row by row when k runs along memory, else pair by pair across its rows; A of bf16 whose rows are
- * whole pairs is read where it lies. B is packed by panels, pair by pair. Blocks of the tree are whole pairs.
+ * A tile of A is packed row by row when k runs along memory, else pair by pair across its rows; A of bf16 whose rows
+ * are whole pairs is read where it lies. B is packed by panels, pair by pair. Blocks of the tree are whole pairs.
  *
  * The including file defines TILE_MAC (the products of a pair, added to the sum), bf16_bits (f32 lanes, rounded, in the
  * lower halves of 32 bits) and bf16_pairs (2 * VL adjacent floats as pairs). */
@@ -92,7 +92,8 @@ static void pack_a_columns(float *dst, bf16_operand a, int64_t a_col, int64_t k,
 {
     for (int64_t p = 0; p < steps; p++)
         for (int i = 0; i < rows; i += VL)
-            vf_store_part(dst + p * MR + i, across_pairs(operand_at(a.at, a.is_f32, i), a_col, k, p, rows - i), rows - i);
+            vf_store_part(dst + p * MR + i, across_pairs(operand_at(a.at, a.is_f32, i), a_col, k, p, rows - i),
+                          rows - i);
 }
 
 /* ---- the source of gemm_block.h ---- */
@@ -171,7 +172,8 @@ static void narrow_row(uint16_t *to, const float *from, int n)
     for (; j < n; j++) to[j] = tb_f32_to_bf16(from[j]);
 }
 
-static void bf16_finish(const gemm_block *w, const float *sum, int64_t sum_row, int64_t i, int64_t j, int rows, int cols)
+static void bf16_finish(const gemm_block *w, const float *sum, int64_t sum_row, int64_t i, int64_t j, int rows,
+                        int cols)
 {
     const bf16_plan *b = w->problem;
     const tb_gemm_args *g = b->plan.g;

@@ -1,5 +1,5 @@
-/* gemm and gemm_bf16, products of bf16, AVX-512 BF16: vdpbf16ps adds the two products of a pair to an f32 sum, denormals
- * taken and given as zero; 14 x 32 tile, 28 sums. */
+/* gemm and gemm_bf16, products of bf16, AVX-512 BF16: vdpbf16ps adds the two products of a pair to an f32 sum,
+ * denormals taken and given as zero; 14 x 32 tile, 28 sums. */
 #include "vec_avx512.h"
 
 #include "blocking.h"

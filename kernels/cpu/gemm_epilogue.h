@@ -26,13 +26,13 @@ VEC void epilogue_vector(vf x, float *c, int64_t left, bool accumulate, bool has
 }
 
 /* `bias` of element j is at j * bias_step: 1 per column, 0 one for the row. */
-static __attribute__((unused)) void epilogue_row(const float *sum, float *c, int n, bool accumulate, const float *bias, int bias_step,
-                         const float *residual, tb_epilogue_act act)
+static __attribute__((unused)) void epilogue_row(const float *sum, float *c, int n, bool accumulate, const float *bias,
+                                                 int bias_step, const float *residual, tb_epilogue_act act)
 {
     for (int j = 0; j < n; j += VL) {
         int left = n - j;
         vf added = !bias ? vf_zero() : bias_step ? vf_load_part(bias + j, left) : vf_set1(*bias);
-        epilogue_vector(vf_load_part(sum + j, left), c + j, left, accumulate, bias, added, residual ? residual + j : NULL,
-                        act);
+        epilogue_vector(vf_load_part(sum + j, left), c + j, left, accumulate, bias, added,
+                        residual ? residual + j : NULL, act);
     }
 }

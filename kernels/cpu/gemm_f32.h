@@ -70,7 +70,8 @@ static float *gemm_target(const gemm_block *w, tile_job *t, int64_t i, int64_t j
     return is_plain ? (float *)g->c + i * g->c_row + j : NULL;
 }
 
-static void gemm_finish(const gemm_block *w, const float *sum, int64_t sum_row, int64_t i, int64_t j, int rows, int cols)
+static void gemm_finish(const gemm_block *w, const float *sum, int64_t sum_row, int64_t i, int64_t j, int rows,
+                        int cols)
 {
     const tb_gemm_args *g = ((const gemm_plan *)w->problem)->g;
     const float *bias = g->bias ? (const float *)g->bias + j : NULL, *residual = g->residual;

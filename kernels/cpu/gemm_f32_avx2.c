@@ -1,4 +1,5 @@
-/* gemm, f32, AVX2 + FMA: 6 x 16 tile, 12 accumulators; 2 FMA, 2 loads a clock bound it (12 FMA, 8 loads a step of k). */
+/* gemm, f32, AVX2 + FMA: 6 x 16 tile, 12 accumulators; 2 FMA, 2 loads a clock bound it (12 FMA, 8 loads a step of
+ * k). */
 #include "vec_avx2.h"
 
 #include "blocking.h"

@@ -2,10 +2,10 @@
  * vpmaddwd adds pairs exactly in 32. A vector of weights holds 4 columns x 4 k; its products leave two partial sums a
  * column, added at the end.
  *
- * From BLOCK_ROWS_MIN rows on, a block of rows and 8 columns at a time are widened first, so that the tile only loads and
- * broadcasts: 6 rows x 8 columns, 12 accumulators, 24 vector instructions for 192 products; at three a clock (Zen 3,
- * measured) that bounds it to 24 products a clock, against 16 of f32 FMA. Fewer rows, or rows longer than WIDE_K: 3 rows
- * x 16 columns, widened on the way. */
+ * From BLOCK_ROWS_MIN rows on, a block of rows and 8 columns at a time are widened first, so that the tile only loads
+ * and broadcasts: 6 rows x 8 columns, 12 accumulators, 24 vector instructions for 192 products; at three a clock (Zen
+ * 3, measured) that bounds it to 24 products a clock, against 16 of f32 FMA. Fewer rows, or rows longer than WIDE_K: 3
+ * rows x 16 columns, widened on the way. */
 #include "blocking.h"
 #include "gemm_u8s8.h"
 #include <immintrin.h>
@@ -43,8 +43,8 @@ static void widen_columns(const int8_t *w, int64_t quads, int16_t *to)
     }
 }
 
-static inline __attribute__((always_inline)) void wide_tile(const int16_t *x, const int16_t *w, int64_t quads, const int rows,
-                                                            int32_t *sums)
+static inline __attribute__((always_inline)) void wide_tile(const int16_t *x, const int16_t *w, int64_t quads,
+                                                            const int rows, int32_t *sums)
 {
     __m256i acc[WIDE_ROWS][2];
 #pragma GCC unroll 16
@@ -71,7 +71,8 @@ static void wide_rows(const tb_gemm_u8s8_args *g, int64_t first, int64_t rows)
     for (int64_t j = 0; j < g->n; j += 8) {
         widen_columns(g->packed_w + j / 16 * quads * 64 + j % 16 * 4, quads, b.columns);
         int64_t r = 0;
-        for (; r + WIDE_ROWS <= rows; r += WIDE_ROWS) wide_tile(b.rows + r * WIDE_K, b.columns, quads, WIDE_ROWS, b.sums + 8 * r);
+        for (; r + WIDE_ROWS <= rows; r += WIDE_ROWS)
+            wide_tile(b.rows + r * WIDE_K, b.columns, quads, WIDE_ROWS, b.sums + 8 * r);
         for (; r + 2 <= rows; r += 2) wide_tile(b.rows + r * WIDE_K, b.columns, quads, 2, b.sums + 8 * r);
         if (r < rows) wide_tile(b.rows + r * WIDE_K, b.columns, quads, 1, b.sums + 8 * r);
         for (r = 0; r < rows; r++) u8s8_store_row(g, first + r, j, 8, b.sums + 8 * r);

@@ -136,7 +136,8 @@ static inline void block(runner *r, int64_t index)
     r->blocked = true;
     w->blocked++;
     while (!ended(w) && !may_go(r)) {
-        if (!w->o.only_deadline && nothing_can_change(w)) end_all(w, STUCK, "nothing can end this wait", r->rank, index);
+        if (!w->o.only_deadline && nothing_can_change(w))
+            end_all(w, STUCK, "nothing can end this wait", r->rank, index);
         else if (pthread_cond_timedwait(&r->wake, &w->lock, &until) != 0 && !may_go(r))
             end_all(w, STUCK, "deadline passed", r->rank, index);
     }
@@ -269,7 +270,10 @@ static inline void post_message(const step *t, posted *p)
         wrong(t, "this rank has no such stage");
         return;
     }
-    int which = t->a->kind == TB_SEND_F ? OUT : t->a->kind == TB_SEND_B ? GRAD_IN : t->a->kind == TB_RECV_F ? IN : GRAD_OUT;
+    int which = t->a->kind == TB_SEND_F   ? OUT
+                : t->a->kind == TB_SEND_B ? GRAD_IN
+                : t->a->kind == TB_RECV_F ? IN
+                                          : GRAD_OUT;
     int edge = t->a->kind == TB_SEND_F || t->a->kind == TB_RECV_B ? s + 1 : s;
     if (send) look(t, which, s);
     else put(t, which, s, edge > 0 && edge < w->s->stages ? w->bytes[edge].input : 8, 0);
@@ -351,7 +355,8 @@ static inline void *run_list(void *arg)
         }
     }
     w->live--;
-    if (!w->o.only_deadline && nothing_can_change(w)) end_all(w, STUCK, "nothing can end the others' waits", r->rank, list->n);
+    if (!w->o.only_deadline && nothing_can_change(w))
+        end_all(w, STUCK, "nothing can end the others' waits", r->rank, list->n);
     pthread_mutex_unlock(&w->lock);
     return NULL;
 }
@@ -373,7 +378,7 @@ static inline void world_open(world *w)
         w->heaps[r] = tb_heap_create();
         w->done[r] = calloc((size_t)s->lists[r].n + 1, sizeof *w->done[r]);
         for (int k = 0; k <= (int)w->o.streams; k++)
-            w->runners[w->n_runners++] = (runner){ .w = w, .rank = r, .stream = w->o.streams ? k : -1, .waits_for = -1 };
+            w->runners[w->n_runners++] = (runner){.w = w, .rank = r, .stream = w->o.streams ? k : -1, .waits_for = -1};
     }
     w->live = w->n_runners;
 }

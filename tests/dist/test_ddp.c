@@ -70,7 +70,8 @@ static void train(rank_job *j, const tb_model *m, tb_optim *o, tb_ddp *d)
         for (int micro = 0; micro < j->s->micro_batches; micro++) {
             tb_scope *scope = tb_scope_open();
             tb_ddp_begin(d, micro + 1 == j->s->micro_batches);
-            assert_ok(tb_backward((j->s->model == tied_gpt ? text_loss : image_loss)(m, step, micro, j->rank * rows, rows)));
+            assert_ok(
+                tb_backward((j->s->model == tied_gpt ? text_loss : image_loss)(m, step, micro, j->rank * rows, rows)));
             tb_scope_close(scope);
         }
         if (j->s->fused) {
@@ -98,7 +99,8 @@ static void *run_rank(void *arg)
     assert_ok(tb_comm_open(j->s->ranks > 1 ? backend : "self", j->rank, j->s->ranks, &j->id, NULL, &c));
     assert_ok(tb_model_create(j->s->model, TB_F32, &m));
     assert_ok(tb_optim_create(tb_model_params(m), &optim, &o));
-    assert_ok(tb_ddp_create(&(tb_ddp_config){tb_model_params(m), c, j->s->bucket_bytes, j->s->fused ? &optim : NULL}, &d));
+    assert_ok(
+        tb_ddp_create(&(tb_ddp_config){tb_model_params(m), c, j->s->bucket_bytes, j->s->fused ? &optim : NULL}, &d));
     train(j, m, o, d);
     if (j->s->fused) j->state_bytes = tb_ddp_state_bytes(d);
     j->buckets = tb_ddp_buckets(d);
@@ -154,7 +156,8 @@ static void a_tied_head_has_the_bits_of_one_rank(void **state)
     (void)run((setting){.ranks = 1, .micro_batches = 1, .bucket_bytes = 0, .model = tied_gpt}, one);
     for (int ranks = 1; ranks <= 4; ranks *= 2)
         for (int i = 0; i < 2; i++) {
-            (void)run((setting){.ranks = ranks, .micro_batches = 1, .bucket_bytes = i ? 1 : 1 << 20, .model = tied_gpt}, many);
+            (void)run((setting){.ranks = ranks, .micro_batches = 1, .bucket_bytes = i ? 1 : 1 << 20, .model = tied_gpt},
+                      many);
             assert_string_equal(many, one);
         }
 }

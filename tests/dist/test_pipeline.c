@@ -93,9 +93,18 @@ static void run_rank(rank_job *r)
     if (r->j->ranks > 1) assert_ok(tb_comm_open("thread", r->rank, r->j->ranks, &r->id, NULL, &comm));
     assert_ok(tb_model_create_part(r->j->model, TB_F32, holds, r, &model));
     assert_ok(tb_params_make_arena(tb_model_params(model), false));
-    assert_ok(tb_optim_create(tb_model_params(model), &(tb_optim_config){TB_OPTIM_ADAMW, .rate = 0.01, .decay = 0.1}, &optim));
-    assert_ok(tb_pipeline_create(&(tb_pipeline_config){.schedule = r->schedule, .model = model, .cuts = r->cuts, .rows = ROWS,
-                                 .time = TIME, .recompute = r->j->recompute, .source = source_of(r->j), .optim = optim, .comm = comm}, &p));
+    assert_ok(tb_optim_create(tb_model_params(model), &(tb_optim_config){TB_OPTIM_ADAMW, .rate = 0.01, .decay = 0.1},
+                              &optim));
+    assert_ok(tb_pipeline_create(&(tb_pipeline_config){.schedule = r->schedule,
+                                                       .model = model,
+                                                       .cuts = r->cuts,
+                                                       .rows = ROWS,
+                                                       .time = TIME,
+                                                       .recompute = r->j->recompute,
+                                                       .source = source_of(r->j),
+                                                       .optim = optim,
+                                                       .comm = comm},
+                                 &p));
     double value;
     for (int i = 0; i < STEPS; i++) assert_ok(tb_pipeline_step(p, &value));
     tb_pipeline_get_memory(p, &r->out->memory[r->rank]);
@@ -162,7 +171,8 @@ static const job arrangements[] = {
     {"interleaved_1f1b", spec, 2, 2, 8, false}, {"interleaved_1f1b", spec, 2, 4, 8, false},
     {"interleaved_1f1b", spec, 4, 2, 8, false}, {"interleaved_1f1b", spec, 4, 2, 8, true},
     {"1f1b", relu_spec, 4, 1, 8, false},        {"zb_h1", relu_spec, 4, 1, 8, false},
-    {"gpipe", gpt_spec, 2, 1, 4, false},        {"1f1b", gpt_spec, 4, 1, 4, true},       {"zb_h1", gpt_spec, 2, 1, 4, false},
+    {"gpipe", gpt_spec, 2, 1, 4, false},        {"1f1b", gpt_spec, 4, 1, 4, true},
+    {"zb_h1", gpt_spec, 2, 1, 4, false},
     {"zb_h1", gpt_spec, 4, 1, 4, false},        {"interleaved_1f1b", gpt_spec, 2, 2, 4, false},
 };
 enum { ARRANGEMENTS = sizeof arrangements / sizeof arrangements[0] };
@@ -176,12 +186,14 @@ static void plain_accumulation(const job *j, char hash[65], double *value)
     assert_ok(tb_ctx_create(&(tb_ctx_config){.seed = 5}, &ctx));
     tb_ctx_enter(ctx);
     assert_ok(tb_model_create(j->model, TB_F32, &model));
-    assert_ok(tb_optim_create(tb_model_params(model), &(tb_optim_config){TB_OPTIM_ADAMW, .rate = 0.01, .decay = 0.1}, &optim));
+    assert_ok(tb_optim_create(tb_model_params(model), &(tb_optim_config){TB_OPTIM_ADAMW, .rate = 0.01, .decay = 0.1},
+                              &optim));
     for (int step = 0; step < STEPS; step++) {
         float sum = 0, part;
         for (int m = 0; m < j->microbatches; m++) {
             tb_scope *scope = tb_scope_open();
-            tb_tensor *l = loss((void *)(uintptr_t)j, step, m, tb_model_forward(model, input((void *)(uintptr_t)j, step, m)));
+            tb_tensor *l =
+                loss((void *)(uintptr_t)j, step, m, tb_model_forward(model, input((void *)(uintptr_t)j, step, m)));
             assert_ok(tb_backward(l));
             assert_ok(tb_item_f32(l, &part));
             sum += part;
@@ -229,7 +241,8 @@ static void predict(const job *j, tb_rank_peak *peaks, tb_stage_bytes *bytes)
     tb_ctx_enter(ctx);
     assert_ok(tb_model_create(j->model, TB_F32, &model));
     assert_ok(tb_params_make_arena(tb_model_params(model), false));
-    assert_ok(tb_pipeline_stage_bytes(&(tb_pipeline_config){.schedule = s, .model = model, .cuts = cuts, .rows = ROWS, .time = TIME,
+    assert_ok(tb_pipeline_stage_bytes(&(tb_pipeline_config){.schedule = s, .model = model, .cuts = cuts, .rows = ROWS,
+                                                            .time = TIME,
                                       .recompute = j->recompute, .source = source_of(j)}, bytes));
     tb_schedule_peaks(s, bytes, peaks);
     tb_model_destroy(model);

@@ -179,7 +179,9 @@ static void refuses_what_does_not_exist(void **state)
     assert_int_equal(try_make("gpipe", 2, 2, 2, &s), TB_ERR_INVALID);
     assert_int_equal(try_make("gpipe", 0, 2, 1, &s), TB_ERR_INVALID);
     assert_int_equal(try_make("gpipe", 2, 0, 1, &s), TB_ERR_INVALID);
-    assert_int_equal(tb_schedule_make("gpipe", &(tb_schedule_config){ .ranks = 2, .microbatches = 2, .f_ticks = 1001 }, &s), TB_ERR_INVALID);
+    assert_int_equal(
+        tb_schedule_make("gpipe", &(tb_schedule_config){.ranks = 2, .microbatches = 2, .f_ticks = 1001}, &s),
+        TB_ERR_INVALID);
     assert_int_equal(try_make("interleaved_1f1b", 4096, 4096, 17, &s), TB_ERR_INVALID);
 }
 

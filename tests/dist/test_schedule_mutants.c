@@ -15,7 +15,8 @@ static const int64_t second = 1000000000;
 static void fill_bytes(const tb_schedule *s, tb_stage_bytes *bytes)
 {
     for (int i = 0; i < s->stages; i++)
-        bytes[i] = (tb_stage_bytes){ .act = 512 + 8 * i, .deferred = 64 + 8 * (i % 3), .input = i ? 32 + 8 * (i % 5) : 0 };
+        bytes[i] =
+            (tb_stage_bytes){.act = 512 + 8 * i, .deferred = 64 + 8 * (i % 3), .input = i ? 32 + 8 * (i % 5) : 0};
 }
 
 /* Runs it, compares with the checker; true: valid. */
@@ -148,9 +149,10 @@ static void deadlock_is_found_by_the_deadline_too(void **state)
     assert_int_equal(tb_schedule_parse(text, sizeof text - 1, &s), TB_OK);
     assert_int_equal(tb_schedule_check(s, &broken), TB_ERR_INVALID);
     assert_int_equal(broken, TB_RULE_DEADLOCK);
-    assert_string_equal(tb_error_message(),
-                        "schedule cross deadlocks: rank 0 at action 3, 0SEND_F1>1, waits for rank 1; rank 1 at action 3, "
-                        "1SEND_B0>0, waits for rank 0. Post opposite messages together, or in the same order on both ranks");
+    assert_string_equal(
+        tb_error_message(),
+        "schedule cross deadlocks: rank 0 at action 3, 0SEND_F1>1, waits for rank 1; rank 1 at action 3, "
+        "1SEND_B0>0, waits for rank 0. Post opposite messages together, or in the same order on both ranks");
     tb_stage_bytes bytes[2] = { { .act = 64, .deferred = 16 }, { .act = 64, .deferred = 16, .input = 16 } };
     for (int streams = 0; streams < 2; streams++) {
         rendezvous_result ran;

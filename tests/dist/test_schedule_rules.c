@@ -47,8 +47,10 @@ static void split_backward_counts_as_one(void **state)
 static void form(void **state)
 {
     (void)state;
-    expect(FIRST "rank 1: 0F0 1RECV_F0<0 1F0 1B0 1SEND_B0>0\n", TB_RULE_FORM, "rank 1, action 0, 0F0: the stage lives on");
-    expect(FIRST "rank 1: 1RECV_F0<1 1F0 1B0 1SEND_B0>0\n", TB_RULE_FORM, "1RECV_F0<1: its stage lives on another rank");
+    expect(FIRST "rank 1: 0F0 1RECV_F0<0 1F0 1B0 1SEND_B0>0\n", TB_RULE_FORM,
+           "rank 1, action 0, 0F0: the stage lives on");
+    expect(FIRST "rank 1: 1RECV_F0<1 1F0 1B0 1SEND_B0>0\n", TB_RULE_FORM,
+           "1RECV_F0<1: its stage lives on another rank");
     expect(FIRST "rank 1: 1RECV_F0<0 1F0 1SEND_F0>0 1B0\n", TB_RULE_FORM, "1SEND_F0>0: no other rank");
     expect(FIRST "rank 1: 1RECV_F0<0 [1F0 1B0] 1SEND_B0>0\n", TB_RULE_FORM, "1B0: only messages");
 }
@@ -87,11 +89,13 @@ static void matching(void **state)
 static void deadlock(void **state)
 {
     (void)state;
-    expect(FIRST "rank 1: 1RECV_F0<0 1F0 1RECV_F1<0 1B0 1F1 1B1 1SEND_B1>0 1SEND_B0>0 1REDUCE 1OPT\n", TB_RULE_MATCH, NULL);
+    expect(FIRST "rank 1: 1RECV_F0<0 1F0 1RECV_F1<0 1B0 1F1 1B1 1SEND_B1>0 1SEND_B0>0 1REDUCE 1OPT\n", TB_RULE_MATCH,
+           NULL);
     expect("rank 0: 0F0 0SEND_F0>1 0RECV_B0<1 0F1 0SEND_F1>1 0B0 0RECV_B1<1 0B1 0REDUCE 0OPT\n"
            "rank 1: 1RECV_F0<0 1F0 1RECV_F1<0 1B0 1SEND_B0>0 1F1 1B1 1SEND_B1>0 1REDUCE 1OPT\n",
-           TB_RULE_DEADLOCK, "rank 0 at action 2, 0RECV_B0<1, waits for rank 1; rank 1 at action 2, 1RECV_F1<0, waits for "
-                             "rank 0.");
+           TB_RULE_DEADLOCK,
+           "rank 0 at action 2, 0RECV_B0<1, waits for rank 1; rank 1 at action 2, 1RECV_F1<0, waits for "
+           "rank 0.");
 }
 
 /* Ranks 0 and 1 wait for each other; 2 and 3 wait in the same chain but are not the cause. */
@@ -123,7 +127,8 @@ static void order(void **state)
 static void update(void **state)
 {
     (void)state;
-    expect(FIRST "rank 1: 1RECV_F0<0 1F0 1B0 1REDUCE\n", TB_RULE_UPDATE, "1REDUCE: weight gradients of the stage are still");
+    expect(FIRST "rank 1: 1RECV_F0<0 1F0 1B0 1REDUCE\n", TB_RULE_UPDATE,
+           "1REDUCE: weight gradients of the stage are still");
     expect(FIRST "rank 1: 1RECV_F0<0 1F0 1B0 1OPT\n", TB_RULE_UPDATE, "1OPT: the stage has not been reduced");
     expect(FIRST "rank 1: 1RECV_F0<0 1F0 1B0 [1SEND_B0>0 1RECV_F1<0] 1F1 1B1 1SEND_B1>0 1REDUCE\n", TB_RULE_UPDATE,
            "rank 1 lacks OPT of stage 1");

@@ -27,7 +27,8 @@ enum { CASES = sizeof cases / sizeof *cases, MAX_KERNELS = 8 };
 
 static tb_conv_args args_of(const conv_case *c)
 {
-    tb_conv_args a = {.n = c->n, .c = c->c, .h = c->h, .w = c->w, .o = c->o, .kh = c->kh, .kw = c->kw, .groups = c->groups,
+    tb_conv_args a = {.n = c->n, .c = c->c, .h = c->h, .w = c->w, .o = c->o, .kh = c->kh, .kw = c->kw,
+                      .groups = c->groups,
                       .tree = 1};
     for (int d = 0; d < 2; d++) a.stride[d] = c->stride[d], a.pad[d] = c->pad[d], a.dilation[d] = c->dilation[d];
     a.oh = (c->h + 2 * c->pad[0] - c->dilation[0] * (c->kh - 1) - 1) / c->stride[0] + 1;
@@ -107,8 +108,8 @@ static both dw_of(const tb_conv_args *a, int64_t o, int64_t c, int64_t kh, int64
     return (both){part[0], sum};
 }
 
-static void compare(const tb_kernel *k, int which, int64_t at, float got, both want, float before, const tb_conv_args *a,
-                    double bias, float residual)
+static void compare(const tb_kernel *k, int which, int64_t at, float got, both want, float before,
+                    const tb_conv_args *a, double bias, float residual)
 {
     float exact = want.chain;
     if (a->accumulate) exact = before + exact;
@@ -116,7 +117,8 @@ static void compare(const tb_kernel *k, int which, int64_t at, float got, both w
     if (a->residual) exact += residual;
     if (a->act == TB_ACT_RELU && exact < 0) exact = 0;
     if (memcmp(&exact, &got, sizeof got) != 0 && !(exact == 0 && got == 0))
-        fail_msg("%s, case %d: element %lld is %.9g, must be %.9g", k->name, which, (long long)at, (double)got, (double)exact);
+        fail_msg("%s, case %d: element %lld is %.9g, must be %.9g", k->name, which, (long long)at, (double)got,
+                 (double)exact);
     assert_near(k, "chain", at, (double)want.chain, want.sum, 1e-4, 0);
 }
 

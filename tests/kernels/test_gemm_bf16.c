@@ -119,8 +119,9 @@ static void several_passes_over_k(void **state)
     for (int q = 0; q < n_kernels; q++)
         for (int tree = 1; tree <= 8; tree *= 8)
             for (int transposed = 0; transposed < 2; transposed++)
-                check(kernels[q], 30, 70, 1301, &(layout){.a_transposed = transposed, .b_transposed = transposed, .tree = tree,
-                                                         .threads = 1}, *state);
+                check(kernels[q], 30, 70, 1301,
+                      &(layout){.a_transposed = transposed, .b_transposed = transposed, .tree = tree, .threads = 1},
+                      *state);
 }
 
 static void what_is_not_a_number_stays_in_its_row(void **state)
@@ -130,7 +131,8 @@ static void what_is_not_a_number_stays_in_its_row(void **state)
     (void)state;
     for (int q = 0; q < n_kernels; q++) {
         const tb_kernel *k = kernels[q];
-        tb_gemm_args g = {.m = 3, .n = 20, .k = 6, .a_row = 6, .a_col = 1, .b_row = 20, .b_col = 1, .c_row = 20, .tree = 1,
+        tb_gemm_args g = {.m = 3, .n = 20, .k = 6, .a_row = 6, .a_col = 1, .b_row = 20, .b_col = 1, .c_row = 20,
+                          .tree = 1,
                           .a = numbers(k, 18, 1), .b = numbers(k, 120, 2), .c = numbers(k, 60, 4)};
         float *wide = (float *)(uintptr_t)g.a;
         uint16_t *half = (uint16_t *)(uintptr_t)g.a;

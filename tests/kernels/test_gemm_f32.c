@@ -112,11 +112,17 @@ static void every_shape_and_layout_gives_the_canonical_bits(void **state)
             for (size_t j = 0; j < sizeof ns / sizeof *ns; j++)
                 for (size_t p = 0; p < sizeof ks / sizeof *ks; p++) {
                     uint32_t r = tb_random_u32(5, 1, draw++);
-                    layout l = {.a_transposed = r & 1, .b_transposed = r >> 1 & 1, .packed = (r >> 2 & 3) == 0,
-                                .accumulate = (r >> 4 & 3) == 0, .tree = 1 << (r >> 6 & 3), .threads = 1 + (r >> 8 & 1),
+                    layout l = {.a_transposed = r & 1,
+                                .b_transposed = r >> 1 & 1,
+                                .packed = (r >> 2 & 3) == 0,
+                                .accumulate = (r >> 4 & 3) == 0,
+                                .tree = 1 << (r >> 6 & 3),
+                                .threads = 1 + (r >> 8 & 1),
                                 .act = (r >> 9 & 1) ? (tb_epilogue_act)((r >> 10) % 5) : TB_ACT_NONE,
                                 .bias = (r >> 16 & 3) == 0,
-                                .residual = (r >> 20 & 3) == 0, .in_place = r >> 22 & 1, .c_gap = (r >> 18 & 3) == 0 ? 5 : 0};
+                                .residual = (r >> 20 & 3) == 0,
+                                .in_place = r >> 22 & 1,
+                                .c_gap = (r >> 18 & 3) == 0 ? 5 : 0};
                     check(kernels[q], ms[i], ns[j], ks[p], &l, pool);
                 }
 }

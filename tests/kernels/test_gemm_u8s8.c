@@ -21,12 +21,14 @@ static void check(const tb_kernel *kernel, int64_t m, int64_t n, int64_t k, bool
     float *scale = guarded((size_t)n * 4);
     void *c = guarded((size_t)(m * n) * (to_u8 ? 1 : 4));
     for (int64_t i = 0; i < m * k; i++) a[i] = (uint8_t)tb_random_below(1, 1, (uint64_t)i, 256) | (i % 3 ? 0 : 255);
-    for (int64_t i = 0; i < n * k; i++) w[i] = i % 5 ? (int8_t)((int)tb_random_below(1, 2, (uint64_t)i, 255) - 127) : 127;
+    for (int64_t i = 0; i < n * k; i++)
+        w[i] = i % 5 ? (int8_t)((int)tb_random_below(1, 2, (uint64_t)i, 255) - 127) : 127;
     for (int64_t j = 0; j < n; j++) {
         offset[j] = (int32_t)tb_random_below(1, 3, (uint64_t)j, 20000) - 10000;
         scale[j] = 1e-4f * (float)(1 + j % 7) * (k > 100 ? 0.01f : 1);
     }
-    tb_gemm_u8s8_args g = {.m = m, .n = n, .k = k, .a = a, .a_row = k, .packed_w = packed(w, n, k), .offset = offset, .scale = scale,
+    tb_gemm_u8s8_args g = {.m = m, .n = n, .k = k, .a = a, .a_row = k, .packed_w = packed(w, n, k), .offset = offset,
+                           .scale = scale,
                            .c = c, .c_row = n, .to_u8 = to_u8, .zero = 7, .low = to_u8 ? 7 : 0, .pool = pool};
     kernel->run(&g);
     for (int64_t i = 0; i < m; i++)
@@ -36,7 +38,9 @@ static void check(const tb_kernel *kernel, int64_t m, int64_t n, int64_t k, bool
             float y = (float)sum * scale[j], r = rintf(y) + 7;
             uint8_t u = (uint8_t)(r < 7 ? 7 : r > 255 ? 255 : r);
             bool same = to_u8 ? ((uint8_t *)c)[i * n + j] == u : ((float *)c)[i * n + j] == y;
-            if (!same) fail_msg("%s: %lldx%lldx%lld differs at (%lld, %lld)", kernel->name, (long long)m, (long long)k, (long long)n, (long long)i, (long long)j);
+            if (!same)
+                fail_msg("%s: %lldx%lldx%lld differs at (%lld, %lld)", kernel->name, (long long)m, (long long)k,
+                         (long long)n, (long long)i, (long long)j);
         }
     guarded_free_all();
 }
@@ -44,8 +48,8 @@ static void check(const tb_kernel *kernel, int64_t m, int64_t n, int64_t k, bool
 static void products_are_exact_around_every_tile_edge(void **state)
 {
     (void)state;
-    static const int64_t ms[] = {1, 2, 3, 4, 6, 7, 8, 12, 13, 14, 15, 17, 29, 53}, ns[] = {1, 15, 16, 17, 33, 64, 65, 143},
-                         ks[] = {1, 3, 4, 5, 64, 131, 1024, 1025};
+    static const int64_t ms[] = {1, 2, 3, 4, 6, 7, 8, 12, 13, 14, 15, 17, 29, 53},
+                         ns[] = {1, 15, 16, 17, 33, 64, 65, 143}, ks[] = {1, 3, 4, 5, 64, 131, 1024, 1025};
     const tb_kernel *kernels[8];
     int count = kernel_test_find("gemm_u8s8", TB_I8, kernels, 8);
     assert_true(count >= 2);

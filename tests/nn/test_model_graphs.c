@@ -81,7 +81,8 @@ static void check_model(tb_ctx *ctx, const char *spec, bool strict)
                       plan.planned_bytes, plan.bound_bytes, plan.naive_bytes);
         assert_int_equal(after.requests, before.requests);
         if (strict) assert_memory_equal(eager, compiled, tb_tensor_bytes(y));
-        else assert_close((const float *)(const void *)eager, (const float *)(const void *)compiled, tb_tensor_numel(y));
+        else
+            assert_close((const float *)(const void *)eager, (const float *)(const void *)compiled, tb_tensor_numel(y));
         assert_true((double)plan.planned_bytes <= 1.15 * (double)plan.bound_bytes);
         tb_scope_close(scope);
     }

@@ -17,7 +17,8 @@ static tb_tensor *forward(void *arg, int n, tb_tensor *const *in)
 static tb_graph *capture(tb_model *m)
 {
     tb_graph *g;
-    assert_ok(tb_capture("gpt", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_I32, 2, {-1, CONTEXT}}, forward, m, &g));
+    assert_ok(tb_capture("gpt", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_I32, 2, {-1, CONTEXT}},
+                         forward, m, &g));
     return g;
 }
 

@@ -12,7 +12,8 @@ static tb_tensor *random_tensor(const char *name, int rank, const int64_t *dims,
     float x[HIDDEN * HIDDEN];
     int64_t n = 1;
     for (int i = 0; i < rank; i++) n *= dims[i];
-    for (int64_t i = 0; i < n; i++) x[i] = (float)(size * tb_random_normal(2, (uint64_t)name[0] * 256 + (uint64_t)name[1], (uint64_t)i));
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (float)(size * tb_random_normal(2, (uint64_t)name[0] * 256 + (uint64_t)name[1], (uint64_t)i));
     tb_tensor *t = tb_tensor_from(TB_F32, rank, dims, x);
     tb_tensor_set_name(t, name);
     return t;
@@ -29,7 +30,8 @@ static tb_tensor *forward(void *arg, int n, tb_tensor *const *in)
 static tb_graph *capture(tb_tensor **p)
 {
     tb_graph *g;
-    assert_ok(tb_capture("net", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_F32, 2, {-1, IN}}, forward, p, &g));
+    assert_ok(
+        tb_capture("net", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_F32, 2, {-1, IN}}, forward, p, &g));
     return g;
 }
 
@@ -63,8 +65,9 @@ static double sqnr(const float *y, const float *exact, int n)
 static void integers_stay_close_and_agree_between_isas(void **state)
 {
     (void)state;
-    tb_tensor *p[4] = {random_tensor("w1", 2, (int64_t[]){HIDDEN, IN}, 0.2), random_tensor("b1", 1, (int64_t[]){HIDDEN}, 0.5),
-                       random_tensor("w2", 2, (int64_t[]){OUT, HIDDEN}, 0.2), random_tensor("b2", 1, (int64_t[]){OUT}, 0.5)};
+    tb_tensor *p[4] = {
+        random_tensor("w1", 2, (int64_t[]){HIDDEN, IN}, 0.2), random_tensor("b1", 1, (int64_t[]){HIDDEN}, 0.5),
+        random_tensor("w2", 2, (int64_t[]){OUT, HIDDEN}, 0.2), random_tensor("b2", 1, (int64_t[]){OUT}, 0.5)};
     static float x[ROWS * IN], exact[ROWS * OUT], first[ROWS * OUT], y[ROWS * OUT];
     tb_ranges ranges;
     tb_quant_report report;
@@ -119,8 +122,9 @@ static tb_graph *capture_images(tb_tensor **p)
 
 static void a_convolutional_network_stays_in_integers(void **state)
 {
-    tb_tensor *p[4] = {random_tensor("w1", 4, (int64_t[]){20, 2, 3, 3}, 0.2), random_tensor("b1", 1, (int64_t[]){20}, 0.5),
-                       random_tensor("w2", 4, (int64_t[]){7, 20, 3, 3}, 0.1), random_tensor("w3", 2, (int64_t[]){OUT, 7 * 16}, 0.2)};
+    tb_tensor *p[4] = {
+        random_tensor("w1", 4, (int64_t[]){20, 2, 3, 3}, 0.2), random_tensor("b1", 1, (int64_t[]){20}, 0.5),
+        random_tensor("w2", 4, (int64_t[]){7, 20, 3, 3}, 0.1), random_tensor("w3", 2, (int64_t[]){OUT, 7 * 16}, 0.2)};
     static uint8_t x[IMAGES * PIXELS];
     static float exact[IMAGES * OUT], first[IMAGES * OUT], y[IMAGES * OUT];
     static const char *const nodes[] = {"u8[N, 12, 12, 20] = conv2d_u8s8(", "u8[N, 6, 6, 20] = max_pool2d_u8(",
@@ -139,7 +143,8 @@ static void a_convolutional_network_stays_in_integers(void **state)
         assert_near(report.int8_macs / report.macs, 1, 0);
         tb_text text = {0};
         tb_graph_dump(g, &text);
-        for (size_t i = 0; i < sizeof nodes / sizeof nodes[0]; i++) assert_non_null(strstr(tb_text_str(&text), nodes[i]));
+        for (size_t i = 0; i < sizeof nodes / sizeof nodes[0]; i++)
+            assert_non_null(strstr(tb_text_str(&text), nodes[i]));
         for (size_t i = 0; i < sizeof gone / sizeof gone[0]; i++) assert_null(strstr(tb_text_str(&text), gone[i]));
         tb_text_free(&text);
         assert_ok(tb_ctx_create(&(tb_ctx_config){0}, &ctx));
@@ -282,7 +287,8 @@ static void a_convolution_between_f32_images_stays_f32(void **state)
 static void other_graphs_are_refused(void **state)
 {
     (void)state;
-    tb_tensor *p[4] = {random_tensor("w1", 2, (int64_t[]){HIDDEN, IN}, 1), NULL, random_tensor("w2", 2, (int64_t[]){OUT, HIDDEN}, 1), NULL};
+    tb_tensor *p[4] = {random_tensor("w1", 2, (int64_t[]){HIDDEN, IN}, 1), NULL,
+                       random_tensor("w2", 2, (int64_t[]){OUT, HIDDEN}, 1), NULL};
     tb_graph *g = capture(p);
     tb_ranges ranges;
     tb_quant_report report;

@@ -25,7 +25,8 @@ static inline void step_logits(const float *tokens, int n, float *logits)
     for (int v = 0; v < STEP_VOCAB; v++) logits[v] = (float)tb_random_normal(hash, 5, (uint64_t)v);
 }
 
-static inline tb_status step_run(const tb_serve_model *model, int n, const void *const *in, void *const *out, void *scratch)
+static inline tb_status step_run(const tb_serve_model *model, int n, const void *const *in, void *const *out,
+                                 void *scratch)
 {
     const step_model *m = (const step_model *)(const void *)model;
     size_t row = (size_t)m->capacity;

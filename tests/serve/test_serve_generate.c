@@ -323,7 +323,8 @@ static void the_queue_is_bounded(void **state)
     l.max_batch = 1;
     live_start_with(&l, &config);
     wait_ready(&l);
-    snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: t\r\nContent-Length: %zu\r\n\r\n%s", path, strlen(body), body);
+    snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: t\r\nContent-Length: %zu\r\n\r\n%s", path, strlen(body),
+             body);
     for (int i = 0; i < 4; i++) {
         assert_true(send_all(fd[i] = dial(&l), head, strlen(head)));
         usleep(5000);
