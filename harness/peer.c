@@ -2,9 +2,12 @@
 #include "peer.h"
 #include "experiment.h"
 #include "tb_alloc.h"
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +16,7 @@ enum { MOST_ARGS = 16 };
 struct tb_peer {
     pid_t pid;
     FILE *ask, *answer;
+    bool rests;
     char script[64];
 };
 
@@ -25,6 +29,7 @@ static tb_status spawn(tb_peer *p, const char *path, char *const *args)
     p->pid = fork();
     if (p->pid < 0) return TB_FAIL(TB_ERR_IO, "peer %s: no process", p->script);
     if (p->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* one at rest would not notice that its input ended */
         dup2(in[0], 0);
         dup2(out[1], 1);
         close(in[1]);
@@ -62,9 +67,18 @@ tb_status tb_peer_start(const char *script, char *const *args, tb_peer **out, ch
     return st;
 }
 
+void tb_peer_rest(tb_peer *p) { p->rests = kill(p->pid, SIGSTOP) == 0; }
+
+static void wake(tb_peer *p)
+{
+    if (p->rests) kill(p->pid, SIGCONT);
+    p->rests = false;
+}
+
 static tb_status ask(tb_peer *p, const char *question, double *ms)
 {
     char line[128];
+    wake(p);
     if (fputs(question, p->ask) < 0 || fflush(p->ask) != 0 || !fgets(line, sizeof line, p->answer)) return ended(p);
     *ms = strtod(line, NULL);
     return *ms > 0 ? TB_OK : TB_FAIL(TB_ERR_PARSE, "peer %s: '%s' is no time", p->script, line);
@@ -84,6 +98,7 @@ pid_t tb_peer_pid(const tb_peer *p) { return p->pid; }
 void tb_peer_stop(tb_peer *p)
 {
     if (!p) return;
+    wake(p);
     if (p->ask) fclose(p->ask);
     if (p->answer) fclose(p->answer);
     if (p->pid > 0) waitpid(p->pid, NULL, 0);

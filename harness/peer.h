@@ -13,5 +13,8 @@ TB_MUST_USE tb_status tb_peer_start(const char *script, char *const *args, tb_pe
 TB_MUST_USE tb_status tb_peer_iterate(tb_peer *p, double *ms);
 /* The same for a peer that reads from the line how many iterations to time together. */
 TB_MUST_USE tb_status tb_peer_repeat(tb_peer *p, int64_t times, double *ms);
+/* Holds all its threads still until it is asked again: a pool that spins between calls takes cores from what is timed
+ * meanwhile. */
+void tb_peer_rest(tb_peer *p);
 pid_t tb_peer_pid(const tb_peer *p);
 void tb_peer_stop(tb_peer *p); /* waits for its end; NULL is accepted */

@@ -3,9 +3,9 @@
  * are compared on the whole test set: e0 and e1 must have the same bits, e2 the same logits (batch norm in
  * the weights rounds otherwise), e3 is judged by its accuracy.
  *
- * `peer: torch` adds PyTorch's eager run of the same weights on the same images as one more column of every
- * iteration. A speed-up over a slow baseline is worth nothing: where e0 is slower than the peer the launch is
- * invalid. A peer that cannot be had leaves its column empty, and says so. */
+ * `peers` adds other engines that run the same weights on the same rows, each a process and one more column of every
+ * iteration. A speed-up over a slow baseline is worth nothing: where e0 is slower than PyTorch's eager run the launch
+ * is invalid. A peer that cannot be had leaves its column empty, and says so. */
 #include "arms.h"
 #include "peer.h"
 #include "tb_alloc.h"
@@ -34,7 +34,7 @@ static const tb_key keys[] = {
     {"weights", TB_KEY_STR, "", 0, 0, NULL, "",
      "file, from the folder of experiments/ up, that the first point trains and the others read; empty: "
      "train at every launch"},
-    {"peer", TB_KEY_CHOICE, "", 0, 0, "none|torch", "none", "another engine that runs the same model beside"},
+    {"peers", TB_KEY_STR, "", 0, 0, NULL, "", "other engines beside: torch, torch-best, torch-int8, ort, ort-int8"},
 };
 
 #define RATIO .kind = "ratio", .scope = "", .statistic = "median", .margin = 0.05
@@ -50,38 +50,89 @@ static const tb_metric metrics[] = {
     {.name = "peer_us", .unit = "us", .dir = "none", .reduce = "max", RATIO},
     {.name = "e0_over_peer", .unit = "", .dir = "higher", .reduce = "min", RATIO},
     {.name = "e3_over_peer", .unit = "", .dir = "higher", .reduce = "min", RATIO},
+    {.name = "torch_best_us", .unit = "us", .dir = "none", .reduce = "max", RATIO},
+    {.name = "e2_over_torch_best", .unit = "", .dir = "higher", .reduce = "min", RATIO},
+    {.name = "torch_int8_us", .unit = "us", .dir = "none", .reduce = "max", RATIO},
+    {.name = "e3_over_torch_int8", .unit = "", .dir = "higher", .reduce = "min", RATIO},
+    {.name = "ort_us", .unit = "us", .dir = "none", .reduce = "max", RATIO},
+    {.name = "e2_over_ort", .unit = "", .dir = "higher", .reduce = "min", RATIO},
+    {.name = "ort_int8_us", .unit = "us", .dir = "none", .reduce = "max", RATIO},
+    {.name = "e3_over_ort_int8", .unit = "", .dir = "higher", .reduce = "min", RATIO},
 };
+
+/* The peers, each with the arm that does what it does. The first guards the baseline. */
+static const struct {
+    const char *name, *script, *form, *fact, *time;
+    int arm;
+    const char *ratio; /* its time over the arm's */
+} peers[] = {
+    {"torch", "torch_infer.py", "eager", "peer/torch", "peer_us", 3, "e3_over_peer"},
+    {"torch-best", "torch_infer.py", "best", "peer/torch-best", "torch_best_us", 2, "e2_over_torch_best"},
+    {"torch-int8", "torch_infer.py", "int8", "peer/torch-int8", "torch_int8_us", 3, "e3_over_torch_int8"},
+    {"ort", "ort_infer.py", "f32", "peer/ort", "ort_us", 2, "e2_over_ort"},
+    {"ort-int8", "ort_infer.py", "int8", "peer/ort-int8", "ort_int8_us", 3, "e3_over_ort_int8"},
+};
+enum { PEERS = sizeof peers / sizeof peers[0] };
 
 typedef struct infer_state {
     tb_ctx *ctx;
     tb_arms *arms;
-    tb_peer *peer; /* NULL: none asked for, or none to be had */
-    double *peer_over_e0; /* of the iterations, for the median */
+    tb_peer *peers[PEERS]; /* NULL: not asked for, or not to be had */
+    double *e0_over_torch; /* of the iterations, for the median */
     int64_t iteration, room;
 } infer_state;
 
 static void show_training(void *arg, int64_t step, int64_t steps) { tb_run_phase(arg, "training", step, steps); }
 
-/* Weights and images go over in a file that is gone when the peer has read it. */
-static tb_status start_peer(const tb_run *run, infer_state *s)
+/* `names` with commas between them, as bits of `asked`. */
+static tb_status parse_peers(const char *names, bool asked[PEERS])
 {
-    char path[] = "/tmp/tb_infer_XXXXXX", rows[32], threads[32], version[64];
-    int fd = mkstemp(path);
-    if (fd < 0) return TB_FAIL(TB_ERR_IO, "infer: cannot make a file in /tmp for the peer");
-    close(fd);
-    tb_status st = tb_arms_save(s->arms, path);
+    for (const char *at = names; *at;) {
+        size_t n = strcspn(at, ",");
+        int i = 0;
+        while (i < PEERS && !(strlen(peers[i].name) == n && strncmp(peers[i].name, at, n) == 0)) i++;
+        if (i == PEERS)
+            return TB_FAIL(TB_ERR_CONFIG, "infer: no peer '%.*s' in params.peers; there are torch, torch-best, "
+                           "torch-int8, ort, ort-int8, with commas between them", (int)n, at);
+        asked[i] = true;
+        at += n + (at[n] == ',');
+    }
+    return TB_OK;
+}
+
+static void start_peer(const tb_run *run, infer_state *s, int i, char *path)
+{
+    char rows[32], threads[32], version[64];
     snprintf(rows, sizeof rows, "%lld", (long long)tb_param_int(run, "batch"));
     snprintf(threads, sizeof threads, "%d", run->threads);
-    if (st == TB_OK &&
-        tb_peer_start("torch_infer.py", (char *[]){path, rows, threads, NULL}, &s->peer, version) != TB_OK) {
-        tb_log_write(TB_LOG_WARN, "no peer torch, its column stays empty: %s", tb_error_message());
+    char *args[] = {path, rows, threads, (char *)(uintptr_t)peers[i].form, NULL};
+    if (tb_peer_start(peers[i].script, args, &s->peers[i], version) == TB_OK) {
+        tb_peer_rest(s->peers[i]);
+    } else {
+        tb_log_write(TB_LOG_WARN, "no peer %s, its column stays empty: %s", peers[i].name, tb_error_message());
         tb_error_clear();
-        tb_peer_stop(s->peer);
-        s->peer = NULL;
+        tb_peer_stop(s->peers[i]);
+        s->peers[i] = NULL;
         snprintf(version, sizeof version, "none");
     }
+    tb_emit_fact(run, peers[i].fact, version);
+}
+
+/* Weights and images go over in a file that is gone when the peers have read it. */
+static tb_status start_peers(const tb_run *run, infer_state *s)
+{
+    char path[] = "/tmp/tb_infer_XXXXXX";
+    const char *names = tb_param_str(run, "peers");
+    bool asked[PEERS] = {false};
+    TB_TRY(parse_peers(names, asked));
+    if (!names[0]) return TB_OK;
+    int fd = mkstemp(path);
+    if (fd < 0) return TB_FAIL(TB_ERR_IO, "infer: cannot make a file in /tmp for the peers");
+    close(fd);
+    tb_status st = tb_arms_save(s->arms, path);
+    for (int i = 0; i < PEERS && st == TB_OK; i++)
+        if (asked[i]) start_peer(run, s, i, path);
     unlink(path);
-    if (st == TB_OK) tb_emit_fact(run, "peer/torch", version);
     return st;
 }
 
@@ -121,7 +172,7 @@ static tb_status setup(const tb_run *run, void **out)
     tb_emit_fact(run, "isa", tb_isa_name(tb_ctx_isa(s->ctx)));
     /* A peer inherits where this thread may run: all of the point's cores. Then each thread here gets one. */
     if (run->cores) TB_TRY(tb_topo_bind_thread(run->cores, run->n_cores));
-    if (strcmp(tb_param_str(run, "peer"), "torch") == 0) TB_TRY(start_peer(run, s));
+    TB_TRY(start_peers(run, s));
     return run->cores ? tb_pool_bind(tb_ctx_pool(s->ctx), run->cores, run->n_cores) : TB_OK;
 }
 
@@ -152,21 +203,34 @@ static tb_status check(const tb_run *run, void *state)
     return TB_OK;
 }
 
-static tb_status run_peer(const tb_run *run, infer_state *s, const double *us)
+static tb_status keep(infer_state *s, double e0_over_torch)
 {
-    double ms;
-    TB_TRY(tb_peer_iterate(s->peer, &ms));
     if (s->iteration == s->room) {
         int64_t room = s->room ? 2 * s->room : 1024;
-        double *more = tb_realloc(s->peer_over_e0, (size_t)room * sizeof *more);
+        double *more = tb_realloc(s->e0_over_torch, (size_t)room * sizeof *more);
         if (!more) return TB_ERR_OOM;
-        s->peer_over_e0 = more;
+        s->e0_over_torch = more;
         s->room = room;
     }
-    s->peer_over_e0[s->iteration] = us[0] / (ms * 1e3);
-    tb_emit_sample(run, "peer_us", s->iteration, ms * 1e3);
-    tb_emit_sample(run, "e0_over_peer", s->iteration, ms * 1e3 / us[0]);
-    tb_emit_sample(run, "e3_over_peer", s->iteration, ms * 1e3 / us[TB_ARMS - 1]);
+    s->e0_over_torch[s->iteration] = e0_over_torch;
+    return TB_OK;
+}
+
+/* One call of every peer, in an order that turns too; the others rest. */
+static tb_status run_peers(const tb_run *run, infer_state *s, const double *us)
+{
+    for (int turn = 0; turn < PEERS; turn++) {
+        int i = (int)((turn + s->iteration) % PEERS);
+        double ms;
+        if (!s->peers[i]) continue;
+        TB_TRY(tb_peer_iterate(s->peers[i], &ms));
+        tb_peer_rest(s->peers[i]);
+        tb_emit_sample(run, peers[i].time, s->iteration, ms * 1e3);
+        tb_emit_sample(run, peers[i].ratio, s->iteration, ms * 1e3 / us[peers[i].arm]);
+        if (i > 0) continue;
+        tb_emit_sample(run, "e0_over_peer", s->iteration, ms * 1e3 / us[0]);
+        TB_TRY(keep(s, us[0] / (ms * 1e3)));
+    }
     return TB_OK;
 }
 
@@ -186,7 +250,7 @@ static tb_status run_once(const tb_run *run, void *state)
     for (int arm = 0; arm < TB_ARMS; arm++) tb_emit_sample(run, time_names[arm], s->iteration, us[arm]);
     for (int arm = 1; arm < TB_ARMS; arm++) tb_emit_sample(run, ratio_names[arm], s->iteration, us[0] / us[arm]);
     tb_emit_sample(run, "e3_over_e2", s->iteration, us[2] / us[3]);
-    if (s->peer) TB_TRY(run_peer(run, s, us));
+    TB_TRY(run_peers(run, s, us));
     s->iteration++;
     return TB_OK;
 }
@@ -194,10 +258,10 @@ static tb_status run_once(const tb_run *run, void *state)
 static tb_status finish(const tb_run *run, void *state)
 {
     infer_state *s = state;
-    if (!s->peer || s->iteration == 0) return TB_OK;
-    tb_sort(s->peer_over_e0, s->iteration);
-    tb_emit_check(run, "baseline.slower_than_peer", "baseline", tb_median(s->peer_over_e0, s->iteration), 1,
-                  "eager execution takes longer than the peer's: speed-ups over it would flatter");
+    if (!s->peers[0] || s->iteration == 0) return TB_OK;
+    tb_sort(s->e0_over_torch, s->iteration);
+    tb_emit_check(run, "baseline.slower_than_peer", "baseline", tb_median(s->e0_over_torch, s->iteration), 1,
+                  "eager execution takes longer than PyTorch's: speed-ups over it would flatter");
     return TB_OK;
 }
 
@@ -205,8 +269,8 @@ static void teardown(void *state)
 {
     infer_state *s = state;
     if (!s) return;
-    tb_peer_stop(s->peer);
-    tb_free(s->peer_over_e0);
+    for (int i = 0; i < PEERS; i++) tb_peer_stop(s->peers[i]);
+    tb_free(s->e0_over_torch);
     tb_arms_destroy(s->arms);
     tb_ctx_destroy(s->ctx);
     tb_free(s);

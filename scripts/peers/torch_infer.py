@@ -1,11 +1,16 @@
 #!/usr/bin/python3
-"""PyTorch's eager inference as a peer of `tb run fused_int8`.
+"""PyTorch's inference as a peer of `tb run fused_int8`.
 
-torch_infer.py FILE ROWS THREADS reads weights, rows (u8 [n, bytes]) and logits (f32 [n, classes]; text: of every
-byte) from one safetensors file whose notes "scale" and "shift" say how pixels become numbers, and rebuilds the model
-that its note "model" names (one that is not here is an error). Where its own logits differ by more than 1e-4 of the
-largest it ends with status 1. Then it prints "ready VERSION,SETTINGS" (torch_tuned.py), and for every line it reads
-one with the milliseconds of a call on ROWS rows; an untimed call before it warms caches, which favours it."""
+torch_infer.py FILE ROWS THREADS [eager|best|int8] reads weights, rows (u8 [n, bytes]) and logits (f32 [n, classes];
+text: of every byte) from one safetensors file whose notes "scale" and "shift" say how pixels become numbers, and
+rebuilds the model that its note "model" names (one that is not here is an error). Where its own logits differ by more
+than 1e-4 of the largest it ends with status 1. Then it prints "ready VERSION,SETTINGS" (torch_tuned.py), and for
+every line it reads one with the milliseconds of a call on ROWS rows; an untimed call before it warms caches, which
+favours it.
+
+best: the fastest of eager, traced, frozen and optimize_for_inference, chosen by a timing here; its name ends SETTINGS.
+int8: PyTorch's own static INT8 (torch_deploy.py) of the models it is written for; SETTINGS state on how many of the
+rows the most likely class is that of f32."""
 import json
 import sys
 import time
@@ -15,6 +20,7 @@ import torch_tuned
 torch_tuned.tune(sys.argv[3])
 import numpy as np  # noqa: E402  (after the environment is set)
 import torch  # noqa: E402
+import torch_deploy  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 DTYPES = {"F32": np.float32, "U8": np.uint8}
@@ -44,7 +50,7 @@ class Weights:
 
     def conv_norm(self, name, x, stride=1, groups=1):
         w = self.of[name + ".conv.weight"]
-        x = F.conv2d(x, w, None, stride, w.shape[-1] // 2, 1, groups)
+        x = F.conv2d(x, w, None, stride, int(w.shape[-1]) // 2, 1, groups)
         mean, var, gamma, beta = (self.of[f"{name}.norm.{part}"]
                                   for part in ("running_mean", "running_var", "weight", "bias"))
         return F.batch_norm(x, mean, var, gamma, beta)
@@ -83,7 +89,7 @@ def resnet(w, x, options):
 def dscnn(w, x, options):
     x = F.relu(w.conv_norm("stem", x, 2))
     for i in range(int(options["layers"])):
-        x = F.relu(w.conv_norm(f"block.{i}.depthwise", x, groups=x.shape[1]))
+        x = F.relu(w.conv_norm(f"block.{i}.depthwise", x, groups=int(x.shape[1])))
         x = F.relu(w.conv_norm(f"block.{i}.pointwise", x))
     return w.linear("fc", x.mean((2, 3)))
 
@@ -128,7 +134,7 @@ class Model:
         self.options = dict(option.split("=") for option in options.split(",") if option)
         if kind not in MODELS or self.options.get("act", "relu") != "relu":
             sys.exit(f"torch_infer: no model '{notes['model']}' here; there are {', '.join(MODELS)}")
-        self.forward = MODELS[kind]
+        self.kind, self.forward = kind, MODELS[kind]
         self.weights = Weights({name: t for name, t in tensors.items() if name not in ("rows", "logits")})
         self.scale, self.shift = float(notes["scale"]), float(notes["shift"])
         self.is_text, self.side = kind == "gpt", int(tensors["rows"].shape[1] ** 0.5)
@@ -137,20 +143,46 @@ class Model:
         if self.is_text:
             logits = self.forward(self.weights, rows.int(), self.options)
             return logits.view(-1, logits.shape[-1])
-        x = rows.float() * self.scale - self.shift
-        return self.forward(self.weights, x.view(-1, 1, self.side, self.side), self.options)
+        return self.forward(self.weights, self.images(rows), self.options)
+
+    def images(self, rows):
+        return (rows.float() * self.scale - self.shift).view(-1, 1, self.side, self.side)
+
+
+def check(logits, expected):
+    error = (logits - expected).abs().max() / expected.abs().max()
+    if not error <= 1e-4:
+        raise ValueError(f"logits differ by {error:.2e} of the largest")
+
+
+def deployed(arm, model, tensors, batch, settings):
+    """(what to call, settings) of an arm."""
+    rows, expected = tensors["rows"], tensors["logits"]
+    if arm == "eager":
+        return model, settings
+    if arm == "best":
+        name, model = torch_deploy.fastest(torch_deploy.float_forms(model, rows, lambda y: check(y, expected)), batch)
+        return model, f"{settings},{name}"
+    name, model = torch_deploy.fastest(torch_deploy.int8_forms(model, rows), batch)
+    agree = int((model(rows).argmax(1) == expected.argmax(1)).sum())
+    if agree < 0.95 * len(expected):
+        raise ValueError(f"INT8 agrees with f32 on {agree} of {len(expected)} rows alone")
+    return model, f"torch-{torch.__version__},int8:{torch_deploy.ENGINE},{name},top1={agree}/{len(expected)}"
 
 
 def main():
     path, rows, settings = sys.argv[1], int(sys.argv[2]), torch_tuned.start(torch, sys.argv[3])
+    arm = sys.argv[4] if len(sys.argv) > 4 else "eager"
     tensors, notes = read(path)
     model = Model(tensors, notes)
+    batch = tensors["rows"].repeat(rows // len(tensors["rows"]) + 1, 1)[:rows].clone()
     with torch.inference_mode():
-        error = (model(tensors["rows"]) - tensors["logits"]).abs().max() / tensors["logits"].abs().max()
-        if not error <= 1e-4:
-            print(f"torch_infer: logits differ by {error:.2e} of the largest", file=sys.stderr)
+        try:
+            check(model(tensors["rows"]), tensors["logits"])
+            model, settings = deployed(arm, model, tensors, batch, settings)
+        except ValueError as reason:
+            print(f"torch_infer {arm}: {reason}", file=sys.stderr)
             return 1
-        batch = tensors["rows"].repeat(rows // len(tensors["rows"]) + 1, 1)[:rows].clone()
         print("ready", settings, flush=True)
         for _ in sys.stdin:
             model(batch)

@@ -1,0 +1,167 @@
+#!/usr/bin/python3
+"""ONNX Runtime as a peer of `tb run fused_int8`, in the environment .venv-peers (`scripts/dev peers` makes it).
+
+ort_infer.py FILE ROWS THREADS f32|int8 builds an ONNX graph of raw bytes to logits from the file that torch_infer.py
+describes; models that are not here are an error. f32: it ends with status 1 where logits differ by more than 1e-4 of
+the largest. int8: static QDQ quantization, weights a scale a channel, calibrated on the file's rows; its version word
+states on how many of them the most likely class is that of f32, and below 95 % it ends with status 1. Then it answers
+as torch_infer.py does."""
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PYTHON = os.path.join(ROOT, ".venv-peers", "bin", "python")
+try:
+    import numpy as np
+    import onnx
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+except ImportError as missing:
+    if sys.prefix == os.path.join(ROOT, ".venv-peers") or not os.path.exists(PYTHON):
+        sys.exit(f"ort_infer: {missing}; `scripts/dev peers` installs onnxruntime and onnx in .venv-peers")
+    os.execv(PYTHON, [PYTHON] + sys.argv)
+
+DTYPES = {"F32": np.float32, "U8": np.uint8}
+
+
+def read(path):
+    """({name: array}, notes) of a safetensors file."""
+    raw = open(path, "rb").read()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:8 + size])
+    notes = header.pop("__metadata__", {})
+    body = memoryview(raw)[8 + size:]
+    return {name: np.frombuffer(body[slice(*entry["data_offsets"])], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in header.items()}, notes
+
+
+class Graph:
+    """Nodes in a row: each takes what the last gave, and constants."""
+
+    def __init__(self):
+        self.nodes, self.constants, self.last = [], [], "rows"
+
+    def add(self, op, *constants, **attributes):
+        names = [self.last]
+        for value in constants:
+            names.append(f"c{len(self.constants)}")
+            self.constants.append(numpy_helper.from_array(np.array(value), names[-1]))
+        self.last = f"{op}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, names, [self.last], self.last, **attributes))
+
+    def linear(self, tensors, name):
+        self.add("Gemm", tensors[name + ".weight"], tensors[name + ".bias"], transB=1)
+
+    def conv_pool(self, tensors, name):
+        weight = tensors[name + ".weight"]
+        self.add("Conv", weight, tensors[name + ".bias"], kernel_shape=weight.shape[2:])
+        self.add("Relu")
+        self.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+
+
+def mlp(g, tensors):
+    n = sum(name.startswith("fc") and name.endswith(".weight") for name in tensors)
+    g.add("Flatten")
+    for i in range(1, n + 1):
+        g.linear(tensors, f"fc{i}")
+        if i < n:
+            g.add("Relu")
+
+
+def cnn(g, tensors):
+    g.conv_pool(tensors, "conv1")
+    g.conv_pool(tensors, "conv2")
+    g.add("Flatten")
+    g.linear(tensors, "fc1")
+    g.add("Relu")
+    g.linear(tensors, "fc2")
+
+
+MODELS = {"mlp": mlp, "cnn": cnn}
+
+
+def build(tensors, notes):
+    kind, _, options = notes["model"].partition(":")
+    if kind not in MODELS or "act=" in options and "act=relu" not in options:
+        sys.exit(f"ort_infer: no model '{notes['model']}' here; there are {', '.join(MODELS)}")
+    pixels = tensors["rows"].shape[1]
+    side = int(pixels ** 0.5)
+    g = Graph()
+    g.add("Cast", to=TensorProto.FLOAT)
+    g.add("Mul", np.float32(notes["scale"]))
+    g.add("Sub", np.float32(notes["shift"]))
+    g.add("Reshape", np.array([-1, 1, side, side], np.int64))
+    MODELS[kind](g, tensors)
+    graph = helper.make_graph(g.nodes, kind,
+                              [helper.make_tensor_value_info("rows", TensorProto.UINT8, ["n", pixels])],
+                              [helper.make_tensor_value_info(g.last, TensorProto.FLOAT, ["n", None])], g.constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+class Rows(CalibrationDataReader):
+    def __init__(self, rows):
+        self.batches = iter([{"rows": rows}])
+
+    def get_next(self):
+        return next(self.batches, None)
+
+
+def quantized(model, rows):
+    """Layers alone: the bytes become numbers in f32, as they do in the f32 graph."""
+    logging.disable(logging.WARNING)  # of a preparation that these graphs leave nothing to do
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [os.path.join(folder, name) for name in ("f32.onnx", "int8.onnx")]
+        onnx.save(model, paths[0])
+        quantize_static(*paths, Rows(rows), quant_format=QuantFormat.QDQ, per_channel=True,
+                        op_types_to_quantize=["Conv", "Gemm", "MaxPool", "Relu", "Flatten"],
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+        return onnx.load(paths[1])
+
+
+def check(arm, logits, expected):
+    """What the version word says of it; ValueError where it is wrong."""
+    if arm == "f32":
+        error = abs(logits - expected).max() / abs(expected).max()
+        if not error <= 1e-4:
+            raise ValueError(f"logits differ by {error:.2e} of the largest")
+        return "f32"
+    agree = int((logits.argmax(1) == expected.argmax(1)).sum())
+    if agree < 0.95 * len(expected):
+        raise ValueError(f"INT8 agrees with f32 on {agree} of {len(expected)} rows alone")
+    return f"int8,top1={agree}/{len(expected)}"
+
+
+def main():
+    path, n, threads, arm = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    tensors, notes = read(path)
+    rows = tensors["rows"]
+    model = build(tensors, notes)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    if arm == "int8":
+        model = quantized(model, rows)
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        settings = check(arm, session.run(None, {"rows": rows})[0], tensors["logits"])
+    except ValueError as reason:
+        print(f"ort_infer {arm}: {reason}", file=sys.stderr)
+        return 1
+    batch = {"rows": np.resize(rows, (n, rows.shape[1]))}
+    print(f"ready onnxruntime-{ort.__version__},{settings}", flush=True)
+    for _ in sys.stdin:
+        session.run(None, batch)
+        start = time.perf_counter()
+        session.run(None, batch)
+        print(1e3 * (time.perf_counter() - start), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
