@@ -2,6 +2,7 @@
 #include "peer.h"
 #include "experiment.h"
 #include "tb_alloc.h"
+#include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -25,7 +26,9 @@ static tb_status spawn(tb_peer *p, const char *path, char *const *args)
     int in[2], out[2];
     char *argv[MOST_ARGS + 2] = {(char *)(uintptr_t)path};
     for (int i = 0; args[i] && i < MOST_ARGS; i++) argv[i + 1] = args[i];
-    if (pipe(in) != 0 || pipe(out) != 0) return TB_FAIL(TB_ERR_IO, "peer %s: no pipe", p->script);
+    /* Closed in the next peers: one that held this one's input open would keep it from ending. */
+    if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0)
+        return TB_FAIL(TB_ERR_IO, "peer %s: no pipe", p->script);
     p->pid = fork();
     if (p->pid < 0) return TB_FAIL(TB_ERR_IO, "peer %s: no process", p->script);
     if (p->pid == 0) {
