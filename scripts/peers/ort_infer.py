@@ -6,7 +6,6 @@ describes; models that are not here are an error. f32: it ends with status 1 whe
 the largest. int8: static QDQ quantization, weights a scale a channel, calibrated on the file's rows; its version word
 states on how many of them the most likely class is that of f32, and below 95 % it ends with status 1. Then it answers
 as torch_infer.py does."""
-import json
 import logging
 import os
 import sys
@@ -25,19 +24,7 @@ except ImportError as missing:
     if sys.prefix == os.path.join(ROOT, ".venv-peers") or not os.path.exists(PYTHON):
         sys.exit(f"ort_infer: {missing}; `scripts/dev peers` installs onnxruntime and onnx in .venv-peers")
     os.execv(PYTHON, [PYTHON] + sys.argv)
-
-DTYPES = {"F32": np.float32, "U8": np.uint8}
-
-
-def read(path):
-    """({name: array}, notes) of a safetensors file."""
-    raw = open(path, "rb").read()
-    size = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8:8 + size])
-    notes = header.pop("__metadata__", {})
-    body = memoryview(raw)[8 + size:]
-    return {name: np.frombuffer(body[slice(*entry["data_offsets"])], DTYPES[entry["dtype"]]).reshape(entry["shape"])
-            for name, entry in header.items()}, notes
+from safetensors_file import read  # noqa: E402  (in the environment that has ONNX Runtime)
 
 
 class Graph:

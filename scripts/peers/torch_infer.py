@@ -11,34 +11,16 @@ favours it.
 best: the fastest of eager, traced, frozen and optimize_for_inference, chosen by a timing here; its name ends SETTINGS.
 int8: PyTorch's own static INT8 (torch_deploy.py) of the models it is written for; SETTINGS state on how many of the
 rows the most likely class is that of f32."""
-import json
 import sys
 import time
 
 import torch_tuned
 
 torch_tuned.tune(sys.argv[3])
-import numpy as np  # noqa: E402  (after the environment is set)
 import torch  # noqa: E402
 import torch_deploy  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-
-DTYPES = {"F32": np.float32, "U8": np.uint8}
-
-
-def read(path):
-    """({name: tensor} in the file's order, notes) of a safetensors file."""
-    raw = open(path, "rb").read()
-    size = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8:8 + size])
-    notes = header.pop("__metadata__", {})
-    tensors = {}
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        first, last = entry["data_offsets"]
-        values = np.frombuffer(raw, DTYPES[entry["dtype"]], (last - first) // np.dtype(DTYPES[entry["dtype"]]).itemsize,
-                               8 + size + first)
-        tensors[name] = torch.from_numpy(values.reshape(entry["shape"]).copy())
-    return tensors, notes
+from safetensors_file import read  # noqa: E402
 
 
 class Weights:
@@ -173,7 +155,8 @@ def deployed(arm, model, tensors, batch, settings):
 def main():
     path, rows, settings = sys.argv[1], int(sys.argv[2]), torch_tuned.start(torch, sys.argv[3])
     arm = sys.argv[4] if len(sys.argv) > 4 else "eager"
-    tensors, notes = read(path)
+    arrays, notes = read(path)
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     model = Model(tensors, notes)
     batch = tensors["rows"].repeat(rows // len(tensors["rows"]) + 1, 1)[:rows].clone()
     with torch.inference_mode():
