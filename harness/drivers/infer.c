@@ -7,11 +7,10 @@
  * iteration. A speed-up over a slow baseline is worth nothing: where e0 is slower than PyTorch's eager run the launch
  * is invalid. A peer that cannot be had leaves its column empty, and says so. */
 #include "arms.h"
-#include "peer.h"
+#include "infer_peers.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
 #include "tb_driver.h"
-#include "tb_log.h"
 #include "tb_pool.h"
 #include "tb_topo.h"
 #include "stats.h"
@@ -60,78 +59,25 @@ static const tb_metric metrics[] = {
     {.name = "e3_over_ort_int8", .unit = "", .dir = "higher", .reduce = "min", RATIO},
 };
 
-/* The peers, each with the arm that does what it does. The first guards the baseline. */
-static const struct {
-    const char *name, *script, *form, *fact, *time;
-    int arm;
-    const char *ratio; /* its time over the arm's */
-} peers[] = {
-    {"torch", "torch_infer.py", "eager", "peer/torch", "peer_us", 3, "e3_over_peer"},
-    {"torch-best", "torch_infer.py", "best", "peer/torch-best", "torch_best_us", 2, "e2_over_torch_best"},
-    {"torch-int8", "torch_infer.py", "int8", "peer/torch-int8", "torch_int8_us", 3, "e3_over_torch_int8"},
-    {"ort", "ort_infer.py", "f32", "peer/ort", "ort_us", 2, "e2_over_ort"},
-    {"ort-int8", "ort_infer.py", "int8", "peer/ort-int8", "ort_int8_us", 3, "e3_over_ort_int8"},
-};
-enum { PEERS = sizeof peers / sizeof peers[0] };
-
 typedef struct infer_state {
     tb_ctx *ctx;
     tb_arms *arms;
-    tb_peer *peers[PEERS]; /* NULL: not asked for, or not to be had */
+    tb_infer_peers peers;
     double *e0_over_torch; /* of the iterations, for the median */
     int64_t iteration, room;
 } infer_state;
 
 static void show_training(void *arg, int64_t step, int64_t steps) { tb_run_phase(arg, "training", step, steps); }
 
-/* `names` with commas between them, as bits of `asked`. */
-static tb_status parse_peers(const char *names, bool asked[PEERS])
-{
-    for (const char *at = names; *at;) {
-        size_t n = strcspn(at, ",");
-        int i = 0;
-        while (i < PEERS && !(strlen(peers[i].name) == n && strncmp(peers[i].name, at, n) == 0)) i++;
-        if (i == PEERS)
-            return TB_FAIL(TB_ERR_CONFIG, "infer: no peer '%.*s' in params.peers; there are torch, torch-best, "
-                           "torch-int8, ort, ort-int8, with commas between them", (int)n, at);
-        asked[i] = true;
-        at += n + (at[n] == ',');
-    }
-    return TB_OK;
-}
-
-static void start_peer(const tb_run *run, infer_state *s, int i, char *path)
-{
-    char rows[32], threads[32], version[64];
-    snprintf(rows, sizeof rows, "%lld", (long long)tb_param_int(run, "batch"));
-    snprintf(threads, sizeof threads, "%d", run->threads);
-    char *args[] = {path, rows, threads, (char *)(uintptr_t)peers[i].form, NULL};
-    if (tb_peer_start(peers[i].script, args, &s->peers[i], version) == TB_OK) {
-        tb_peer_rest(s->peers[i]);
-    } else {
-        tb_log_write(TB_LOG_WARN, "no peer %s, its column stays empty: %s", peers[i].name, tb_error_message());
-        tb_error_clear();
-        tb_peer_stop(s->peers[i]);
-        s->peers[i] = NULL;
-        snprintf(version, sizeof version, "none");
-    }
-    tb_emit_fact(run, peers[i].fact, version);
-}
-
 /* Weights and images go over in a file that is gone when the peers have read it. */
-static tb_status start_peers(const tb_run *run, infer_state *s)
+static tb_status start_peers(const tb_run *run, infer_state *s, const bool asked[TB_INFER_PEERS])
 {
     char path[] = "/tmp/tb_infer_XXXXXX";
-    const char *names = tb_param_str(run, "peers");
-    bool asked[PEERS] = {false};
-    TB_TRY(parse_peers(names, asked));
-    if (!names[0]) return TB_OK;
     int fd = mkstemp(path);
     if (fd < 0) return TB_FAIL(TB_ERR_IO, "infer: cannot make a file in /tmp for the peers");
     close(fd);
     tb_status st = tb_arms_save(s->arms, path);
-    for (int i = 0; i < PEERS && st == TB_OK; i++)
-        if (asked[i]) start_peer(run, s, i, path);
+    if (st == TB_OK) tb_infer_peers_start(run, asked, path, &s->peers);
     unlink(path);
     return st;
 }
@@ -145,7 +91,9 @@ static tb_status setup(const tb_run *run, void **out)
     tb_ctx_config c = {.threads = run->threads,
                        .seed = seed,
                        .device = run->device};
+    bool asked[TB_INFER_PEERS];
     if (run->ranks != 1) return TB_FAIL(TB_ERR_CONFIG, "infer: inference runs on one rank; set launch.ranks to 1");
+    TB_TRY(tb_infer_peers_parse(tb_param_str(run, "peers"), asked));
     TB_TRY(tb_ctx_create(&c, &s->ctx));
     tb_ctx_enter(s->ctx);
     tb_arms_config config = {.ctx = s->ctx,
@@ -172,7 +120,7 @@ static tb_status setup(const tb_run *run, void **out)
     tb_emit_fact(run, "isa", tb_isa_name(tb_ctx_isa(s->ctx)));
     /* A peer inherits where this thread may run: all of the point's cores. Then each thread here gets one. */
     if (run->cores) TB_TRY(tb_topo_bind_thread(run->cores, run->n_cores));
-    TB_TRY(start_peers(run, s));
+    if (tb_param_str(run, "peers")[0]) TB_TRY(start_peers(run, s, asked));
     return run->cores ? tb_pool_bind(tb_ctx_pool(s->ctx), run->cores, run->n_cores) : TB_OK;
 }
 
@@ -216,32 +164,14 @@ static tb_status keep(infer_state *s, double e0_over_torch)
     return TB_OK;
 }
 
-/* One call of every peer, in an order that turns too; the others rest. */
-static tb_status run_peers(const tb_run *run, infer_state *s, const double *us)
-{
-    for (int turn = 0; turn < PEERS; turn++) {
-        int i = (int)((turn + s->iteration) % PEERS);
-        double ms;
-        if (!s->peers[i]) continue;
-        TB_TRY(tb_peer_iterate(s->peers[i], &ms));
-        tb_peer_rest(s->peers[i]);
-        tb_emit_sample(run, peers[i].time, s->iteration, ms * 1e3);
-        tb_emit_sample(run, peers[i].ratio, s->iteration, ms * 1e3 / us[peers[i].arm]);
-        if (i > 0) continue;
-        tb_emit_sample(run, "e0_over_peer", s->iteration, ms * 1e3 / us[0]);
-        TB_TRY(keep(s, us[0] / (ms * 1e3)));
-    }
-    return TB_OK;
-}
-
-/* One call of every arm on the same rows; the order turns with the iterations. Each is timed in its second call, as peers
- * time themselves: what ran before has filled the caches. */
+/* One call of every arm on the same rows; the order turns with the iterations. Each is timed in its second call, as
+ * peers time themselves: what ran before has filled the caches. */
 static tb_status run_once(const tb_run *run, void *state)
 {
     static const char *const time_names[TB_ARMS] = {"e0_us", "e1_us", "e2_us", "e3_us"};
     static const char *const ratio_names[TB_ARMS] = {NULL, "e1_speedup", "e2_speedup", "e3_speedup"};
     infer_state *s = state;
-    double us[TB_ARMS];
+    double us[TB_ARMS], torch_us;
     for (int turn = 0; turn < TB_ARMS; turn++) {
         int arm = (int)((turn + s->iteration) % TB_ARMS);
         TB_TRY(tb_arms_run(s->arms, arm, s->iteration));
@@ -252,7 +182,11 @@ static tb_status run_once(const tb_run *run, void *state)
     for (int arm = 0; arm < TB_ARMS; arm++) tb_emit_sample(run, time_names[arm], s->iteration, us[arm]);
     for (int arm = 1; arm < TB_ARMS; arm++) tb_emit_sample(run, ratio_names[arm], s->iteration, us[0] / us[arm]);
     tb_emit_sample(run, "e3_over_e2", s->iteration, us[2] / us[3]);
-    TB_TRY(run_peers(run, s, us));
+    TB_TRY(tb_infer_peers_run(run, &s->peers, s->iteration, us, &torch_us));
+    if (torch_us > 0) {
+        tb_emit_sample(run, "e0_over_peer", s->iteration, torch_us / us[0]);
+        TB_TRY(keep(s, us[0] / torch_us));
+    }
     s->iteration++;
     return TB_OK;
 }
@@ -260,7 +194,7 @@ static tb_status run_once(const tb_run *run, void *state)
 static tb_status finish(const tb_run *run, void *state)
 {
     infer_state *s = state;
-    if (!s->peers[0] || s->iteration == 0) return TB_OK;
+    if (!s->peers.at[TB_INFER_TORCH] || s->iteration == 0) return TB_OK;
     tb_sort(s->e0_over_torch, s->iteration);
     tb_emit_check(run, "baseline.slower_than_peer", "baseline", tb_median(s->e0_over_torch, s->iteration), 1,
                   "eager execution takes longer than PyTorch's: speed-ups over it would flatter");
@@ -271,7 +205,7 @@ static void teardown(void *state)
 {
     infer_state *s = state;
     if (!s) return;
-    for (int i = 0; i < PEERS; i++) tb_peer_stop(s->peers[i]);
+    tb_infer_peers_stop(&s->peers);
     tb_free(s->e0_over_torch);
     tb_arms_destroy(s->arms);
     tb_ctx_destroy(s->ctx);

@@ -1,7 +1,7 @@
 """The settings under which PyTorch is a fair peer, the same for every script here.
 
-Call tune() before torch is imported and start() after it. tune() runs the calling script again, once, in the environment
-that Debian's build is fastest in:
+Call tune() before torch is imported and start() after it. tune() runs the calling script again, once, in the
+environment that Debian's build is fastest in:
 - OpenBLAS with torch's thread pool (OpenMP): two pools that spin fight for the cores;
 - OpenBLAS's kernels for this processor. It knows processors by family and model and takes one newer than itself for
   something far older; so the kernels that fit the instruction set are timed against those it would choose;
@@ -37,8 +37,8 @@ def time_openblas():
 
 
 def faster_kernels(env):
-    """(name, was it told to) of the OpenBLAS kernels that are faster: those that fit the instruction set, unless the ones
-    it chooses by itself are ahead by more than noise."""
+    """(name, was it told to) of the OpenBLAS kernels that are faster: those that fit the instruction set, unless the
+    ones it chooses by itself are ahead by more than noise."""
     fitting, timed = "SkylakeX" if has_avx512() else "Haswell", {}
     for name in (fitting, ""):
         child = subprocess.run([sys.executable, __file__], env=dict(env, OPENBLAS_CORETYPE=name) if name else env,
