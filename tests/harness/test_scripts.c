@@ -300,7 +300,11 @@ static void a_readme_quotes_what_the_results_say(void **state)
     tb_text out = {0};
     static const char text[] =
         "Before.\n<!-- tb:training metrics=samples_per_s -->\nstale\n<!-- /tb -->\nAfter.\n"
-        "<!-- tb:training table=compared -->\n<!-- /tb -->\n";
+        "<!-- tb:training table=compared -->\n<!-- /tb -->\n"
+        "In a line <!-- tb:training metrics=samples_per_s where=params.model:mlp,launch.ranks:2 -->0<!-- /tb -->, "
+        "of <!-- tb:training beside=launch.ranks where=params.model:mlp,launch.ranks:2 --><!-- /tb --> ranks.\n";
+    static const char vague[] =
+        "<!-- tb:training table=compared where=params.model:mlp,launch.ranks:1|2 -->0<!-- /tb -->\n";
     assert_int_equal(
         shell(&out, "cp -r " TB_SOURCE_DIR "/scripts %s/scripts && mkdir %s/results", root, root), 0);
     snprintf(path, sizeof path, "%s/README.md", root);
@@ -322,7 +326,12 @@ static void a_readme_quotes_what_the_results_say(void **state)
     assert_non_null(strstr(filled, "| mlp, ranks 2 | 0.9"));
     assert_null(strstr(filled, "ranks 8"));
     assert_non_null(strstr(filled, "<!-- /tb -->\nAfter.\n"));
+    assert_non_null(strstr(filled, "where=params.model:mlp,launch.ranks:2 -->9,"));
+    assert_non_null(strstr(filled, "where=params.model:mlp,launch.ranks:2 -->2<!-- /tb --> ranks"));
     free(filled);
+    write_bytes(path, vague, sizeof vague - 1);
+    assert_int_equal(shell(&out, "%s/scripts/report --write", root), 3);
+    assert_non_null(strstr(tb_text_str(&out), "a figure within a line wants one value"));
     tb_text_free(&out);
 }
 
@@ -359,6 +368,14 @@ static void results_that_do_not_hold_up_are_not_quoted(void **state)
     }
 }
 
+static void the_committed_readme_quotes_the_committed_results(void **state)
+{
+    (void)state;
+    tb_text out = {0};
+    if (shell(&out, TB_SOURCE_DIR "/scripts/report --check")) fail_msg("%s", tb_text_str(&out));
+    tb_text_free(&out);
+}
+
 int main(void)
 {
     if (system("/usr/bin/python3 -c 'import h5py, matplotlib' 2>/dev/null"))
@@ -368,6 +385,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_drawn_is_said_in_one_sentence),
         cmocka_unit_test(a_readme_quotes_what_the_results_say),
         cmocka_unit_test(results_that_do_not_hold_up_are_not_quoted),
+        cmocka_unit_test(the_committed_readme_quotes_the_committed_results),
     };
     return cmocka_run_group_tests(tests, write_samples, remove_temporaries);
 }
