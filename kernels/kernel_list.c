@@ -27,8 +27,9 @@ int tb_kernel_find(const char *primitive, tb_dtype dtype, tb_isa isa, const tb_k
     int n = 0;
     for (int i = 0; i < tb_kernel_count(); i++) {
         const tb_kernel *k = all_kernels[i];
-        if (k->dtype != dtype || k->isa > isa || strcmp(k->primitive, primitive) != 0 || n == max) continue;
-        int at = n++;
+        if (k->dtype != dtype || k->isa > isa || strcmp(k->primitive, primitive) != 0) continue;
+        if (n == max && !is_better(k, out[max - 1])) continue;
+        int at = n < max ? n++ : max - 1;
         for (; at > 0 && is_better(k, out[at - 1]); at--) out[at] = out[at - 1];
         out[at] = k;
     }

@@ -60,8 +60,9 @@ typedef struct tb_adamw_step { /* attrs of "adamw" */
 } tb_adamw_step;
 typedef struct tb_update_args {
     int64_t n;
-    void *param;      /* contiguous, as all of them */
-    const void *grad;
+    void *param;      /* new values; contiguous, as all of them */
+    const void *from; /* old values where they lie elsewhere; NULL: param */
+    const void *grad; /* may be param where `from` is set */
     void *state[2];   /* sgd: momentum buffer or NULL; adamw: first and second moment */
     const void *attrs;
 } tb_update_args;

@@ -102,9 +102,11 @@ void tbi_shard(int64_t count, size_t size, int rank, int ranks, int64_t *first, 
 
 /* out[i] = the pairwise tree, in order, over in[0][i] ... in[n-1][i]; out may be one of the inputs. */
 void tbi_reduce_tree(const void *const *in, int n, void *out, int64_t count, tb_dtype dtype, tb_reduction r);
-/* The same into n_out places; they may be among the inputs. Uses kernels of `isa` where there are any. */
+/* What sums over ranks fastest on `isa`; NULL: nothing does but the tree above. */
+const struct tb_kernel *tbi_reduce_kernel(int n, int n_out, tb_dtype dtype, tb_reduction r, tb_isa isa);
+/* The tree into n_out places, which may be among the inputs, by that kernel. */
 void tbi_reduce_to(const void *const *in, int n, void *const *out, int n_out, int64_t count, tb_dtype dtype,
-                   tb_reduction r, tb_isa isa);
+                   tb_reduction r, const struct tb_kernel *kernel);
 bool tbi_can_reduce(tb_dtype dtype);
 
 /* Between two looks at what one waits for: spins, later gives the core away. */

@@ -8,6 +8,7 @@
  *
  * Up to SHM_SLOTS pieces are in flight, so a bucket can be published and left to later polls. */
 #include "comm_shm.h"
+#include "tb_kernel.h"
 #include <string.h>
 
 static bool is_shared(const shm_comm *s, const void *p)
@@ -103,12 +104,13 @@ static tb_status agree(const tb_comm *c, const shm_entry *mine, const shm_entry 
 /* Sums, then does what the caller wants done to them, while they are in the nearest cache; then everybody gets them. */
 static void reduce_and_map(tb_comm *c, const tbi_collective *w, int64_t first, int64_t count)
 {
-    enum { STEP_BYTES = 16 << 10 };
+    enum { STEP_BYTES = 4 << 10 };
     const shm_comm *s = c->state;
     size_t size = element(w);
+    const tb_kernel *kernel = tbi_reduce_kernel(c->size, 1, w->dtype, w->reduction, s->isa);
     for (int64_t n, step = STEP_BYTES / (int64_t)size; count > 0; count -= n, first += n) {
         n = count < step ? count : step;
-        tbi_reduce_to(s->in, c->size, &s->out[c->rank], 1, n, w->dtype, w->reduction, s->isa);
+        tbi_reduce_to(s->in, c->size, &s->out[c->rank], 1, n, w->dtype, w->reduction, kernel);
         w->map(w->map_arg, first, n, s->out[c->rank]);
         for (int r = 0; r < c->size; r++) {
             if (r != c->rank) memcpy(s->out[r], s->out[c->rank], (size_t)n * size);
@@ -136,8 +138,11 @@ static void act_reduce(tb_comm *c, const shm_piece_op *o, uint64_t piece)
         s->in[r] = s->base + e->offset + (all ? (size_t)first * size : (size_t)c->rank * e->stride);
         s->out[r] = all ? s->base + e->offset + (size_t)first * size : (char *)w->out + (size_t)from * size;
     }
+    int n_out = all ? c->size : 1;
     if (w->map) reduce_and_map(c, w, from + first, count);
-    else tbi_reduce_to(s->in, c->size, s->out, all ? c->size : 1, count, w->dtype, w->reduction, s->isa);
+    else
+        tbi_reduce_to(s->in, c->size, s->out, n_out, count, w->dtype, w->reduction,
+                      tbi_reduce_kernel(c->size, n_out, w->dtype, w->reduction, s->isa));
     c->stats.wire_bytes += (all ? 2 : 1) * (c->size - 1) * count * (int64_t)size;
 }
 

@@ -11,7 +11,7 @@
 #include "tb_ops.h"
 #include <string.h>
 
-enum { MOST_STATES = 2, STEP = 4096 /* elements at a time */ };
+enum { MOST_STATES = 2 };
 
 typedef struct range { /* of the arena, owned here */
     int64_t first, n;
@@ -136,18 +136,15 @@ void tbi_ddp_update_begin(tb_ddp *d) { d->update->t++; }
 /* values[n], elements [at, at + n) of the arena, all of one parameter and of one owned range. */
 static void update_part(const ddp_update *u, const slot *s, const range *r, int64_t at, int64_t n, float *values)
 {
-    float sums[STEP];
     tb_optim_attrs attrs = tb_optim_attrs_at(&u->cfg, s->decays, u->t, 1);
     const float *param = (const float *)tb_tensor_host(s->leaf) + (at - s->offset);
-    for (int64_t now; n > 0; n -= now, at += now, values += now, param += now) {
-        now = n < STEP ? n : STEP;
-        int64_t state = r->state + at - r->first;
-        tb_update_args a = {.n = now, .param = values, .grad = sums, .attrs = &attrs};
-        for (int k = 0; k < u->n_states; k++) a.state[k] = u->state[k] + state;
-        if (s->has_grad) memcpy(sums, values, (size_t)now * sizeof *sums);
-        memcpy(values, param, (size_t)now * sizeof *values);
-        if (s->has_grad) u->kernel->run(&a);
+    if (!s->has_grad) {
+        memcpy(values, param, (size_t)n * sizeof *values);
+        return;
     }
+    tb_update_args a = {.n = n, .param = values, .from = param, .grad = values, .attrs = &attrs};
+    for (int k = 0; k < u->n_states; k++) a.state[k] = u->state[k] + r->state + at - r->first;
+    u->kernel->run(&a);
 }
 
 void tbi_ddp_update_map(void *arg, int64_t first, int64_t n, void *values)

@@ -10,12 +10,12 @@ static void run_sgd(const void *args)
     const tb_update_args *a = args;
     const tb_sgd_step *s = a->attrs;
     float *param = a->param, *buffer = a->state[0];
-    const float *grad = a->grad;
+    const float *grad = a->grad, *from = a->from ? a->from : a->param;
     vf rate = vf_set1((float)s->rate), scale = vf_set1((float)s->scale), decay = vf_set1((float)s->decay);
     vf momentum = vf_set1((float)s->momentum);
     for (int64_t i = 0; i < a->n; i += VL) {
         int64_t left = a->n - i;
-        vf p = vf_load_part(param + i, left), d = vf_fma(decay, p, vf_mul(scale, vf_load_part(grad + i, left)));
+        vf p = vf_load_part(from + i, left), d = vf_fma(decay, p, vf_mul(scale, vf_load_part(grad + i, left)));
         if (buffer) {
             vf b = vf_fma(momentum, vf_load_part(buffer + i, left), d);
             vf_store_part(buffer + i, b, left);
@@ -32,7 +32,7 @@ static void run_adamw(const void *args)
     const tb_update_args *a = args;
     const tb_adamw_step *s = a->attrs;
     float *param = a->param, *first = a->state[0], *second = a->state[1];
-    const float *grad = a->grad;
+    const float *grad = a->grad, *from = a->from ? a->from : a->param;
     vf scale = vf_set1((float)s->scale), beta1 = vf_set1((float)s->beta1), beta2 = vf_set1((float)s->beta2);
     vf rest1 = vf_set1((float)(1 - s->beta1)), rest2 = vf_set1((float)(1 - s->beta2));
     vf coupled = vf_set1(s->decoupled ? 0.0f : (float)s->decay);
@@ -41,7 +41,7 @@ static void run_adamw(const void *args)
     vf root = vf_set1((float)(1 / sqrt(s->bias2)));
     for (int64_t i = 0; i < a->n; i += VL) {
         int64_t left = a->n - i;
-        vf p = vf_load_part(param + i, left), d = vf_fma(coupled, p, vf_mul(scale, vf_load_part(grad + i, left)));
+        vf p = vf_load_part(from + i, left), d = vf_fma(coupled, p, vf_mul(scale, vf_load_part(grad + i, left)));
         vf m = vf_fma(beta1, vf_load_part(first + i, left), vf_mul(rest1, d));
         vf v = vf_fma(beta2, vf_load_part(second + i, left), vf_mul(vf_mul(rest2, d), d));
         vf_store_part(first + i, m, left);
