@@ -120,7 +120,8 @@ static tb_status run_op(void *self, int64_t times, double *ns)
 
 tb_status tb_bench_measure_op(tb_bench_run *run, const tb_bench_op *op, tb_bench_case *c)
 {
-    op_case s = {.op = op};
+    tb_bench_op other = *op;
+    op_case s = {.op = op}, beside = {.op = &other};
     watcher w = {.interceptor = {.name = "bench", .order = TB_ORDER_TRACE, .around = watch}};
     tb_status st = op->check ? TB_OK : expect(run->ctx, &s);
     tb_interceptor_add(run->ctx, &w.interceptor);
@@ -131,6 +132,12 @@ tb_status tb_bench_measure_op(tb_bench_run *run, const tb_bench_op *op, tb_bench
         c->isa = isa_of(c->kernel);
         c->ours = (tb_bench_side){run_op, &s};
         c->check = check;
+        if (op->peer_call) {
+            other.call = op->peer_call;
+            for (int i = 0; i < results_of(op); i++) beside.expected[i] = s.expected[i];
+            c->peer = (tb_bench_side){run_op, &beside};
+            c->peer_check = check;
+        }
         st = c->peer.run ? tb_bench_measure(run, c) : tb_bench_measure_beside_torch(run, op->torch, c);
     }
     for (int i = 0; i < results_of(op); i++) tb_free(s.expected[i]);

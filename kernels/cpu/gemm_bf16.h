@@ -132,8 +132,8 @@ static void bf16_b(const gemm_block *w, tile_job *t, int64_t panel, int count, b
     int64_t j = w->j0 + panel * NR, steps = w->k1 - w->k0, k = min_i64(g->k - 2 * w->k0, 2 * steps);
     t->b_k = NR;
     if (g->packed_b) {
-        t->b = (const float *)g->packed_b + j * p->k + w->k0 * NR;
-        t->b_panel = p->k * NR;
+        t->b = (const float *)g->packed_b + w->k0 * round_up(g->n, NR) + j * steps;
+        t->b_panel = steps * NR;
         return;
     }
     float *pack = w->b_pack + (w->rows_inside ? 0 : panel * NR * p->kc);
@@ -177,6 +177,11 @@ static void bf16_finish(const gemm_block *w, const float *sum, int64_t sum_row, 
 {
     const bf16_plan *b = w->problem;
     const tb_gemm_args *g = b->plan.g;
+    if (!b->is_f32 && !g->accumulate && !g->bias && !g->residual && g->act == TB_ACT_NONE) {
+        for (int r = 0; r < rows; r++)
+            narrow_row((uint16_t *)g->c + (i + r) * g->c_row + j, sum + r * sum_row, cols);
+        return;
+    }
     float c_row[4 * NR], bias_row[4 * NR], residual_row[4 * NR];
     const float *bias = widened(bias_row, g->bias, j, b->is_f32, cols);
     for (int r = 0; r < rows; r++, i++) {
@@ -224,10 +229,14 @@ VEC void run_of(const tb_gemm_args *g, bool is_f32)
 
 VEC void pack_of(const tb_gemm_args *g, void *out, bool is_f32)
 {
-    int64_t steps = div_up(g->k, 2);
-    for (int64_t j = 0; j < g->n; j += NR)
-        pack_b_pairs((float *)out + j * steps, operand_at(g->b, is_f32, j * g->b_col), g->b_row, g->b_col, g->k, steps,
-                     (int)min_i64(g->n - j, NR));
+    int64_t all = div_up(g->k, 2), kc = pass_length(all);
+    for (int64_t k0 = 0; k0 < all; k0 += kc)
+        for (int64_t j = 0; j < g->n; j += NR) {
+            int64_t steps = min_i64(kc, all - k0), k = min_i64(g->k - 2 * k0, 2 * steps);
+            pack_b_pairs((float *)out + k0 * round_up(g->n, NR) + j * steps,
+                         operand_at(g->b, is_f32, 2 * k0 * g->b_row + j * g->b_col), g->b_row, g->b_col, k, steps,
+                         (int)min_i64(g->n - j, NR));
+        }
 }
 
 static size_t pack_bytes(const void *args)

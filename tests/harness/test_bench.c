@@ -86,6 +86,8 @@ static void every_kind_measures_its_ops(void **state)
         {"bench optimizer --shape 77 --json", "\"op\": \"sgd\"", "\"op\": \"adamw\""},
         {"bench attention --shape 1x2x9x8 --json", "\"op\": \"attention\"", "\"op\": \"attention_train\""},
         {"bench conv --shape 2x4x9x8x6x3x2x2 --json", "\"op\": \"conv2d_train\"", "\"shape\": \"2x4x9x8x6x3x2x2\""},
+        {"bench order --shape 9x7x5 --json", "\"op\": \"weight_grad\"", "\"op\": \"batch_norm\""},
+        {"bench order --shape 9x7x5 --dtype bf16 --json", "\"peer\": \"free_order\"", "\"cost_pct\": "},
         {"bench limits --json", "\"op\": \"multiply_add\"", "\"op\": \"read\""},
     };
     (void)state;
