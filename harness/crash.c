@@ -1,12 +1,14 @@
 /* Crash handlers. The state they read is set once, before they are installed; the board's slot is this rank's
  * own. */
 #include "crash.h"
+#include "tb_cpu.h"
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
 static int crash_rank;
 static const tb_board_slot *crash_slot;
+static _Atomic(_Atomic int64_t *) excuse;
 
 static const struct {
     int number;
@@ -37,6 +39,21 @@ static void tell_and_die(int signal)
     raise(signal); /* SA_RESETHAND has put the default back: the exit status tells the truth */
 }
 
+void tb_crash_excuse_by(_Atomic int64_t *word) { excuse = word; }
+
+void tb_crash_excuse(void)
+{
+    _Atomic int64_t *word = excuse;
+    int64_t not_yet = 0;
+    if (word) atomic_compare_exchange_strong(word, &not_yet, tb_now_ns());
+}
+
+static void excuse_and_die(int signal)
+{
+    tb_crash_excuse();
+    raise(signal); /* as above */
+}
+
 void tb_crash_handlers(int rank, const tb_board_slot *slot)
 {
     crash_rank = rank;
@@ -44,4 +61,7 @@ void tb_crash_handlers(int rank, const tb_board_slot *slot)
     static const int caught[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
     struct sigaction action = {.sa_handler = tell_and_die, .sa_flags = (int)SA_RESETHAND | SA_NODEFER};
     for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++) sigaction(caught[i], &action, NULL);
+    struct sigaction was, term = action;
+    term.sa_handler = excuse_and_die;
+    if (sigaction(SIGTERM, NULL, &was) == 0 && was.sa_handler == SIG_DFL) sigaction(SIGTERM, &term, NULL);
 }

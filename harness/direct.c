@@ -2,6 +2,7 @@
 #include "direct.h"
 #include "crash.h"
 #include "execute.h"
+#include "flight.h"
 #include "group.h"
 #include "journal.h"
 #include "report.h"
@@ -73,8 +74,12 @@ static tb_status run_point(direct *d, int index)
         tb_group_leave(group);
     }
     if (st != TB_OK) return st;
-    if (rank == 0) d->runner.done[index] = true;
-    return tb_group_idle_barrier(d->world);
+    TB_TRY(tb_group_idle_barrier(d->world));
+    if (rank == 0) {
+        d->runner.done[index] = true;
+        tb_flight_remove(path, p->ranks);
+    }
+    return TB_OK;
 }
 
 static int finish(direct *d)

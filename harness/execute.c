@@ -1,6 +1,8 @@
 /* A launch on every rank: bind, record where the numbers come from, set up, check, measure, finish, judge. */
 #include "execute.h"
+#include "crash.h"
 #include "experiment.h"
+#include "flight.h"
 #include "loop.h"
 #include "noise.h"
 #include "provenance.h"
@@ -23,6 +25,7 @@ typedef struct launch {
     void *state;
     bool steady, stopped;
     char why_invalid[512];
+    char *flight;
 } launch;
 
 static int64_t utc_ns(void)
@@ -86,6 +89,11 @@ static tb_status open_launch(launch *l)
     TB_TRY(l->run.rank == 0 ? tb_journal_open(e->journal, &l->journal) : tb_journal_memory(&l->journal));
     TB_TRY(tb_recorder_create(l->journal, l->run.rank, e->board, &l->recorder));
     l->run.recorder = l->recorder;
+    double deadline_s = 0;
+    TB_TRY(tb_conf_num(tb_conf_find(l->config, "launch.deadline_s"), "launch.deadline_s", 0, 1e6, &deadline_s));
+    tb_group_set_deadline(e->group, (int64_t)(deadline_s * 1e9));
+    if (!(l->flight = tb_flight_prefix(e->journal))) return TB_ERR_OOM;
+    l->run.flight = l->flight;
     l->run.cores = cores_of(e->topo, l->run.rank, l->run.ranks, l->run.threads);
     l->run.n_cores = l->run.cores ? l->run.threads : 0;
     return declare_metrics(l);
@@ -252,6 +260,7 @@ tb_status tb_execute(const tb_execution *e, int *exit_code)
 {
     launch l = {.e = e};
     tb_status st = run_launch(&l);
+    if (st == TB_ERR_TIMEOUT || st == TB_ERR_CANCELLED) tb_crash_excuse();
     char message[1024];
     snprintf(message, sizeof message, "%s", tb_error_message());
     tb_status recorded = TB_OK;
@@ -262,6 +271,7 @@ tb_status tb_execute(const tb_execution *e, int *exit_code)
     if (l.journal && tb_journal_close(l.journal) != TB_OK && recorded == TB_OK) recorded = tb_error_code();
     tb_recorder_free(l.recorder);
     tb_conf_free(l.config);
+    tb_free(l.flight);
     *exit_code = l.why_invalid[0] ? 3 : 0;
     if (st != TB_OK) tb_error_set(st, message);
     return st != TB_OK ? st : recorded;

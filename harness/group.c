@@ -2,6 +2,7 @@
 #include "group.h"
 #include "tb_alloc.h"
 #include "tb_comm.h"
+#include "tb_cpu.h"
 #include <limits.h>
 #include <mpi.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 struct tb_group {
     MPI_Comm comm;
     int rank, size;
+    int64_t deadline_ns;
 };
 
 static int env_int(const char *name)
@@ -95,29 +97,49 @@ const char *tb_group_library(void)
     return text;
 }
 
-tb_status tb_group_barrier(tb_group *group) { return check(MPI_Barrier(group->comm), "barrier"); }
+void tb_group_set_deadline(tb_group *group, int64_t ns) { group->deadline_ns = ns; }
+
+/* Until `request` is done, or the deadline has passed. */
+static tb_status wait(tb_group *group, int rc, MPI_Request *request, bool idle, const char *what)
+{
+    int64_t start = tb_now_ns();
+    TB_TRY(check(rc, what));
+    for (int done = 0;;) {
+        TB_TRY(check(MPI_Test(request, &done, MPI_STATUS_IGNORE), what));
+        if (done) return TB_OK;
+        if (group->deadline_ns && tb_now_ns() - start > group->deadline_ns)
+            return TB_FAIL(TB_ERR_TIMEOUT, "rank %d of %d waited %.1f s for another rank between steps (harness, %s)",
+                           group->rank, group->size, (double)group->deadline_ns * 1e-9, what);
+        if (idle) nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+    }
+}
+
+tb_status tb_group_barrier(tb_group *group)
+{
+    MPI_Request request;
+    if (!group->deadline_ns) return check(MPI_Barrier(group->comm), "barrier"); /* leaves most evenly */
+    return wait(group, MPI_Ibarrier(group->comm, &request), &request, false, "barrier");
+}
 
 tb_status tb_group_idle_barrier(tb_group *group)
 {
     MPI_Request request;
-    TB_TRY(check(MPI_Ibarrier(group->comm, &request), "barrier"));
-    for (int done = 0;;) {
-        TB_TRY(check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "barrier"));
-        if (done) return TB_OK;
-        nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
-    }
+    return wait(group, MPI_Ibarrier(group->comm, &request), &request, true, "barrier");
 }
 
 tb_status tb_group_broadcast(tb_group *group, void *data, size_t bytes)
 {
+    MPI_Request request;
     if (bytes > INT_MAX) return TB_FAIL(TB_ERR_INVALID, "broadcast of more than 2 GiB");
-    return check(MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, group->comm), "broadcast");
+    return wait(group, MPI_Ibcast(data, (int)bytes, MPI_BYTE, 0, group->comm, &request), &request, false, "broadcast");
 }
 
 tb_status tb_group_max(tb_group *group, int64_t *value)
 {
+    MPI_Request request;
     int64_t all = *value;
-    TB_TRY(check(MPI_Allreduce(value, &all, 1, MPI_INT64_T, MPI_MAX, group->comm), "agreement"));
+    int rc = MPI_Iallreduce(value, &all, 1, MPI_INT64_T, MPI_MAX, group->comm, &request);
+    TB_TRY(wait(group, rc, &request, false, "agreement"));
     *value = all;
     return TB_OK;
 }
@@ -132,8 +154,9 @@ static tb_status gather_bytes(tb_group *group, const void *data, int bytes, int 
         if (total > INT_MAX) return TB_FAIL(TB_ERR_INVALID, "gather of more than 2 GiB: sync more often");
     }
     if (group->rank == 0 && !(*all = tb_calloc(1, (size_t)total + 1))) return TB_ERR_OOM;
-    return check(MPI_Gatherv(data, bytes, MPI_BYTE, *all, sizes, offsets, MPI_BYTE, 0, group->comm),
-                 "gather");
+    MPI_Request request;
+    int rc = MPI_Igatherv(data, bytes, MPI_BYTE, *all, sizes, offsets, MPI_BYTE, 0, group->comm, &request);
+    return wait(group, rc, &request, false, "gather");
 }
 
 tb_status tb_group_gather(tb_group *group, const void *data, size_t bytes, void **all, size_t *all_bytes)
@@ -143,7 +166,9 @@ tb_status tb_group_gather(tb_group *group, const void *data, size_t bytes, void 
     int mine = (int)bytes;
     int *sizes = tb_calloc((size_t)group->size * 2, sizeof *sizes);
     if (!sizes) return TB_ERR_OOM;
-    tb_status st = check(MPI_Gather(&mine, 1, MPI_INT, sizes, 1, MPI_INT, 0, group->comm), "gather");
+    MPI_Request request;
+    int rc = MPI_Igather(&mine, 1, MPI_INT, sizes, 1, MPI_INT, 0, group->comm, &request);
+    tb_status st = wait(group, rc, &request, false, "gather");
     if (st == TB_OK) st = gather_bytes(group, data, mine, sizes, sizes + group->size, all);
     if (st == TB_OK && group->rank == 0) {
         *all_bytes = 0;

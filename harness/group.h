@@ -21,6 +21,9 @@ _Noreturn void tb_group_abort(int exit_code);             /* ends every rank: fo
 TB_MUST_USE tb_status tb_group_first(tb_group *world, int n, tb_group **out);
 void tb_group_leave(tb_group *group);                     /* not collective; NULL is accepted */
 
+/* Waits below end after this long with TB_ERR_TIMEOUT; 0 (at first): never. */
+void tb_group_set_deadline(tb_group *group, int64_t ns);
+
 int tb_group_rank(const tb_group *group);
 int tb_group_size(const tb_group *group);
 const char *tb_group_library(void);                       /* MPI's name and version, one line */

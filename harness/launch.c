@@ -2,6 +2,7 @@
  * Ctrl-C reaches this program alone, and dies with it, so that a killed run leaves nothing behind. */
 #include "launch.h"
 #include "crash.h"
+#include "flight.h"
 #include "journal.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
@@ -278,30 +279,67 @@ static void explain(const watch *w, tb_end *end, char *reason, size_t bytes)
     }
 }
 
-/* The journal's own end counts; where the launch left none, it is written now, with the log's tail. */
+/* The rank that the flight records find goes into the sentence, unless that names it with its operation already. */
+static void add_culprit(const watch *w, tb_journal *journal, tb_end *end, char *reason, size_t bytes)
+{
+    tb_text report = {0};
+    tb_culprit culprit;
+    char sentence[256], *prefix = tb_flight_prefix(w->journal);
+    if (prefix && tb_flight_tell(prefix, &report, sentence, sizeof sentence, &culprit)) {
+        size_t n = strlen(reason);
+        if (*sentence) snprintf(reason + n, bytes - n, "; %s", sentence);
+        if (culprit.rank >= 0) end->failed_rank = culprit.rank;
+        if (tb_journal_artefact(journal, &(tb_artefact){"flight", tb_text_str(&report), -1}) != TB_OK)
+            tb_log_write(TB_LOG_WARN, "%s", tb_error_message());
+    }
+    tb_text_free(&report);
+    tb_free(prefix);
+}
+
+/* Warnings of the ranks, as that one was slow, are worth a line although all went well. */
+static void pass_on_warnings(const watch *w)
+{
+    for (const char *at = w->log.text; *at; at += strcspn(at, "\n"), at += *at == '\n') {
+        int length = (int)strcspn(at, "\n");
+        const char *behind = strncmp(at, "tb[rank ", 8) == 0 ? strchr(at, ']') : NULL;
+        if (behind && strncmp(behind, "] warn: ", 8) == 0) fprintf(stderr, "%.*s\n", length, at);
+    }
+}
+
+/* The journal's own end counts; where the launch left none, or failed, it is written now, with the log's tail and the
+ * culprit. */
 static tb_status conclude(watch *w, tb_outcome *out)
 {
     tb_launch *launch = NULL;
     tb_journal *journal = NULL;
     tb_end end;
     TB_TRY(tb_journal_read(w->journal, &launch));
-    bool ended = strcmp(launch->end.status, "running") != 0;
+    bool ended = strcmp(launch->end.status, "running") != 0, failed = strcmp(launch->end.status, "failed") == 0;
     snprintf(out->status, sizeof out->status, "%s", launch->end.status);
     snprintf(out->reason, sizeof out->reason, "%s", launch->end.reason);
+    end = launch->end;
     tb_launch_free(launch);
     bool clean =
         WIFEXITED(w->wait_status) && (WEXITSTATUS(w->wait_status) == 0 || strcmp(out->status, "ok") != 0);
     if (ended && !clean)
         tb_log_write(TB_LOG_WARN, "%s: the launch is complete, but mpirun ended with wait status %d",
                      w->journal, w->wait_status);
-    if (ended) return TB_OK;
-    explain(w, &end, out->reason, sizeof out->reason);
+    if (ended && !failed) {
+        pass_on_warnings(w);
+        tb_flight_remove(w->journal, w->plan->point->ranks);
+        return TB_OK;
+    }
+    int rank, signal;
+    if (!failed || find_killed(w->log.text, &rank, &signal)) explain(w, &end, out->reason, sizeof out->reason);
+    else end.status = "failed";
+    end.reason = out->reason;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     end.utc_ns = now.tv_sec * 1000000000LL + now.tv_nsec;
     snprintf(out->status, sizeof out->status, "%s", end.status);
     TB_TRY(tb_journal_open(w->journal, &journal));
     tb_status st = w->log.size ? tb_journal_artefact(journal, &(tb_artefact){"log", w->log.text, -1}) : TB_OK;
+    add_culprit(w, journal, &end, out->reason, sizeof out->reason);
     if (st == TB_OK) st = tb_journal_end(journal, &end);
     tb_status closed = tb_journal_close(journal);
     return st != TB_OK ? st : closed;

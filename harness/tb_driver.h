@@ -8,11 +8,11 @@
  * A failing function ends the launch; its sentence becomes the reason. On several ranks the process then
  * leaves the others by MPI_Abort, without teardown, so a driver may fail on one rank alone.
  *
- * Ranks that communicate open tb_comm_open_world(NULL, &(tb_comm_options){.ranks = run->ranks, ...}) in setup
- * and close it in teardown: the harness has started MPI and ends it, and its own traffic is not in the
- * driver's counts. */
+ * Ranks that communicate open tb_run_open_comm() in setup and close it in teardown: the harness has started MPI
+ * and ends it, and its own traffic is not in the driver's counts. */
 #pragma once
 #include "record.h"
+#include "tb_comm.h"
 #include "tb_conf.h"
 #include <stdbool.h>
 #include <stdint.h>
@@ -28,6 +28,7 @@ typedef struct tb_run {
     uint64_t seed;         /* measure.seed: root of every stream */
     bool traced;           /* --trace: write a profile as artefact "trace" */
     const tb_conf *config; /* the resolved point; params through tb_param_*() */
+    const char *flight;    /* prefix of this launch's flight records; NULL: none are kept */
     struct tb_group *group;
     struct tb_recorder *recorder; /* behind tb_emit_*; NULL drops what is emitted */
 } tb_run;
@@ -99,3 +100,10 @@ void tb_run_headline(const tb_run *run, const char *name, double value, const ch
 TB_MUST_USE tb_status tb_run_sync(const tb_run *run, bool *stop);
 /* Collective. All ranks wait; for use before a timed block. */
 TB_MUST_USE tb_status tb_run_barrier(const tb_run *run);
+
+/* Collective: the launch's ranks as a communicator (tb_comm_open_world; `backend` NULL: the fastest that reaches all).
+ * Over several ranks it keeps a flight record, compares calls before data moves, has launch.deadline_s for every wait
+ * where that is given (else the options' deadline), and does what launch.fault asks for. */
+TB_MUST_USE tb_status tb_run_open_comm(const tb_run *run, const char *backend, const tb_comm_options *options,
+                                       tb_comm **out);
+void tb_run_close_comm(tb_comm *comm); /* NULL is accepted */

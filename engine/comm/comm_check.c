@@ -15,21 +15,35 @@ static const char *kind_name(int kind)
     return kind >= 0 && kind < 5 ? names[kind] : "?";
 }
 
-static tb_status compare(const tb_comm *c, const fingerprint *all)
+static bool same(const fingerprint *a, const fingerprint *b)
 {
-    for (int r = 1; r < c->size; r++) {
-        const fingerprint *a = &all[0], *b = &all[r];
-        if (a->count == b->count && a->kind == b->kind && a->dtype == b->dtype && a->reduction == b->reduction &&
-            a->root == b->root)
-            continue;
-        return TB_FAIL(
-            TB_ERR_COMM,
-            "rank 0 calls %s of %lld %s (%.40s) where rank %d calls %s of %lld %s (%.40s): ranks must call the "
-            "same in the same order",
-            kind_name(a->kind), (long long)a->count, tb_dtype_name((tb_dtype)a->dtype), a->label, r, kind_name(b->kind),
-            (long long)b->count, tb_dtype_name((tb_dtype)b->dtype), b->label);
-    }
-    return TB_OK;
+    return a->count == b->count && a->kind == b->kind && a->dtype == b->dtype && a->reduction == b->reduction &&
+           a->root == b->root;
+}
+
+static int followers(const fingerprint *all, int ranks, int of)
+{
+    int n = 0;
+    for (int r = 0; r < ranks; r++) n += same(&all[r], &all[of]);
+    return n;
+}
+
+/* Most ranks are right; where as many say one thing as another, each blames the other. */
+static tb_status compare(tb_comm *c, const fingerprint *all)
+{
+    int most = 0, odd = 0;
+    for (int r = 1; r < c->size; r++)
+        if (followers(all, c->size, r) > followers(all, c->size, most)) most = r;
+    while (odd < c->size && same(&all[odd], &all[most])) odd++;
+    if (odd == c->size) return TB_OK;
+    bool tie = followers(all, c->size, odd) == followers(all, c->size, most);
+    c->blamed = tie && same(&all[c->rank], &all[odd]) ? most : odd;
+    const fingerprint *a = &all[most], *b = &all[odd];
+    return TB_FAIL(TB_ERR_COMM,
+                   "rank %d calls %s of %lld %s (%.40s) where rank %d calls %s of %lld %s (%.40s): ranks must call the "
+                   "same in the same order",
+                   most, kind_name(a->kind), (long long)a->count, tb_dtype_name((tb_dtype)a->dtype), a->label, odd,
+                   kind_name(b->kind), (long long)b->count, tb_dtype_name((tb_dtype)b->dtype), b->label);
 }
 
 static tb_status check_collective(tb_comm *c, const tbi_collective *what, tb_request *out)

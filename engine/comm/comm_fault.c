@@ -56,15 +56,31 @@ static void strike(const fault *f)
     while (f->kind == HANG) sleep_ms(1000);
 }
 
+/* The number behind " of " in what the rank says it does: its sentences tell what it really does. */
+static void say_count(tb_comm *c, int64_t count, const char *unit)
+{
+    char *of = strstr(c->doing, " of ");
+    if (of) snprintf(of, sizeof c->doing - (size_t)(of - c->doing), " of %lld %s", (long long)count, unit);
+}
+
+/* What needs data, of a message: its length. */
+static void strike_message(tb_comm *c, size_t *bytes)
+{
+    const fault *f = c->state;
+    if (!strikes(c)) return;
+    strike(f);
+    if (f->kind == MISMATCH && *bytes > 0) say_count(c, (int64_t)--*bytes, "bytes");
+}
+
 static tb_status fault_send(tb_comm *c, tbi_lane lane, const void *data, size_t bytes, int peer, tb_request *out)
 {
-    if (strikes(c)) strike(c->state);
+    strike_message(c, &bytes);
     return tbi_pass_send(c, lane, data, bytes, peer, out);
 }
 
 static tb_status fault_recv(tb_comm *c, tbi_lane lane, void *data, size_t bytes, int peer, tb_request *out)
 {
-    if (strikes(c)) strike(c->state);
+    strike_message(c, &bytes);
     return tbi_pass_recv(c, lane, data, bytes, peer, out);
 }
 
@@ -74,7 +90,8 @@ static tb_status fault_collective(tb_comm *c, const tbi_collective *what, tb_req
     const fault *f = c->state;
     if (strikes(c)) {
         strike(f);
-        if (f->kind == MISMATCH && now.count > 0) now.count--;
+        if (f->kind == MISMATCH && now.count > 0)
+            say_count(c, --now.count, now.dtype == TB_U8 ? "bytes" : tb_dtype_name(now.dtype));
         if (f->kind == CORRUPT && now.kind == TBI_ALLREDUCE && now.count > 0)
             ((unsigned char *)now.out)[tb_dtype_size(now.dtype) - 2] ^= 0x40; /* high enough to survive rounding */
     }

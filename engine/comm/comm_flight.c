@@ -1,6 +1,9 @@
-/* Reads flight records after the fact. A rank that waits has an open operation. The culprit is a rank that the others
- * wait for and that waits for nobody itself: it died, hangs or computes; where all wait, the one whose oldest open
- * operation comes first, or has not ended where the others gave up. */
+/* Reads flight records after the fact, and finds the culprit:
+ *   1. A rank that gave up says which rank it waited for, or which broke the rules. If that one gave up as well, the
+ *      word is its; the chain ends at a rank that did not give up.
+ *   2. Where nobody gave up (a rank died and the launcher ended the rest): the rank that nothing from outside ended;
+ *      rather one without a record or in no operation (dead, or computing while others wait) than one in a wait.
+ *   3. Where that leaves none: the rank whose oldest open operation comes first. */
 #include "comm_flight.h"
 #include "tb_comm.h"
 #include "tb_text.h"
@@ -9,8 +12,10 @@
 typedef struct state { /* of one rank */
     bool readable, closed;
     int pid;
-    int64_t posted;
+    int64_t excused_ns;
     flight_entry oldest_open; /* number 0: it waits for nothing */
+    flight_entry newest_open; /* what it began last */
+    flight_entry failed;      /* the first wait that it gave up; number 0: none */
     flight_entry last;        /* to end; number 0: none */
 } state;
 
@@ -26,15 +31,19 @@ static bool read_file(const char *prefix, int rank, flight *to)
 
 static void digest(flight *f, state *out)
 {
-    *out = (state){ .readable = true, .closed = f->head.closed, .pid = f->head.pid, .posted = f->head.posted };
+    *out = (state){ .readable = true, .closed = f->head.closed, .pid = f->head.pid,
+                     .excused_ns = f->head.excused_ns };
     for (int i = 0; i < FLIGHT_ENTRIES; i++) {
         flight_entry *e = &f->entries[i];
         e->what[sizeof e->what - 1] = e->label[sizeof e->label - 1] = 0;
         if (!e->number || e->number > f->head.posted) continue;
         if (e->state == FLIGHT_DONE) {
             if (e->number > out->last.number) memcpy(&out->last, e, sizeof *e);
-        } else if (!out->oldest_open.number || e->number < out->oldest_open.number) {
-            memcpy(&out->oldest_open, e, sizeof *e);
+        } else {
+            if (!out->oldest_open.number || e->number < out->oldest_open.number) memcpy(&out->oldest_open, e, sizeof *e);
+            if (e->number > out->newest_open.number) memcpy(&out->newest_open, e, sizeof *e);
+            bool failed = e->state == FLIGHT_FAILED;
+            if (failed && (!out->failed.number || e->number < out->failed.number)) memcpy(&out->failed, e, sizeof *e);
         }
     }
 }
@@ -46,15 +55,44 @@ static bool stands_before(const flight_entry *a, const flight_entry *b)
     return a->state == FLIGHT_OPEN && b->state == FLIGHT_FAILED;
 }
 
-static int find_culprit(const state *s, int ranks)
+static bool blames(const state *s, int ranks)
 {
-    int first = -1;
+    bool counts = !s->excused_ns || s->failed.ended_ns < s->excused_ns;
+    return s->failed.number && s->failed.blamed >= 0 && s->failed.blamed < ranks && counts;
+}
+
+/* Rule 1; -1: nobody blames anybody. Of two that blame each other, the one that more ranks blame; where as many blame
+ * both, *other is the second. */
+static int follow_blame(const state *s, int ranks, int *other)
+{
+    int at = 0;
+    *other = -1;
+    while (at < ranks && !blames(&s[at], ranks)) at++;
+    if (at == ranks) return -1;
+    for (int hops = 0; hops < ranks && blames(&s[at], ranks); hops++) at = s[at].failed.blamed;
+    if (!blames(&s[at], ranks)) return at;
+    int votes[2] = { 0 }, against = s[at].failed.blamed;
+    for (int r = 0; r < ranks; r++)
+        if (blames(&s[r], ranks)) votes[0] += s[r].failed.blamed == at, votes[1] += s[r].failed.blamed == against;
+    if (votes[0] == votes[1]) *other = against;
+    return votes[0] >= votes[1] ? at : against;
+}
+
+static int find_culprit(const state *s, int ranks, int *other)
+{
+    int blamed = follow_blame(s, ranks, other), first = -1, waiting = -1;
+    bool begun = false;
+    for (int r = 0; r < ranks; r++) begun |= s[r].oldest_open.number || !s[r].readable || s[r].excused_ns;
+    if (blamed >= 0) return blamed;
+    for (int r = 0; begun && r < ranks; r++) {
+        bool in_none = !s[r].readable || (!s[r].oldest_open.number && !s[r].closed);
+        if (in_none && !s[r].excused_ns) return r;
+        if (waiting < 0 && s[r].oldest_open.number && !s[r].failed.number && !s[r].excused_ns) waiting = r;
+    }
+    if (waiting >= 0) return waiting;
     for (int r = 0; r < ranks; r++)
         if (s[r].oldest_open.number && (first < 0 || stands_before(&s[r].oldest_open, &s[first].oldest_open)))
             first = r;
-    if (first < 0) return -1;
-    for (int r = 0; r < ranks; r++)
-        if (!s[r].readable || (!s[r].oldest_open.number && !s[r].closed)) return r;
     return first;
 }
 
@@ -87,27 +125,50 @@ static void describe_rank(tb_text *to, const state *s, int rank, int64_t end_ns)
     tb_text_add(to, "\n");
 }
 
-tb_status tb_comm_read_flight(const char *prefix, int ranks, tb_text *report, int *culprit)
+static void tell_culprit(const state *s, int ranks, tb_culprit *out)
+{
+    int other, rank = find_culprit(s, ranks, &other);
+    *out = (tb_culprit){ .rank = rank, .other = other };
+    if (rank < 0 || !s[rank].readable) return;
+    out->inside = s[rank].oldest_open.number > 0;
+    const flight_entry *e = out->inside ? &s[rank].newest_open : &s[rank].last;
+    if (!e->number) return;
+    out->since_ns = out->inside ? e->posted_ns : e->ended_ns;
+    tb_text text = { 0 };
+    describe(&text, e);
+    snprintf(out->doing, sizeof out->doing, "%s", tb_text_str(&text));
+    tb_text_free(&text);
+}
+
+/* The size of the group, from whichever record can be read; 0: none. */
+static int find_ranks(const char *prefix, flight *f)
+{
+    enum { RANKS_TRIED = 4096 };
+    for (int r = 0; r < RANKS_TRIED; r++)
+        if (read_file(prefix, r, f)) return f->head.size;
+    return 0;
+}
+
+tb_status tb_comm_read_flight(const char *prefix, tb_text *report, tb_culprit *culprit)
 {
     flight *f = tb_calloc(1, sizeof *f);
-    state *s = tb_calloc((size_t)ranks, sizeof *s);
+    int ranks = f ? find_ranks(prefix, f) : 0;
+    state *s = tb_calloc((size_t)ranks + 1, sizeof *s);
     tb_status st = f && s ? TB_OK : tb_error_code();
-    int readable = 0;
     int64_t end_ns = 0;
-    *culprit = -1;
+    *culprit = (tb_culprit){ .rank = -1, .other = -1 };
+    if (st == TB_OK && ranks <= 0) st = TB_FAIL(TB_ERR_IO, "no flight record %s.<rank> can be read", prefix);
     for (int r = 0; st == TB_OK && r < ranks; r++) {
         if (!read_file(prefix, r, f)) continue;
         digest(f, &s[r]);
-        readable++;
         for (int i = 0; i < FLIGHT_ENTRIES; i++) {
             int64_t seen =
                 f->entries[i].ended_ns > f->entries[i].posted_ns ? f->entries[i].ended_ns : f->entries[i].posted_ns;
             if (seen > end_ns) end_ns = seen;
         }
     }
-    if (st == TB_OK && !readable) st = TB_FAIL(TB_ERR_IO, "no flight record %s.<rank> can be read", prefix);
     if (st == TB_OK) {
-        *culprit = find_culprit(s, ranks);
+        tell_culprit(s, ranks, culprit);
         for (int r = 0; r < ranks; r++) describe_rank(report, &s[r], r, end_ns);
     }
     tb_free(f);

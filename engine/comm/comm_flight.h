@@ -11,6 +11,7 @@ typedef struct flight_entry {
     int64_t number;              /* from 1; 0: never used */
     int64_t posted_ns, ended_ns;
     int32_t peer;                /* -1: a collective */
+    int32_t blamed;              /* FAILED: the rank that the failure names, or -1 */
     _Atomic int32_t state;
     char what[96], label[96];    /* "allreduce #17 of 1048576 f32", "step 17, bucket 3" */
 } flight_entry;
@@ -19,6 +20,7 @@ typedef struct flight_head {
     uint64_t magic;
     int32_t rank, size, pid, closed;
     _Atomic int64_t posted;      /* operations so far; entry of number n: n % FLIGHT_ENTRIES */
+    _Atomic int64_t excused_ns;  /* since when its waits end for reasons from outside; 0: they do not */
 } flight_head;
 
 typedef struct flight {
@@ -26,4 +28,4 @@ typedef struct flight {
     flight_entry entries[FLIGHT_ENTRIES];
 } flight;
 
-static const uint64_t flight_magic = 0x74622d666c790001;
+static const uint64_t flight_magic = 0x74622d666c790002;

@@ -67,6 +67,7 @@ struct tb_comm {
     char doing[96];      /* the call in progress: "allreduce #17 of 1048576 f32" */
     tb_status failed;    /* first failure that made it unusable */
     char *failure;       /* its sentence */
+    int blamed;          /* the rank that the newest failure names as its cause; -1: none */
     tb_comm_stats stats;
     struct tb_comm *inner;  /* of one that something was put around: what it was before */
     struct tb_comm *parent; /* the group that this one was made with and closes behind it, or NULL */
@@ -75,6 +76,8 @@ struct tb_comm {
 };
 
 tb_status tbi_comm_wait_until(tb_comm *c, tb_request *request, int64_t until_ns);
+/* The rank that the newest failure of c, or of what it was put around, names; -1: none. */
+int tbi_comm_blamed(const tb_comm *c);
 
 /* A collective built from messages; done on return. */
 tb_status tbi_messages_collective(tb_comm *c, const tbi_collective *what);

@@ -187,7 +187,7 @@ static tb_status mpi_recv(tb_comm *c, tbi_lane lane, void *data, size_t bytes, i
 }
 
 /* MPI reports a message that is too long, and takes one that is too short for success. */
-static tb_status check_length(const tb_comm *c, const op *o, const MPI_Status *statuses)
+static tb_status check_length(tb_comm *c, const op *o, const MPI_Status *statuses)
 {
     size_t got = 0;
     for (int i = 0; o->receives && i < o->n; i++) {
@@ -196,6 +196,7 @@ static tb_status check_length(const tb_comm *c, const op *o, const MPI_Status *s
         got += (size_t)n;
     }
     if (!o->receives || got == o->bytes) return TB_OK;
+    c->blamed = o->peer;
     return TB_FAIL(TB_ERR_COMM, "rank %d of %d: %s expects %zu bytes from rank %d, which sends %zu", c->rank, c->size,
                    c->doing, o->bytes, o->peer, got);
 }
@@ -215,7 +216,10 @@ static tb_status mpi_poll(tb_comm *c, void *wanted, bool *done)
     for (int i = 0; code == MPI_ERR_IN_STATUS && i < o->n; i++)
         if (statuses[i].MPI_ERROR != MPI_SUCCESS && statuses[i].MPI_ERROR != MPI_ERR_PENDING)
             code = statuses[i].MPI_ERROR;
-    if (code != MPI_SUCCESS) return failed(c, code, o->receives ? "receive" : "send");
+    if (code != MPI_SUCCESS) {
+        c->blamed = o->peer;
+        return failed(c, code, o->receives ? "receive" : "send");
+    }
     if (!flag) return TB_OK;
     TB_TRY(check_length(c, o, statuses));
     *done = true;

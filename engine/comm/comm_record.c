@@ -29,6 +29,7 @@ static flight_entry *note(tb_comm *c, int peer)
     e->posted_ns = tb_now_ns();
     e->ended_ns = 0;
     e->peer = peer;
+    e->blamed = -1;
     memcpy(e->what, c->doing, sizeof e->what);
     memcpy(e->label, c->label, sizeof e->label);
     atomic_store_explicit(&e->state, FLIGHT_OPEN, memory_order_release);
@@ -36,9 +37,10 @@ static flight_entry *note(tb_comm *c, int peer)
     return e;
 }
 
-static void ended(flight_entry *e, tb_status st)
+static void ended(const tb_comm *c, flight_entry *e, tb_status st)
 {
     e->ended_ns = tb_now_ns();
+    if (st != TB_OK) e->blamed = tbi_comm_blamed(c);
     atomic_store_explicit(&e->state, st == TB_OK ? FLIGHT_DONE : FLIGHT_FAILED, memory_order_release);
 }
 
@@ -47,7 +49,7 @@ static tb_status follow(tb_comm *c, flight_entry *e, tb_status st, tb_request *o
 {
     recorder *r = c->state;
     if (st != TB_OK || !out->op) {
-        ended(e, st);
+        ended(c, e, st);
         return st;
     }
     op *o = r->spare;
@@ -76,9 +78,10 @@ static tb_status record_collective(tb_comm *c, const tbi_collective *what, tb_re
     return follow(c, e, tbi_pass_collective(c, what, out), out);
 }
 
-static void settle(recorder *r, op *o, tb_status st)
+static void settle(const tb_comm *c, op *o, tb_status st)
 {
-    ended(o->entry, st);
+    recorder *r = c->state;
+    ended(c, o->entry, st);
     o->next = r->spare;
     r->spare = o;
 }
@@ -87,11 +90,11 @@ static tb_status record_poll(tb_comm *c, void *wanted, bool *done)
 {
     op *o = wanted;
     TB_TRY(tbi_pass_poll(c, o ? o->inner : NULL, done));
-    if (*done) settle(c->state, o, TB_OK);
+    if (*done) settle(c, o, TB_OK);
     return TB_OK;
 }
 
-static void record_give_up(tb_comm *c, void *wanted) { settle(c->state, wanted, TB_ERR_COMM); }
+static void record_give_up(tb_comm *c, void *wanted) { settle(c, wanted, TB_ERR_COMM); }
 
 static int record_missing(const tb_comm *c, const void *wanted)
 {
@@ -124,24 +127,26 @@ static tb_status map_file(const tb_comm *c, const char *prefix, flight **out)
     return st;
 }
 
+static const tbi_comm_backend record = {
+    .close = record_close,
+    .send = record_send,
+    .recv = record_recv,
+    .poll = record_poll,
+    .missing = record_missing,
+    .give_up = record_give_up,
+    .abort = tbi_pass_abort,
+    .collective = record_collective,
+    .alloc = tbi_pass_alloc,
+    .free = tbi_pass_free,
+};
+
 tb_status tb_comm_add_recorder(tb_comm *c, const char *prefix)
 {
-    static const tbi_comm_backend record = {
-        .close = record_close,
-        .send = record_send,
-        .recv = record_recv,
-        .poll = record_poll,
-        .missing = record_missing,
-        .give_up = record_give_up,
-        .abort = tbi_pass_abort,
-        .collective = record_collective,
-        .alloc = tbi_pass_alloc,
-        .free = tbi_pass_free,
-    };
     recorder *r = tb_calloc(1, sizeof *r);
     if (!r) return tb_error_code();
     tb_status st = map_file(c, prefix, &r->file);
     if (st == TB_OK) {
+        memset(r->file, 0, sizeof *r->file); /* touched now, not in the first steps */
         r->file->head = (flight_head){ .magic = flight_magic, .rank = c->rank, .size = c->size, .pid = getpid() };
         st = tbi_comm_wrap(c, &record, r);
         if (st == TB_OK) return st;
@@ -149,4 +154,10 @@ tb_status tb_comm_add_recorder(tb_comm *c, const char *prefix)
     }
     tb_free(r);
     return st;
+}
+
+_Atomic int64_t *tb_comm_recorder_excuse(tb_comm *c)
+{
+    while (c && c->backend != &record) c = c->inner;
+    return c ? &((recorder *)c->state)->file->head.excused_ns : NULL;
 }

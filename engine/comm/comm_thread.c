@@ -187,9 +187,11 @@ static tb_status advance_recv(tb_comm *c, op *o)
         atomic_load_explicit(&ch->posted, memory_order_acquire) <= o->index)
         return TB_OK;
     const post *p = &ch->posts[o->index % POSTS];
-    if (p->bytes != o->bytes)
+    if (p->bytes != o->bytes) {
+        c->blamed = o->peer;
         return TB_FAIL(TB_ERR_COMM, "rank %d of %d: %s expects %zu bytes from rank %d, which sends %zu", c->rank,
                        c->size, c->doing, o->bytes, o->peer, p->bytes);
+    }
     atomic_store(&ch->copying, true);
     if (!atomic_load(&t->hub->aborted_by)) {
         if (o->bytes) memcpy(o->to, p->data, o->bytes);

@@ -9,6 +9,7 @@ tb_status tbi_comm_wrap(tb_comm *c, const tbi_comm_backend *around, void *state)
     *inner = *c;
     inner->parent = NULL;
     inner->failure = NULL;
+    inner->blamed = -1;
     c->scratch = NULL;
     c->scratch_bytes = 0;
     c->stats.wire_bytes = 0;

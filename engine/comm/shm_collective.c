@@ -89,12 +89,13 @@ static void publish(tb_comm *c, const shm_piece_op *o, uint64_t piece)
 }
 
 /* ---- act ---- */
-static tb_status agree(const tb_comm *c, const shm_entry *mine, const shm_entry *other, int rank)
+static tb_status agree(tb_comm *c, const shm_entry *mine, const shm_entry *other, int rank)
 {
     static const char *const kinds[] = { "allreduce", "reduce_scatter", "allgather", "bcast", "barrier" };
     if (mine->kind == other->kind && mine->count == other->count && mine->dtype == other->dtype &&
         mine->reduction == other->reduction && mine->root == other->root)
         return TB_OK;
+    c->blamed = rank;
     return TB_FAIL(TB_ERR_COMM,
                    "rank %d of %d: %s%s%s%s meets %s of %lld %s on rank %d: ranks must call the same in the same order",
                    c->rank, c->size, c->doing, c->label[0] ? " (" : "", c->label, c->label[0] ? ")" : "",

@@ -50,15 +50,17 @@ static void advance_send(shm_message *m)
     m->op.done = m->begun && m->at == m->bytes;
 }
 
-static tb_status advance_recv(const tb_comm *c, shm_message *m)
+static tb_status advance_recv(tb_comm *c, shm_message *m)
 {
     shm_channel *ch = m->channel;
     uint64_t got = atomic_load_explicit(&ch->got, memory_order_relaxed);
     while ((m->at < m->bytes || !m->begun) && got < atomic_load_explicit(&ch->put, memory_order_acquire)) {
         size_t slot = got % SHM_CHUNKS, n = ch->chunk_bytes[slot];
-        if (ch->message_bytes[slot] != m->bytes)
+        if (ch->message_bytes[slot] != m->bytes) {
+            c->blamed = m->peer;
             return TB_FAIL(TB_ERR_COMM, "rank %d of %d: %s expects %zu bytes from rank %d, which sends %zu", c->rank,
                            c->size, c->doing, m->bytes, m->peer, (size_t)ch->message_bytes[slot]);
+        }
         if (n) memcpy(m->data + m->at, m->chunks + slot * SHM_CHUNK, n);
         m->at += n;
         m->begun = true;

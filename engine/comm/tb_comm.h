@@ -144,13 +144,25 @@ TB_MUST_USE tb_status tb_comm_add_check(tb_comm *c);
 /* Flight recorder: the last 4096 operations of this rank, with label, times and state, in the mapped file
  * <prefix>.<rank>, which outlives the process. */
 TB_MUST_USE tb_status tb_comm_add_recorder(tb_comm *c, const char *prefix);
+/* The word in this rank's record that says since when (CLOCK_MONOTONIC, ns; 0: not) its waits end for reasons from
+ * outside (a signal, the program around it): such a rank is not what the others waited for, and what it says later does
+ * not count. A signal handler may set it. NULL: no recorder. */
+_Atomic int64_t *tb_comm_recorder_excuse(tb_comm *c);
 /* Strikes once, at the n-th operation (from 1) of a rank: "kind@rank:n[:ms]" with kind one of
  *   kill stop exit     the process ends by SIGKILL, stops, ends with status 3
  *   slow hang          the rank sleeps for ms, for ever
- *   mismatch corrupt   the collective's count is one less; a bit of its data is turned */
+ *   mismatch corrupt   the count of the collective, the bytes of the message are one less; a bit of a sum's data is
+ *                      turned */
 TB_MUST_USE tb_status tb_comm_add_fault(tb_comm *c, const char *spec);
 
-/* Reads the recorders of `ranks` ranks and says what each was doing last and which rank the others waited for.
- * *culprit: that rank, or -1 where all had finished what they began. IO: no file can be read. */
+typedef struct tb_culprit {
+    int rank;         /* -1: all had finished what they began */
+    int other;        /* one of the two broke the rules, and the ranks do not agree which; -1: they do */
+    char doing[208];  /* "allreduce #17 of 1024 f32 (step 4, bucket 2)": what it was in, or had done last; may be "" */
+    bool inside;      /* it was in that operation; false: it was between operations */
+    int64_t since_ns; /* CLOCK_MONOTONIC: when that began; 0: never */
+} tb_culprit;
+/* Reads the recorders of a group, says what each rank was doing last, and finds the rank that the others waited for or
+ * that broke the rules. IO: no file can be read. */
 struct tb_text;
-TB_MUST_USE tb_status tb_comm_read_flight(const char *prefix, int ranks, struct tb_text *report, int *culprit);
+TB_MUST_USE tb_status tb_comm_read_flight(const char *prefix, struct tb_text *report, tb_culprit *culprit);

@@ -71,7 +71,8 @@ static tb_status start_full(tb_ddp *d)
     for (; d->started < d->n_buckets && d->buckets[d->started].missing == 0; d->started++) {
         bucket *b = &d->buckets[d->started];
         char *data = (char *)d->memory + (size_t)b->offset * tb_dtype_size(dtype);
-        tb_comm_label(d->cfg.comm, "gradients, bucket %d of %d", d->started, d->n_buckets);
+        tb_comm_label(d->cfg.comm, "step %lld, gradients, bucket %d of %d", (long long)d->step, d->started,
+                      d->n_buckets);
         if (d->update && d->has_seen)
             TB_TRY(tb_comm_allreduce_map(d->cfg.comm, data, b->numel, dtype, tbi_ddp_update_map, b, NULL, &b->request));
         else
@@ -107,6 +108,7 @@ void tb_ddp_begin(tb_ddp *d, bool sync)
 {
     d->status = d->n_seen && !d->has_seen && is_clear(d) ? tbi_ddp_adopt_order(d) : TB_OK;
     d->syncing = sync;
+    d->step++;
     if (sync && d->update) tbi_ddp_update_begin(d);
     d->started = d->n_seen = 0;
     d->sum_ns = 0;
@@ -190,6 +192,7 @@ tb_status tb_ddp_create(const tb_ddp_config *config, tb_ddp **out)
     d->cfg = *config;
     if (d->cfg.bucket_bytes == 0) d->cfg.bucket_bytes = DEFAULT_BUCKET_BYTES;
     d->n = tb_params_count(config->params);
+    d->step = -1;
     tb_status st = prepare(d);
     if (st == TB_OK) *out = d;
     else tb_ddp_destroy(d);

@@ -34,6 +34,7 @@ struct tb_ddp {
     bucket *buckets;
     int n_buckets, started;
     bool syncing;
+    int64_t step;       /* from 0 */
     tb_status status;   /* first failure in a hook */
     int64_t sum_ns;
     struct ddp_update *update; /* NULL: the optimizer is the caller's */

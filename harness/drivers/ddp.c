@@ -92,8 +92,8 @@ static tb_status open_comm(const tb_run *run, int ranks, tb_comm **out)
 {
     const char *backend = tb_param_str(run, "backend");
     if (ranks == 1) return tb_comm_open("self", 0, 1, NULL, NULL, out);
-    return tb_comm_open_world(strcmp(backend, "auto") == 0 ? NULL : backend,
-                              &(tb_comm_options){.ranks = ranks, .deadline_ns = patience_ns}, out);
+    return tb_run_open_comm(run, strcmp(backend, "auto") == 0 ? NULL : backend,
+                            &(tb_comm_options){.deadline_ns = patience_ns}, out);
 }
 
 /* The reference of one rank is never fused. */
@@ -129,7 +129,7 @@ static void close_training(training *t)
     tb_optim_destroy(t->optim);
     tb_release(t->count);
     tb_model_destroy(t->model);
-    tb_comm_close(t->comm);
+    tb_run_close_comm(t->comm);
     (void)tb_ctx_destroy(t->ctx);
     *t = (training){0};
 }
@@ -339,7 +339,7 @@ static void teardown(void *arg)
     if (!s) return;
     tb_peer_stop(s->peer);
     if (s->own.ctx) close_training(&s->own);
-    else tb_comm_close(s->own.comm);
+    else tb_run_close_comm(s->own.comm);
     tb_dataset_close(s->data);
     tb_free(s);
 }

@@ -26,6 +26,7 @@ static const tb_key keys[] = {
     {"microbatches", TB_KEY_INT, "", 1, 4096, NULL, "8", "pieces of a step's batch"},
     {"rows", TB_KEY_INT, "rows", 1, 65536, NULL, "8", "of one micro-batch"},
     {"recompute", TB_KEY_BOOL, "", 0, 0, NULL, "false", "keep the blocks' inputs alone, run them again in backward"},
+    {"backend", TB_KEY_CHOICE, "", 0, 0, "auto|shm|mpi", "auto", "what moves messages; auto: the fastest for all"},
     {"steps", TB_KEY_INT, "", 1, 1000000, NULL, "10", "timed steps"},
     {"rate", TB_KEY_NUM, "", 0, 1e3, NULL, "1e-3", "learning rate of AdamW"},
 };
@@ -251,8 +252,10 @@ static tb_status open_own(state *s, const char *schedule)
     const tb_run *run = s->run;
     TB_TRY(predict(s, schedule));
     TB_TRY(open_base(s, &s->own, schedule, run->ranks, run->rank, run->device));
+    const char *backend = tb_param_str(run, "backend");
+    if (strcmp(backend, "auto") == 0) backend = NULL;
     if (run->ranks > 1)
-        TB_TRY(tb_comm_open_world(NULL, &(tb_comm_options){.ranks = run->ranks, .deadline_ns = patience_ns}, &s->comm));
+        TB_TRY(tb_run_open_comm(run, backend, &(tb_comm_options){.deadline_ns = patience_ns}, &s->comm));
     return open_trainer(s, &s->own, s->comm);
 }
 
@@ -411,7 +414,7 @@ static void teardown(void *arg)
     state *s = arg;
     if (!s) return;
     close_arrangement(&s->own);
-    tb_comm_close(s->comm);
+    tb_run_close_comm(s->comm);
     tb_dataset_close(s->data);
     tb_free(s->bytes);
     tb_free(s->peaks);

@@ -112,10 +112,8 @@ static int64_t length_of(const tb_run *run, const train_state *s)
 
 static tb_status open_comm(const tb_run *run, train_state *s)
 {
-    tb_comm_options options = {.deadline_ns = 300 * INT64_C(1000000000), .heap = tb_ctx_heap(s->ctx),
-                               .ranks = run->ranks};
-    return run->ranks == 1 ? tb_comm_open("self", 0, 1, NULL, &options, &s->comm)
-                           : tb_comm_open_world(NULL, &options, &s->comm);
+    tb_comm_options options = {.deadline_ns = 300 * INT64_C(1000000000), .heap = tb_ctx_heap(s->ctx)};
+    return tb_run_open_comm(run, NULL, &options, &s->comm);
 }
 
 static tb_status setup(const tb_run *run, void **out)
@@ -331,7 +329,7 @@ static void teardown(void *state)
     tb_trainer_destroy(s->trainer);
     tb_model_destroy(s->model);
     tb_dataset_close(s->data);
-    tb_comm_close(s->comm);
+    tb_run_close_comm(s->comm);
     tb_ctx_destroy(s->ctx);
     tb_free(s);
 }

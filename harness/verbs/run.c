@@ -1,4 +1,5 @@
 /* tb run: an experiment from its file to a table. */
+#include "crash.h"
 #include "direct.h"
 #include "experiment.h"
 #include "group.h"
@@ -12,7 +13,7 @@ static volatile int interrupts; /* counted by the handler: the one thing that a 
 
 static void count_interrupt(int signal)
 {
-    (void)signal;
+    if (signal == SIGTERM) tb_crash_excuse();
     interrupts++;
 }
 

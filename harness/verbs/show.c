@@ -1,11 +1,13 @@
 /* tb show: an experiment with its keys, or what a run measured (from HDF5 or from journals, also of a run
  * that goes on or was killed). */
 #include "experiment.h"
+#include "flight.h"
 #include "results.h"
 #include "show_json.h"
 #include "table.h"
 #include "tb_alloc.h"
 #include "tb_verb.h"
+#include <dirent.h>
 #include <math.h>
 #include <string.h>
 #include <unistd.h>
@@ -148,6 +150,37 @@ static int show_text(const char *path, const char *name)
     return code;
 }
 
+/* ---- flight records ---- */
+static void print_flight(const char *prefix)
+{
+    tb_text report = {0};
+    tb_culprit culprit;
+    char sentence[256];
+    if (tb_flight_tell(prefix, &report, sentence, sizeof sentence, &culprit)) {
+        printf("\n  flight records %s.*, of a launch that did not end well or goes on\n%s", prefix, tb_text_str(&report));
+        printf("  culprit: %s\n", *sentence ? sentence : "none, all ranks had finished what they began");
+    }
+    tb_text_free(&report);
+}
+
+/* Of a folder, or of one journal: what the ranks of launches that left no result were doing. */
+static void print_flights(const char *path)
+{
+    static const char first[] = ".flight.0";
+    DIR *dir = opendir(path);
+    char *prefix = dir ? NULL : tb_flight_prefix(path);
+    if (prefix) print_flight(prefix);
+    tb_free(prefix);
+    for (const struct dirent *e; dir && (e = readdir(dir));) {
+        size_t n = strlen(e->d_name), cut = strlen(".0");
+        if (n < strlen(first) || strcmp(e->d_name + n - strlen(first), first) != 0) continue;
+        prefix = tb_asprintf("%s/%.*s", path, (int)(n - cut), e->d_name);
+        if (prefix) print_flight(prefix);
+        tb_free(prefix);
+    }
+    if (dir) closedir(dir);
+}
+
 static int show_results(const char *path, bool json, bool with_facts)
 {
     tb_results results;
@@ -168,6 +201,7 @@ static int show_results(const char *path, bool json, bool with_facts)
         tb_free(rows);
         printf("tb show FILE shows one point in full\n");
     }
+    if (!json) print_flights(path);
     tb_results_free(&results);
     return code;
 }

@@ -63,11 +63,11 @@ static void a_recorded_group_passes_the_battery_and_closes_in_order(void **state
     (void)state;
     char prefix[64];
     tb_text report = { 0 };
-    int culprit;
+    tb_culprit culprit;
     prefix_of("battery", prefix);
     on_ranks("shm", 2, 0, recorded);
-    assert_int_equal(tb_comm_read_flight(prefix, 2, &report, &culprit), TB_OK);
-    assert_int_equal(culprit, -1);
+    assert_int_equal(tb_comm_read_flight(prefix, &report, &culprit), TB_OK);
+    assert_int_equal(culprit.rank, -1);
     assert_non_null(strstr(tb_text_str(&report), "rank 1 (process "));
     assert_non_null(strstr(tb_text_str(&report), "closed in order; last done: barrier #"));
     tb_text_free(&report);
@@ -95,15 +95,16 @@ static void the_record_names_the_rank_that_others_wait_for(void **state)
     (void)state;
     char prefix[64];
     tb_text report = { 0 };
-    int culprit;
+    tb_culprit culprit;
     prefix_of("stuck", prefix);
     on_ranks("thread", 2, second / 2, stuck_outside);
-    assert_int_equal(tb_comm_read_flight(prefix, 2, &report, &culprit), TB_OK);
+    assert_int_equal(tb_comm_read_flight(prefix, &report, &culprit), TB_OK);
+    assert_int_equal(culprit.rank, 1);
     assert_non_null(strstr(tb_text_str(&report), "failed in allreduce #"));
     assert_non_null(strstr(tb_text_str(&report), "of 10 f32 (step 4, bucket 2) for 0."));
     assert_non_null(strstr(tb_text_str(&report), "last done: allreduce #"));
     tb_text_free(&report);
-    assert_int_equal(tb_comm_read_flight("/tmp/no such record", 2, &report, &culprit), TB_ERR_IO);
+    assert_int_equal(tb_comm_read_flight("/tmp/no such record", &report, &culprit), TB_ERR_IO);
 }
 
 /* ---- faults ---- */
@@ -163,7 +164,8 @@ static void struck(const char *fault, int victim_status, int expect_culprit)
 {
     char prefix[64];
     pid_t pids[RANKS];
-    int status[RANKS], culprit, left = RANKS;
+    int status[RANKS], left = RANKS;
+    tb_culprit culprit;
     tb_comm_id id;
     prefix_of(fault, prefix);
     assert_int_equal(tb_comm_make_id("shm", RANKS, &id), TB_OK);
@@ -190,9 +192,9 @@ static void struck(const char *fault, int victim_status, int expect_culprit)
         assert_in_range(WEXITSTATUS(status[r]), 40, 41);
     }
     tb_text report = { 0 };
-    assert_int_equal(tb_comm_read_flight(prefix, RANKS, &report, &culprit), TB_OK);
-    if (expect_culprit >= 0 && culprit != expect_culprit)
-        fail_msg("%s: culprit %d\n%s", fault, culprit, tb_text_str(&report));
+    assert_int_equal(tb_comm_read_flight(prefix, &report, &culprit), TB_OK);
+    if (expect_culprit >= 0 && culprit.rank != expect_culprit)
+        fail_msg("%s: culprit %d\n%s", fault, culprit.rank, tb_text_str(&report));
     tb_text_free(&report);
 }
 
