@@ -108,7 +108,9 @@ typedef struct tb_gemm_args {
  * offer a layout of the weights of a forward: pack() reads sizes and `weight`.
  * Orders: forward one chain of fused multiply-adds over ascending (c, kh, kw); input_grad over ascending (o, kh, kw);
  * weight_grad: the images are cut into `tree` blocks of ceil(n / tree), each a chain over ascending (n, i, j), summed
- * as a balanced pairwise tree. ---- */
+ * as a balanced pairwise tree.
+ * conv2d_winograd is conv2d with fewer products and sums in another order (of a result's own, whatever the batch and the
+ * threads). It always takes packed weights. is_pooled: no residual, and act is none or relu. ---- */
 typedef struct tb_conv_args {
     int64_t n, c, h, w;    /* x */
     int64_t o, kh, kw;     /* weight */
@@ -123,6 +125,7 @@ typedef struct tb_conv_args {
     const void *residual;  /* forward: like out, or NULL: added after the bias; may be out itself */
     tb_epilogue_act act;   /* forward, last */
     bool accumulate;       /* gradients: add to out, once */
+    bool is_pooled;        /* conv2d_winograd: out is the greatest of every 2 x 2 of y, [oh / 2, ow / 2] */
     int tree;              /* weight_grad: 1, 2, 4 or 8 */
     void *scratch;         /* .scratch_bytes, 64-byte aligned; depends on all fields but pointers */
     struct tb_pool *pool;  /* the kernel splits itself over the pool's threads; NULL: one thread */

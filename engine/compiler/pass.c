@@ -3,7 +3,8 @@
 #include "tb_file.h"
 
 static const tb_pass *const passes[] = {
-    &tbi_pass_simplify, &tbi_pass_fold, &tbi_pass_cse, &tbi_pass_norm, &tbi_pass_epilogue, &tbi_pass_fuse,
+    &tbi_pass_simplify, &tbi_pass_fold,     &tbi_pass_cse,  &tbi_pass_norm,
+    &tbi_pass_epilogue, &tbi_pass_winograd, &tbi_pass_fuse,
 };
 
 int tb_pass_count(void) { return (int)(sizeof passes / sizeof passes[0]); }
@@ -54,7 +55,7 @@ tb_status tb_compile(tb_graph *g, const tb_compile_opts *opts, tb_compile_report
     if (opts->dump_dir) TB_TRY(dump(g, opts, 0, "captured"));
     for (int i = 0; i < tb_pass_count(); i++) {
         const tb_pass *p = passes[i];
-        bool is_fusion = p == &tbi_pass_epilogue || p == &tbi_pass_fuse;
+        bool is_fusion = p == &tbi_pass_epilogue || p == &tbi_pass_winograd || p == &tbi_pass_fuse;
         if ((p->is_inexact && opts->strict) || (is_fusion && opts->no_fusion)) continue;
         r.rewrites = 0;
         tb_status st = p->run(g, &r);

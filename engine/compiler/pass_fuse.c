@@ -32,7 +32,7 @@ static size_t act_offset(const tb_op *op)
     return SIZE_MAX;
 }
 
-static int64_t act_of(const tb_node *n)
+int64_t tbi_act_of(const tb_node *n)
 {
     size_t at = act_offset(n->op);
     int64_t act = TB_ACT_NONE;
@@ -57,7 +57,7 @@ static int anchor_for(tb_graph *g, tb_pass_run *r, int user, int k)
     if (!a || !with_epilogue(a->op)) return -1;
     bool adds = u->op == &tb_op_add;
     if (tb_graph_uses(g, u->in[k]) != 1) refusal = "its result has other uses";
-    else if (act_of(a) != TB_ACT_NONE) refusal = "it has an activation already";
+    else if (tbi_act_of(a) != TB_ACT_NONE) refusal = "it has an activation already";
     else if (adds && a->n_in > residual_place(a->op)) refusal = "it has a residual already";
     else if (adds && !same_dims(&g->values[u->in[1 - k]], &g->values[u->out[0]]))
         refusal = "the sum broadcasts its other operand";

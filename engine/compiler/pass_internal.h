@@ -18,6 +18,8 @@ void tbi_why(tb_pass_run *r, const tb_graph *g, int node, int user, const char *
  * value; -1 otherwise. Multi-use is the classic miscompile of epilogue fusion, so rewriters ask here. */
 int tbi_producer(const tb_graph *g, int value, const tb_op *op, bool single_use);
 bool tbi_is_constant(const tb_graph *g, int value);
+/* The activation in a node's attributes (tb_epilogue_act); none where it has no such attribute. */
+int64_t tbi_act_of(const tb_node *n);
 
 extern const tb_pass tbi_pass_simplify, tbi_pass_fold, tbi_pass_cse, tbi_pass_norm, tbi_pass_epilogue,
-    tbi_pass_fuse;
+    tbi_pass_winograd, tbi_pass_fuse;

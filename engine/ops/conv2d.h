@@ -31,3 +31,9 @@ typedef struct tbi_conv2d_u8s8_attrs {
     bool to_u8;
     int64_t zero, low;      /* of the result */
 } tbi_conv2d_u8s8_attrs;
+
+typedef struct tbi_conv2d_winograd_attrs {
+    tb_ints pad;
+    int64_t act; /* tb_epilogue_act */
+    bool is_pooled;
+} tbi_conv2d_winograd_attrs;

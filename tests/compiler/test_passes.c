@@ -276,6 +276,73 @@ static void batch_norm_moves_into_the_convolution(void **state)
     assert_true(size > 0.1f && most < 1e-5f * size);
 }
 
+enum { FILTERS = 18, CHANNELS = 9, SIDE = 11 };
+
+/* conv -> relu -> pool; conv, whose result has two uses, -> pool. */
+static tb_tensor *filtered(void *arg, int n, tb_tensor *const *in)
+{
+    tb_tensor **p = arg;
+    (void)n;
+    const tb_pool2d_opts window = {.kernel = {2, 2}};
+    tb_tensor *x = tb_max_pool2d(tb_relu(tb_conv2d(in[0], p[0], p[1], &(tb_conv2d_opts){.pad = {1, 1}})), &window);
+    x = tb_conv2d(x, p[2], NULL, &(tb_conv2d_opts){.pad = {2, 2}});
+    return tb_add(tb_max_pool2d(x, &window), tb_slice(tb_slice(x, 2, 0, 2, 1), 3, 0, 2, 1));
+}
+
+static void run_filtered(tb_graph *g, tb_ctx *ctx, int64_t n, const float *x, float *y)
+{
+    tb_exec *e;
+    tb_session *s;
+    assert_ok(tb_exec_create(g, &e));
+    assert_ok(tb_session_create(e, ctx, &s));
+    assert_ok(tb_session_run(s, &n, (const void *[]){x}, (void *[]){y}));
+    tb_session_free(s);
+    tb_exec_free(e);
+}
+
+static void convolutions_filter_minimally_with_their_pooling(void **state)
+{
+    enum { N = 5, IMAGE = CHANNELS * SIDE * SIDE, RESULT = CHANNELS * 2 * 2 };
+    static const int64_t shapes[3][5] = {{4, FILTERS, CHANNELS, 3, 3}, {1, FILTERS}, {4, CHANNELS, FILTERS, 5, 5}};
+    static float x[N * IMAGE], v[FILTERS * CHANNELS * 25], y[3][N * RESULT];
+    tb_tensor *p[3];
+    float most = 0, size = 0;
+    for (int i = 0; i < N * IMAGE; i++) x[i] = (float)tb_random_normal(4, 1, (uint64_t)i);
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < FILTERS * CHANNELS * 25; i++)
+            v[i] = (float)tb_random_normal(4, 2 + (uint64_t)k, (uint64_t)i);
+        p[k] = tb_tensor_from(TB_F32, (int)shapes[k][0], shapes[k] + 1, v);
+    }
+    for (int way = 0; way < 3; way++) { /* strict; all images at once; one after the other */
+        tb_graph *g;
+        tb_text text = {0};
+        assert_ok(tb_capture("g", 1, (const char *[]){"N"}, 1,
+                             &(tb_capture_input){"x", TB_F32, 4, {-1, CHANNELS, SIDE, SIDE}}, filtered, p, &g));
+        assert_ok(tb_compile(g, &(tb_compile_opts){.strict = way == 0}, NULL));
+        tb_graph_dump(g, &text);
+        assert_int_equal(strstr(tb_text_str(&text), "conv2d_winograd") != NULL, way != 0);
+        assert_int_equal(strstr(tb_text_str(&text), "is_pooled=true") != NULL, way != 0);
+        assert_non_null(strstr(tb_text_str(&text), "= max_pool2d(")); /* behind the result with two uses */
+        tb_text_free(&text);
+        if (way < 2) run_filtered(g, *state, N, x, y[way]);
+        if (way < 2) continue;
+        tb_exec *e;
+        tb_session *s;
+        assert_ok(tb_exec_create(g, &e));
+        assert_ok(tb_session_create(e, *state, &s));
+        for (int i = 0; i < N; i++)
+            assert_ok(tb_session_run(s, &(int64_t){1}, (const void *[]){x + i * IMAGE}, (void *[]){y[2] + i * RESULT}));
+        tb_session_free(s);
+        tb_exec_free(e);
+    }
+    assert_memory_equal(y[1], y[2], sizeof y[1]);
+    for (int i = 0; i < N * RESULT; i++) {
+        most = fmaxf(most, fabsf(y[0][i] - y[1][i]));
+        size = fmaxf(size, fabsf(y[0][i]));
+    }
+    assert_true(size > 1 && most < 1e-5f * size);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -283,6 +350,7 @@ int main(void)
         ctx_test(the_rewrite_limit_stops_the_passes),
         ctx_test(a_value_with_two_uses_is_not_fused_and_says_why),
         ctx_test(batch_norm_moves_into_the_convolution),
+        ctx_test(convolutions_filter_minimally_with_their_pooling),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -21,7 +21,7 @@ ELSEWHERE = {  # ops without a case, and where they are checked
 }
 
 
-FLOATS_ONLY = {"linear", "linear_act", "embedding", "conv2d", "conv2d_act", "avg_pool2d",
+FLOATS_ONLY = {"linear", "linear_act", "embedding", "conv2d", "conv2d_act", "conv2d_winograd", "avg_pool2d",
                "quantize"}  # and backward ops
 NOT_OF_BOOL = {"clamp", "accumulate", "argmax"}  # argmax: torch only where nothing is compared
 

@@ -77,6 +77,21 @@ def conv2d_act(r):
                 k=math.prod(w[1:]))
 
 
+@case("conv2d_winograd")
+def conv2d_winograd(r):
+    kernel, pad, pooled = r.pick(3, 5), [r.integer(0, 2), r.integer(0, 2)], bool(r.number % 2)
+    n, c, o, image = r.size(3), r.size(20), r.size(20), [kernel + r.integer(1, 9) for _ in range(2)]
+    y = [i + 2 * p - kernel + 1 for i, p in zip(image, pad)]
+    act = r.number % 2 if pooled else r.number % 5
+    residual = None if pooled else r.pick(None, r.floats(n, o, *y))
+
+    def run(x, w, b, y):
+        z = ACTIVATIONS[act](F.conv2d(x, w, b, padding=pad) + (0 if y is None else y))
+        return F.max_pool2d(z, 2) if pooled else z
+    return Case([r.floats(n, c, *image), r.floats(o, c, kernel, kernel), r.pick(None, r.floats(o)), residual], run,
+                {"pad": pad, "act": act, "is_pooled": pooled}, k=36 * c * kernel * kernel)
+
+
 @case("conv2d_input_grad")
 def conv2d_input_grad(r):
     x, w, attrs, run, y = convolution(r)
