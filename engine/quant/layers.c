@@ -2,6 +2,7 @@
 #include "graph_internal.h"
 #include "quant_internal.h"
 #include "tb_ops.h"
+#include <string.h>
 
 double tb_quant_macs(const tb_graph *g, int node)
 {
@@ -31,11 +32,30 @@ void tbi_keep(tb_quant_report *r, const tb_graph *g, int node, const char *reaso
     r->kept[r->n_kept++].reason = reason;
 }
 
+/* The constant of that name, or TB_NO_VALUE. */
+static int constant_named(const tb_graph *g, const char *name)
+{
+    for (int i = 0; i < g->n_values; i++)
+        if (g->values[i].constant && strcmp(g->values[i].name, name) == 0) return i;
+    return TB_NO_VALUE;
+}
+
+static bool holds(tb_tensor *t, tb_dtype dtype, int rank, const int64_t *dims, const void *data)
+{
+    bool same = t->dtype == dtype && t->rank == rank && t->is_contiguous;
+    for (int i = 0; same && i < rank; i++) same = t->dims[i] == dims[i];
+    return same && memcmp(tb_tensor_host(t), data, tb_tensor_bytes(t)) == 0;
+}
+
 tb_status tbi_layer_constant(tb_graph *g, const char *layer, const char *what, tb_dtype dtype, int rank,
                              const int64_t *dims, const void *data, int *id)
 {
     char name[64];
-    snprintf(name, sizeof name, "%.48s.%s", layer, what);
+    snprintf(name, sizeof name, "%.44s.%s", layer, what);
+    for (int use = 2; (*id = constant_named(g, name)) != TB_NO_VALUE; use++) {
+        if (holds(g->values[*id].constant, dtype, rank, dims, data)) return TB_OK;
+        snprintf(name, sizeof name, "%.44s.%s.%d", layer, what, use);
+    }
     tb_scope *s = tb_scope_open();
     tb_tensor *t = tb_tensor_from(dtype, rank, dims, data);
     tb_status st = tb_is_poison(t) ? tb_ctx_take_error(tb_ctx_current()) : tb_graph_constant(g, name, t, id);

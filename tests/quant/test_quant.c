@@ -284,6 +284,50 @@ static void a_convolution_between_f32_images_stays_f32(void **state)
     tb_ranges_free(&ranges);
 }
 
+/* Two convolutions, then two linear layers, that share one weight each; their inputs have ranges of their own. */
+static tb_tensor *shared_forward(void *arg, int n, tb_tensor *const *in)
+{
+    tb_tensor **p = arg;
+    const tb_conv2d_opts padded = {.pad = {1, 1}};
+    (void)n;
+    tb_tensor *x = tb_relu(tb_conv2d(tb_relu(in[0]), p[0], p[1], &padded));
+    x = tb_mean(tb_relu(tb_conv2d(x, p[0], p[1], &padded)), 2, (int64_t[]){2, 3}, false);
+    return tb_linear(tb_relu(tb_linear(x, p[2], NULL)), p[2], NULL);
+}
+
+static void layers_may_share_their_weights(void **state)
+{
+    tb_tensor *p[3] = {random_tensor("w1", 4, (int64_t[]){8, 8, 3, 3}, 0.2),
+                       random_tensor("b1", 1, (int64_t[]){8}, 0.5),
+                       random_tensor("w2", 2, (int64_t[]){8, 8}, 0.4)};
+    static float x[4 * 8 * 36], y[4 * 8], exact[4 * 8];
+    static const char *const names[] = {"w1.s8", "w1.offset", "w1.factor.2", "w2.s8", "w2.factor.2"},
+                            *const once[] = {"w1.s8.2", "w2.s8.2"};
+    tb_ranges ranges;
+    tb_quant_report report;
+    tb_graph *g[3];
+    for (int i = 0; i < 4 * 8 * 36; i++) x[i] = (float)tb_random_normal(1, 4, (uint64_t)i);
+    for (int i = 0; i < 3; i++)
+        assert_ok(tb_capture("net", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_F32, 4, {-1, 8, 6, 6}},
+                             shared_forward, p, &g[i]));
+    run(g[0], *state, 4, x, exact, &ranges);
+    assert_ok(tb_quantize_graph(g[1], &ranges, NULL, &report));
+    assert_int_equal(report.n_quantized, 4);
+    tb_text text = {0};
+    tb_graph_dump(g[1], &text);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        assert_non_null(strstr(tb_text_str(&text), names[i]));
+    for (size_t i = 0; i < sizeof once / sizeof once[0]; i++) assert_null(strstr(tb_text_str(&text), once[i]));
+    tb_text_free(&text);
+    run(g[1], *state, 4, x, y, NULL);
+    assert_true(sqnr(y, exact, 4 * 8) > 20);
+    assert_ok(tb_quantize_graph_dynamic(g[2], NULL, &report));
+    assert_int_equal(report.n_quantized, 2);
+    run(g[2], *state, 4, x, y, NULL);
+    assert_true(sqnr(y, exact, 4 * 8) > 30);
+    tb_ranges_free(&ranges);
+}
+
 static void other_graphs_are_refused(void **state)
 {
     (void)state;
@@ -304,6 +348,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ctx_test(integers_stay_close_and_agree_between_isas),
         ctx_test(a_convolutional_network_stays_in_integers), ctx_test(residual_networks_stay_in_integers),
-        ctx_test(a_convolution_between_f32_images_stays_f32), ctx_test(other_graphs_are_refused)};
+        ctx_test(a_convolution_between_f32_images_stays_f32), 
+        ctx_test(layers_may_share_their_weights), ctx_test(other_graphs_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
