@@ -1,6 +1,7 @@
 /* Building and running the four arms. */
 #include "arms.h"
 #include "deploy.h"
+#include "stepper.h"
 #include "tb_alloc.h"
 #include "tb_artefact.h"
 #include "tb_autograd.h"
@@ -11,9 +12,10 @@
 #include "tb_train.h"
 #include "weights.h"
 #include <math.h>
+#include <string.h>
 
 enum { E1, E2, E3, SESSIONS };
-enum { CALIBRATION_ROWS = 512, SAVED_ROWS = 64, TEXT_ROWS = 256, TEXT_CHECK_BATCH = 64 };
+enum { CALIBRATION_ROWS = 512, SAVED_ROWS = 64, COMPARED_ROWS = 2000, TEXT_ROWS = 256, TEXT_CHECK_BATCH = 64 };
 
 struct tb_arms {
     tb_arms_config config;
@@ -22,6 +24,7 @@ struct tb_arms {
     tb_model *model;
     tb_exec *exec[SESSIONS];
     tb_session *session[SESSIONS];
+    tb_stepper *stepper[TB_ARMS]; /* stepped only */
     tb_quant_report quant;
     bool is_text;
     int64_t classes, row_bytes;
@@ -29,6 +32,7 @@ struct tb_arms {
     int64_t test_rows, check_batch;
     double train_loss;
     float *logits; /* two batches of them */
+    float *step_logits; /* of one place of a batch; stepped only */
 };
 
 static tb_status train(tb_arms *s)
@@ -112,7 +116,10 @@ static tb_status calibrate(tb_arms *s, tb_graph *g, tb_ranges *ranges)
 /* `strict`: with the bits of eager execution, so that batch norm stays a step of its own. */
 static tb_status simplified(tb_arms *s, bool strict, tb_graph **g)
 {
-    TB_TRY(tb_deploy_capture(s->model, s->data, s->config.context, "model", g));
+    if (s->config.is_stepped)
+        TB_TRY(tb_deploy_capture_step(s->model, s->config.context, "model", g));
+    else
+        TB_TRY(tb_deploy_capture(s->model, s->data, s->config.context, "model", g));
     return tb_compile(*g, &(tb_compile_opts){.no_fusion = true, .strict = strict}, NULL);
 }
 
@@ -164,25 +171,46 @@ static tb_status eager(tb_arms *s, int64_t rows, const uint8_t *data, float *log
     return st;
 }
 
-/* The largest difference of E1's logits from eager ones, and of E2's, relative to the largest logit. */
+static tb_status step(tb_arms *s, int arm, int64_t n, const uint8_t *rows, int64_t place, float *logits)
+{
+    return tb_stepper_run(s->stepper[arm], n, rows, s->row_bytes, place, logits);
+}
+
+/* All answers of n rows, by an arm. */
+static tb_status answer(tb_arms *s, int arm, int64_t n, const uint8_t *rows, float *logits)
+{
+    size_t classes = (size_t)s->classes;
+    if (!s->config.is_stepped && arm == 0) return eager(s, n, rows, logits);
+    if (!s->config.is_stepped)
+        return tb_session_run(s->session[arm - 1], &n, (const void *[]){rows}, (void *[]){logits});
+    for (int64_t place = 0; place < s->answers; place++) {
+        TB_TRY(step(s, arm, n, rows, place, s->step_logits));
+        for (int64_t i = 0; i < n; i++)
+            memcpy(logits + (i * s->answers + place) * s->classes, s->step_logits + i * s->classes,
+                   classes * sizeof *logits);
+    }
+    return TB_OK;
+}
+
+/* The largest difference of E1's logits (stepped: and of E0's) from those of whole rows op by op, and of E2's, relative
+ * to the largest logit. */
 static tb_status compare_arms(tb_arms *s, double *graph, double *fused)
 {
     const uint8_t *test = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
     int64_t n = s->check_batch, n_logits = n * s->answers * s->classes;
     float *other = s->logits + n_logits;
-    double most[SESSIONS] = {0}, largest = 0;
-    for (int64_t at = 0; at + n <= s->test_rows; at += n) {
+    double most[TB_ARMS] = {0}, largest = 0;
+    for (int64_t at = 0; at + n <= s->test_rows && at < COMPARED_ROWS; at += n) {
         TB_TRY(eager(s, n, test + at * s->row_bytes, s->logits));
         for (int64_t i = 0; i < n_logits; i++) largest = fmax(largest, fabs((double)s->logits[i]));
-        for (int arm = E1; arm <= E2; arm++) {
-            TB_TRY(tb_session_run(s->session[arm], &n, (const void *[]){test + at * s->row_bytes},
-                                  (void *[]){other}));
+        for (int arm = s->config.is_stepped ? 0 : 1; arm <= TB_ARM_FUSED; arm++) {
+            TB_TRY(answer(s, arm, n, test + at * s->row_bytes, other));
             for (int64_t i = 0; i < n_logits; i++)
                 most[arm] = fmax(most[arm], fabs((double)s->logits[i] - (double)other[i]));
         }
     }
-    *graph = most[E1];
-    *fused = largest > 0 ? most[E2] / largest : 0;
+    *graph = fmax(most[0], most[1]);
+    *fused = largest > 0 ? most[TB_ARM_FUSED] / largest : 0;
     return TB_OK;
 }
 
@@ -204,8 +232,7 @@ static tb_status evaluate(tb_arms *s, int arm, bool *right, double *loss)
     for (int64_t at = 0; at < s->test_rows; at += s->check_batch) {
         int64_t n = s->test_rows - at < s->check_batch ? s->test_rows - at : s->check_batch,
                 first = at * s->answers;
-        TB_TRY(tb_session_run(s->session[arm], &n, (const void *[]){test->bytes + at * s->row_bytes},
-                              (void *[]){s->logits}));
+        TB_TRY(answer(s, arm, n, test->bytes + at * s->row_bytes, s->logits));
         for (int64_t i = 0; i < n * s->answers; i++) {
             const float *row = s->logits + i * s->classes;
             int64_t best = 0;
@@ -226,8 +253,8 @@ static tb_status compare_accuracy(tb_arms *s, tb_arms_facts *out)
     bool *f32 = tb_calloc((size_t)n_answers + 1, sizeof *f32),
          *int8 = tb_calloc((size_t)n_answers + 1, sizeof *int8);
     tb_status st = f32 && int8 ? TB_OK : TB_ERR_OOM;
-    if (st == TB_OK) st = evaluate(s, E2, f32, &out->loss_f32);
-    if (st == TB_OK) st = evaluate(s, E3, int8, &out->loss_int8);
+    if (st == TB_OK) st = evaluate(s, TB_ARM_FUSED, f32, &out->loss_f32);
+    if (st == TB_OK) st = evaluate(s, TB_ARM_INT8, int8, &out->loss_int8);
     double lost = 0, won = 0, right = 0, n = (double)n_answers;
     for (int64_t i = 0; st == TB_OK && i < n_answers; i++) {
         right += f32[i];
@@ -264,9 +291,21 @@ static tb_status open_data(tb_arms *s)
     return TB_OK;
 }
 
+static tb_status make_steppers(tb_arms *s, int64_t rows)
+{
+    s->step_logits = tb_calloc((size_t)(rows * s->classes), sizeof *s->step_logits);
+    if (!s->step_logits) return TB_ERR_OOM;
+    for (int arm = 0; arm < TB_ARMS; arm++)
+        TB_TRY(tb_stepper_create(s->model, arm > 0 ? s->session[arm - 1] : NULL, s->config.context, rows,
+                                 &s->stepper[arm]));
+    return TB_OK;
+}
+
 static tb_status fill(tb_arms *s)
 {
     TB_TRY(open_data(s));
+    if (s->config.is_stepped && !s->is_text)
+        return TB_FAIL(TB_ERR_CONFIG, "'%s' holds images; only text is read byte by byte", s->config.data);
     TB_TRY(tb_model_create(s->config.model, TB_F32, &s->model));
     TB_TRY(learn(s));
     tb_model_set_training(s->model, false);
@@ -274,7 +313,7 @@ static tb_status fill(tb_arms *s)
     s->logits = tb_calloc((size_t)(2 * most * s->answers * s->classes), sizeof *s->logits);
     if (!s->logits) return TB_ERR_OOM;
     for (int arm = 0; arm < SESSIONS; arm++) TB_TRY(build(s, arm));
-    return TB_OK;
+    return s->config.is_stepped ? make_steppers(s, most) : TB_OK;
 }
 
 tb_status tb_arms_create(const tb_arms_config *config, tb_arms **out)
@@ -293,6 +332,7 @@ tb_status tb_arms_create(const tb_arms_config *config, tb_arms **out)
 void tb_arms_destroy(tb_arms *s)
 {
     if (!s) return;
+    for (int arm = 0; arm < TB_ARMS; arm++) tb_stepper_destroy(s->stepper[arm]);
     for (int arm = 0; arm < SESSIONS; arm++) {
         tb_session_free(s->session[arm]);
         tb_exec_free(s->exec[arm]);
@@ -300,6 +340,7 @@ void tb_arms_destroy(tb_arms *s)
     tb_model_destroy(s->model);
     tb_dataset_close(s->data);
     tb_free(s->logits);
+    tb_free(s->step_logits);
     tb_free(s);
 }
 
@@ -321,10 +362,15 @@ tb_status tb_arms_check(tb_arms *s, tb_arms_facts *out)
 
 tb_status tb_arms_run(tb_arms *s, int arm, int64_t turn)
 {
-    int64_t n = s->config.batch, at = turn * n % (s->test_rows - n + 1);
+    int64_t turns = s->config.is_stepped ? s->answers : 1; /* of the same rows */
+    int64_t n = s->config.batch, at = turn / turns * n % (s->test_rows - n + 1);
     const uint8_t *rows = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes + at * s->row_bytes;
-    if (arm == 0) return eager(s, n, rows, s->logits);
-    return tb_session_run(s->session[arm - 1], &n, (const void *[]){rows}, (void *[]){s->logits});
+    return turns > 1 ? step(s, arm, n, rows, turn % turns, s->logits) : answer(s, arm, n, rows, s->logits);
+}
+
+int64_t tb_arms_tokens(const tb_arms *s)
+{
+    return s->is_text ? s->config.batch * (s->config.is_stepped ? 1 : s->answers) : 0;
 }
 
 char *tb_arms_text(const tb_arms *s, int arm)
@@ -384,8 +430,11 @@ tb_status tb_arms_save(tb_arms *s, const char *path)
         (tb_safetensors_item){"rows", tb_tensor_from(TB_U8, 2, (int64_t[]){SAVED_ROWS, s->row_bytes}, rows)};
     items[n + 1] = (tb_safetensors_item){
         "logits", tb_tensor_from(TB_F32, 2, (int64_t[]){SAVED_ROWS * s->answers, s->classes}, s->logits)};
-    tb_safetensors_pair notes[] = {{"model", tb_model_spec(s->model)}, {"scale", scale}, {"shift", shift}};
-    if (st == TB_OK) st = tb_safetensors_save(path, n + 2, items, 3, notes);
+    tb_safetensors_pair notes[] = {{"model", tb_model_spec(s->model)},
+                                   {"scale", scale},
+                                   {"shift", shift},
+                                   {"form", s->config.is_stepped ? "step" : "whole"}};
+    if (st == TB_OK) st = tb_safetensors_save(path, n + 2, items, 4, notes);
     tb_scope_close(scope);
     tb_free(items);
     return st;

@@ -15,6 +15,7 @@ typedef struct tb_arms_config {
     tb_ctx *ctx;              /* current, and stays so */
     const char *model, *data; /* specification of the model; name of a data set */
     int64_t context;          /* text: bytes of a row; 0: only images are wanted */
+    bool is_stepped;          /* text: a call reads the next byte of each row, not whole rows (stepper.h) */
     int64_t batch;            /* rows of a call */
     int64_t train_steps, train_batch;
     double rate;         /* highest of the training: 100 steps (or a tenth of them) up, then a cosine to 0 */
@@ -33,7 +34,9 @@ typedef struct tb_arms_facts {
         accuracy_int8;          /* on all test images, or bytes of the first windows of the test text */
     double loss_f32, loss_int8; /* nats, there */
     double drop_low, drop_high; /* 95 % interval of the accuracies' difference, paired: by answer */
-    double difference;          /* largest between e0 and e1, over the test rows; 0: the same bits */
+    /* Largest between e0 and e1, over the first 2,000 test rows; 0: the same bits. Stepped: of both from whole rows op
+     * by op. */
+    double difference;
     double fused_difference; /* largest between e0 and e2, relative to the largest logit */
     double int8_mac_share;              /* of the multiply-adds of linear and convolution layers */
     double plan_bytes, plan_bound_bytes, plan_naive_bytes; /* of e2 at `batch` */
@@ -45,8 +48,9 @@ typedef struct tb_arms tb_arms;
 TB_MUST_USE tb_status tb_arms_create(const tb_arms_config *config, tb_arms **out);
 void tb_arms_destroy(tb_arms *a); /* NULL is accepted */
 TB_MUST_USE tb_status tb_arms_check(tb_arms *a, tb_arms_facts *out);
-/* One call of an arm on the `turn`-th window of test rows. */
+/* One call of an arm on the `turn`-th window of test rows; stepped: `context` turns read one, from place 0 on. */
 TB_MUST_USE tb_status tb_arms_run(tb_arms *a, int arm, int64_t turn);
+int64_t tb_arms_tokens(const tb_arms *a); /* bytes of text that a call reads; 0: images */
 /* The graph of arms 1 to 3 as text; the caller frees it with tb_free. */
 char *tb_arms_text(const tb_arms *a, int arm);
 
@@ -62,6 +66,6 @@ TB_MUST_USE tb_status tb_arms_answers(tb_arms *a, int arm, int64_t n, float *log
 /* ---- for peers ---- */
 /* One safetensors file: the weights and buffers, the first test rows ("rows", [n, bytes] u8), what e0 answers
  * for them
- * ("logits", [n * answers, classes] f32), and the notes "model", "scale", "shift": x = byte * scale - shift.
- */
+ * ("logits", [n * answers, classes] f32), and the notes "model", "scale", "shift": x = byte * scale - shift, and
+ * "form": "whole", or "step" where a call reads a byte of each row. */
 TB_MUST_USE tb_status tb_arms_save(tb_arms *a, const char *path);

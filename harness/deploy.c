@@ -77,15 +77,19 @@ typedef struct stepped {
 } stepped;
 
 /* A place outside of the cache is held at its end: the step serves rows that come over a network. */
+tb_tensor *tb_deploy_step(tb_model *m, int64_t capacity, tb_tensor *token, tb_tensor *place, tb_tensor **cache)
+{
+    int64_t rows = tb_tensor_dim(token, 0);
+    tb_step at = {tb_cast(tb_clamp(place, 0, (double)(capacity - 1)), TB_I64), capacity};
+    tb_tensor *logits = tb_model_step(m, tb_reshape(tb_cast(token, TB_I32), 2, (int64_t[]){rows, 1}), &at, cache);
+    return tb_reshape(logits, 2, (int64_t[]){rows, tb_tensor_dim(logits, 2)});
+}
+
 static void step_forward(void *arg, int n, tb_tensor *const *in, tb_tensor **out)
 {
     const stepped *c = arg;
-    int64_t rows = tb_tensor_dim(in[0], 0);
-    tb_tensor *token = tb_reshape(tb_cast(in[0], TB_I32), 2, (int64_t[]){rows, 1});
-    tb_step at = {tb_cast(tb_clamp(in[1], 0, (double)(c->capacity - 1)), TB_I64), c->capacity};
     for (int i = 2; i < n; i++) out[i - 1] = in[i];
-    tb_tensor *logits = tb_model_step(c->model, token, &at, out + 1);
-    out[0] = tb_reshape(logits, 2, (int64_t[]){rows, tb_tensor_dim(logits, 2)});
+    out[0] = tb_deploy_step(c->model, c->capacity, in[0], in[1], out + 1);
 }
 
 tb_status tb_deploy_capture_step(tb_model *m, int64_t capacity, const char *name, tb_graph **out)

@@ -16,6 +16,10 @@ TB_MUST_USE tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int
  * f32[N, classes] and "cache.K.next". `capacity`: tokens of a row at most, not above the model's context. */
 TB_MUST_USE tb_status tb_deploy_capture_step(tb_model *m, int64_t capacity, const char *name, tb_graph **out);
 
+/* The ops of that step: token u8[N], place f32[N], cache[tb_model_caches(m)], each replaced by what becomes of it, in
+ * the current scope. Logits [N, classes]; poison when an op failed. */
+tb_tensor *tb_deploy_step(tb_model *m, int64_t capacity, tb_tensor *token, tb_tensor *place, tb_tensor **cache);
+
 /* Share of the test images whose most likely class is right, in batches of `batch`; predictions[rows] (may be NULL)
  * gets the classes, for paired comparisons. */
 TB_MUST_USE tb_status tb_deploy_accuracy(tb_session *s, const tb_dataset *data, int64_t batch, uint8_t *predictions,

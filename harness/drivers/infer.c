@@ -23,6 +23,8 @@ static const tb_key keys[] = {
     {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "a model of images or text, with options"},
     {"data", TB_KEY_STR, "", 0, 0, NULL, "fashion-mnist", "images or text"},
     {"context", TB_KEY_INT, "bytes", 1, 1 << 16, NULL, "128", "text: length of a row"},
+    {"form", TB_KEY_CHOICE, "", 0, 0, "whole|step", "whole",
+     "text: a call reads whole rows, or the next byte of each with what came before in a cache"},
     {"batch", TB_KEY_INT, "rows", 1, 4096, NULL, "32", "of every call"},
     {"train_steps", TB_KEY_INT, "", 1, 1e7, NULL, "3000", "before the measurement"},
     {"train_batch", TB_KEY_INT, "rows", 1, 4096, NULL, "64", ""},
@@ -42,6 +44,9 @@ static const tb_metric metrics[] = {
     {.name = "e1_us", .unit = "us", .dir = "lower", .reduce = "max", RATIO},
     {.name = "e2_us", .unit = "us", .dir = "lower", .reduce = "max", RATIO},
     {.name = "e3_us", .unit = "us", .dir = "lower", .reduce = "max", RATIO},
+    {.name = "e2_tokens_per_s", .unit = "1/s", .dir = "higher", .reduce = "min", RATIO},
+    {.name = "e3_tokens_per_s", .unit = "1/s", .dir = "higher", .reduce = "min", RATIO},
+    {.name = "peer_tokens_per_s", .unit = "1/s", .dir = "none", .reduce = "min", RATIO},
     {.name = "e1_speedup", .unit = "", .dir = "higher", .reduce = "min", RATIO},
     {.name = "e2_speedup", .unit = "", .dir = "higher", .reduce = "min", RATIO},
     {.name = "e3_speedup", .unit = "", .dir = "higher", .reduce = "min", RATIO},
@@ -82,6 +87,8 @@ static tb_status start_peers(const tb_run *run, infer_state *s, const bool asked
     return st;
 }
 
+static bool is_stepped(const tb_run *run) { return strcmp(tb_param_str(run, "form"), "step") == 0; }
+
 static tb_status setup(const tb_run *run, void **out)
 {
     infer_state *s = *out = tb_calloc(1, sizeof *s);
@@ -100,6 +107,7 @@ static tb_status setup(const tb_run *run, void **out)
                              .context = tb_param_int(run, "context"),
                              .model = tb_param_str(run, "model"),
                              .data = tb_param_str(run, "data"),
+                             .is_stepped = is_stepped(run),
                              .batch = tb_param_int(run, "batch"),
                              .train_steps = tb_param_int(run, "train_steps"),
                              .train_batch = tb_param_int(run, "train_batch"),
@@ -183,6 +191,12 @@ static tb_status run_once(const tb_run *run, void *state)
     for (int arm = 1; arm < TB_ARMS; arm++) tb_emit_sample(run, ratio_names[arm], s->iteration, us[0] / us[arm]);
     tb_emit_sample(run, "e3_over_e2", s->iteration, us[2] / us[3]);
     TB_TRY(tb_infer_peers_run(run, &s->peers, s->iteration, us, &torch_us));
+    double tokens = (double)tb_arms_tokens(s->arms);
+    if (tokens > 0) {
+        tb_emit_sample(run, "e2_tokens_per_s", s->iteration, tokens * 1e6 / us[TB_ARM_FUSED]);
+        tb_emit_sample(run, "e3_tokens_per_s", s->iteration, tokens * 1e6 / us[TB_ARM_INT8]);
+        if (torch_us > 0) tb_emit_sample(run, "peer_tokens_per_s", s->iteration, tokens * 1e6 / torch_us);
+    }
     if (torch_us > 0) {
         tb_emit_sample(run, "e0_over_peer", s->iteration, torch_us / us[0]);
         TB_TRY(keep(s, us[0] / torch_us));
@@ -231,7 +245,6 @@ static const char *const emits[] = {"graph_e1",
                                     "baseline.slower_than_peer",
                                     NULL};
 
-TB_DRIVER(infer, .version = 1, .doc = "Inference four ways, interleaved: eager, graph, fused, INT8", .keys = keys,
+TB_DRIVER(infer, .version = 2, .doc = "Inference four ways, interleaved: eager, graph, fused, INT8", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],
-          .emits = emits, .setup = setup, .check = check, .run_once = run_once, .finish = finish,
-          .teardown = teardown);
+          .emits = emits, .setup = setup, .check = check, .run_once = run_once, .finish = finish, .teardown = teardown);

@@ -39,8 +39,8 @@ class Module(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, rows):
-        return self.function(rows)
+    def forward(self, *given):
+        return self.function(*given)
 
 
 def traced_forms(function, rows):

@@ -6,7 +6,8 @@ text: of every byte) from one safetensors file whose notes "scale" and "shift" s
 rebuilds the model that its note "model" names (one that is not here is an error). Where its own logits differ by more
 than 1e-4 of the largest it ends with status 1. Then it prints "ready VERSION,SETTINGS" (torch_tuned.py), and for
 every line it reads one with the milliseconds of a call on ROWS rows; an untimed call before it warms caches, which
-favours it.
+favours it. Where the note "form" says "step" a call reads one byte of each of ROWS rows (torch_steps.py): the n-th
+question is place n modulo the length of a row.
 
 best: the fastest of eager, traced, frozen and optimize_for_inference, chosen by a timing here; its name ends SETTINGS.
 int8: PyTorch's own static INT8 (torch_deploy.py) of the models it is written for; SETTINGS state on how many of the
@@ -19,6 +20,7 @@ import torch_tuned
 torch_tuned.tune(sys.argv[3])
 import torch  # noqa: E402
 import torch_deploy  # noqa: E402
+import torch_steps  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from safetensors_file import read  # noqa: E402
 
@@ -137,6 +139,15 @@ def check(logits, expected):
         raise ValueError(f"logits differ by {error:.2e} of the largest")
 
 
+def stepped(arm, model, tensors, batch, settings):
+    """(call of an iteration, settings) of a model that reads a byte at a time."""
+    if model.kind != "gpt" or arm == "int8":
+        raise ValueError(f"'{model.kind}' reads no bytes in form {arm} here")
+    name, step = torch_steps.deployed(arm, model, tensors, batch, check)
+    columns = batch.t().contiguous()
+    return lambda n: step(columns[n % len(columns)], n % len(columns)), f"{settings},{name}"
+
+
 def deployed(arm, model, tensors, batch, settings):
     """(what to call, settings) of an arm."""
     rows, expected = tensors["rows"], tensors["logits"]
@@ -162,15 +173,19 @@ def main():
     with torch.inference_mode():
         try:
             check(model(tensors["rows"]), tensors["logits"])
-            model, settings = deployed(arm, model, tensors, batch, settings)
+            if notes["form"] == "step":
+                call, settings = stepped(arm, model, tensors, batch, settings)
+            else:
+                form, settings = deployed(arm, model, tensors, batch, settings)
+                call = lambda _: form(batch)  # noqa: E731
         except ValueError as reason:
             print(f"torch_infer {arm}: {reason}", file=sys.stderr)
             return 1
         print("ready", settings, flush=True)
-        for _ in sys.stdin:
-            model(batch)
+        for n, _ in enumerate(sys.stdin):
+            call(n)
             start = time.perf_counter()
-            model(batch)
+            call(n)
             print(1e3 * (time.perf_counter() - start), flush=True)
     return 0
 

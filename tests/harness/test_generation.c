@@ -1,6 +1,7 @@
 /* A gpt's step as a deploy artefact: run over the caches in place, one token at a time, it gives the bits that the
  * whole row's eager forward gives, row by row, wherever the rows stand. */
 #include "deploy.h"
+#include "stepper.h"
 #include "tb_alloc.h"
 #include "tb_artefact.h"
 #include "tb_autograd.h"
@@ -71,6 +72,38 @@ static void a_compiled_step_has_the_bits_of_the_whole_row(void **state)
     assert_int_equal(system(command), 0);
 }
 
+/* Op by op and as a graph; rows are begun twice, by other numbers of them. */
+static void steppers_have_the_bits_of_the_whole_row(void **state)
+{
+    static uint8_t text[ROWS * LENGTH];
+    static float want[ROWS][LENGTH][VOCAB], got[ROWS][VOCAB];
+    tb_graph *g;
+    tb_exec *e;
+    tb_session *session;
+    tb_stepper *stepper[2];
+    tb_model *m;
+    assert_ok(tb_model_create("gpt:layers=2,width=32,heads=4,context=32", TB_F32, &m));
+    for (int i = 0; i < ROWS * LENGTH; i++) text[i] = (uint8_t)(i * 7919 % VOCAB);
+    tb_tensor *x = tb_cast(tb_tensor_from(TB_U8, 2, (int64_t[]){ROWS, LENGTH}, text), TB_I32);
+    assert_ok(tb_tensor_read(tb_model_forward(m, x), want, sizeof want));
+    assert_ok(tb_deploy_capture_step(m, LENGTH, "gpt", &g));
+    assert_ok(tb_compile(g, NULL, NULL));
+    assert_ok(tb_exec_create(g, &e));
+    assert_ok(tb_session_create(e, *state, &session));
+    for (int k = 0; k < 2; k++) {
+        assert_ok(tb_stepper_create(m, k ? session : NULL, LENGTH, ROWS, &stepper[k]));
+        for (int rows = ROWS; rows > 0; rows -= ROWS - 1)
+            for (int at = 0; at < LENGTH; at++) {
+                assert_ok(tb_stepper_run(stepper[k], rows, text, LENGTH, at, got[0]));
+                for (int r = 0; r < rows; r++) assert_memory_equal(got[r], want[r][at], sizeof got[r]);
+            }
+        tb_stepper_destroy(stepper[k]);
+    }
+    tb_session_free(session);
+    tb_exec_free(e);
+    tb_model_destroy(m);
+}
+
 static void a_model_without_caches_cannot_step(void **state)
 {
     (void)state;
@@ -87,6 +120,7 @@ static void a_model_without_caches_cannot_step(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {ctx_test(a_compiled_step_has_the_bits_of_the_whole_row),
+                                       ctx_test(steppers_have_the_bits_of_the_whole_row),
                                        ctx_test(a_model_without_caches_cannot_step)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -298,11 +298,11 @@ static tb_tensor *shared_forward(void *arg, int n, tb_tensor *const *in)
 static void layers_may_share_their_weights(void **state)
 {
     tb_tensor *p[3] = {random_tensor("w1", 4, (int64_t[]){8, 8, 3, 3}, 0.2),
-                       random_tensor("b1", 1, (int64_t[]){8}, 0.5),
-                       random_tensor("w2", 2, (int64_t[]){8, 8}, 0.4)};
+                       random_tensor("b1", 1, (int64_t[]){8}, 0.5), random_tensor("w2", 2, (int64_t[]){8, 8}, 0.4)};
     static float x[4 * 8 * 36], y[4 * 8], exact[4 * 8];
-    static const char *const names[] = {"w1.s8", "w1.offset", "w1.factor.2", "w2.s8", "w2.factor.2"},
-                            *const once[] = {"w1.s8.2", "w2.s8.2"};
+    static const char *const names[] = {"w1.s8", "w1.offset", "w1.factor.2", "w2.s8", "w2.factor.2"}, *const once[] = {
+                                                                                                          "w1.s8.2",
+                                                                                                          "w2.s8.2"};
     tb_ranges ranges;
     tb_quant_report report;
     tb_graph *g[3];
@@ -315,8 +315,7 @@ static void layers_may_share_their_weights(void **state)
     assert_int_equal(report.n_quantized, 4);
     tb_text text = {0};
     tb_graph_dump(g[1], &text);
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        assert_non_null(strstr(tb_text_str(&text), names[i]));
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) assert_non_null(strstr(tb_text_str(&text), names[i]));
     for (size_t i = 0; i < sizeof once / sizeof once[0]; i++) assert_null(strstr(tb_text_str(&text), once[i]));
     tb_text_free(&text);
     run(g[1], *state, 4, x, y, NULL);
@@ -345,10 +344,11 @@ static void other_graphs_are_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        ctx_test(integers_stay_close_and_agree_between_isas),
-        ctx_test(a_convolutional_network_stays_in_integers), ctx_test(residual_networks_stay_in_integers),
-        ctx_test(a_convolution_between_f32_images_stays_f32), 
-        ctx_test(layers_may_share_their_weights), ctx_test(other_graphs_are_refused)};
+    const struct CMUnitTest tests[] = {ctx_test(integers_stay_close_and_agree_between_isas),
+                                       ctx_test(a_convolutional_network_stays_in_integers),
+                                       ctx_test(residual_networks_stay_in_integers),
+                                       ctx_test(a_convolution_between_f32_images_stays_f32),
+                                       ctx_test(layers_may_share_their_weights),
+                                       ctx_test(other_graphs_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
