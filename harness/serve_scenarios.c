@@ -235,8 +235,7 @@ typedef struct disturbance {
     int64_t n, done;
     atomic_int in_flight;
     int want_in_flight, least_in_flight;
-    double load_s;    /* of the load at most */
-    bool load_awaits; /* it ends with the disturbance */
+    double after_s;   /* how long the load goes on behind the last action */
     atomic_bool over;
     tb_status status;
     char message[256];
@@ -245,7 +244,7 @@ typedef struct disturbance {
 static tb_status wait_for_flight(disturbance *d)
 {
     int n = 0;
-    for (int i = 0; i < 10000 && (n = atomic_load(&d->in_flight)) < d->want_in_flight; i++) usleep(100);
+    for (int i = 0; i < 100000 && (n = atomic_load(&d->in_flight)) < d->want_in_flight; i++) usleep(100);
     if (n < d->want_in_flight)
         return TB_FAIL(TB_ERR_TIMEOUT, "serve_load: only %d requests were in flight, not %d, before action %lld", n,
                        d->want_in_flight, (long long)d->done + 1);
@@ -265,6 +264,7 @@ static void *disturb(void *arg)
         else
             d->done++;
     }
+    usleep((useconds_t)(d->after_s * 1e6));
     atomic_store(&d->over, true);
     return NULL;
 }
@@ -274,12 +274,14 @@ static tb_status disturbed(const tb_run *run, tb_serve_state *s, int64_t i, dist
     pthread_t thread;
     tb_load_result *r = NULL;
     tb_load_config c = target(run, s);
-    tb_load_schedule closed = {.kind = TB_ARRIVALS_CLOSED, .duration_s = d->load_s, .seed = run->seed};
+    tb_load_schedule closed = {.kind = TB_ARRIVALS_CLOSED,
+                               .duration_s = 10 * tb_param_num(run, "seconds") + 10,
+                               .seed = run->seed};
     d->serving = s->serving;
     d->want_in_flight = c.connections < TB_IN_FLIGHT ? c.connections : TB_IN_FLIGHT;
     c.connections *= 2; /* between an answer and the next request a connection has nothing in flight */
     c.in_flight = &d->in_flight;
-    if (d->load_awaits) c.until = &d->over;
+    c.until = &d->over;
     if (pthread_create(&thread, NULL, disturb, d) != 0) return TB_FAIL(TB_ERR_OOM, "serve_load: no thread");
     tb_status st = send(run, s, &c, &closed, &r);
     pthread_join(thread, NULL);
@@ -296,21 +298,17 @@ static tb_status measure_reload(const tb_run *run, tb_serve_state *s, int64_t i)
 {
     int64_t n = tb_param_int(run, "reloads");
     double seconds = tb_param_num(run, "seconds");
-    disturbance d = {.act = tb_serving_reload,
-                     .n = n,
-                     .every_s = seconds / (double)n,
-                     .load_s = 10 * seconds,
-                     .load_awaits = true};
+    disturbance d = {.act = tb_serving_reload, .n = n, .every_s = seconds / (double)n};
     return disturbed(run, s, i, &d);
 }
 
-/* The load goes on for a quarter of a second of the half that the server gives its clients to go elsewhere.
- */
+/* The load goes on for a quarter of the time that the server gives its clients to go elsewhere. */
 static tb_status measure_drain(const tb_run *run, tb_serve_state *s, int64_t i)
 {
-    double seconds = tb_param_num(run, "seconds");
-    disturbance d = {
-        .act = tb_serving_drain, .n = 1, .every_s = seconds > 0.5 ? seconds - 0.25 : seconds / 2, .load_s = seconds};
+    disturbance d = {.act = tb_serving_drain,
+                     .n = 1,
+                     .every_s = tb_param_num(run, "seconds"),
+                     .after_s = 0.25e-3 * TB_DRAIN_DELAY_MS};
     TB_TRY(disturbed(run, s, i, &d));
     return tb_serving_restart(s->serving);
 }

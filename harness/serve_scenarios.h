@@ -7,7 +7,11 @@
 #include "tb_driver.h"
 #include "tb_load.h"
 
-enum { TB_LARGEST_BATCH = 256, TB_IN_FLIGHT = 64 /* at least, when a reload or a drain begins */ };
+enum {
+    TB_LARGEST_BATCH = 256,
+    TB_IN_FLIGHT = 64,       /* at least, when a reload or a drain begins */
+    TB_DRAIN_DELAY_MS = 1000 /* in which a draining server still serves whoever comes */
+};
 
 typedef struct tb_serve_state {
     tb_ctx *ctx;

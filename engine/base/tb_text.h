@@ -15,6 +15,7 @@ typedef struct tb_text {
 
 void tb_text_add(tb_text *t, const char *fmt, ...) TB_PRINTF(2, 3);
 void tb_text_add_bytes(tb_text *t, const void *data, size_t bytes);
+bool tb_text_reserve(tb_text *t, size_t bytes); /* so that this many can be added without asking for memory */
 void tb_text_free(tb_text *t);
 const char *tb_text_str(const tb_text *t); /* "" when empty */
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool reserve(tb_text *t, size_t more)
+bool tb_text_reserve(tb_text *t, size_t more)
 {
     if (t->failed) return false;
     size_t need = t->size + more + 1;
@@ -25,7 +25,7 @@ static bool reserve(tb_text *t, size_t more)
 
 void tb_text_add_bytes(tb_text *t, const void *data, size_t bytes)
 {
-    if (!reserve(t, bytes)) return;
+    if (!tb_text_reserve(t, bytes)) return;
     if (bytes) memcpy(t->data + t->size, data, bytes);
     t->size += bytes;
     t->data[t->size] = '\0';
@@ -38,7 +38,7 @@ void tb_text_add(tb_text *t, const char *fmt, ...)
     va_copy(again, args);
     int bytes = vsnprintf(NULL, 0, fmt, args);
     va_end(args);
-    if (bytes >= 0 && reserve(t, (size_t)bytes)) {
+    if (bytes >= 0 && tb_text_reserve(t, (size_t)bytes)) {
         vsnprintf(t->data + t->size, (size_t)bytes + 1, fmt, again);
         t->size += (size_t)bytes;
     }

@@ -13,7 +13,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { PEER_HAS_CLOSED = 8 }; /* TCP_CLOSE_WAIT, which linux/tcp.h does not name */
+enum {
+    PEER_HAS_CLOSED = 8, /* TCP_CLOSE_WAIT, which linux/tcp.h does not name */
+    MOST_RESERVED = 64 << 20
+};
 
 bool tbi_key_equal(const char *given, const char *key)
 {
@@ -42,11 +45,8 @@ void tbi_conn_state_set(tbi_conn *c, tbi_conn_state state)
 
 static tbi_conn *free_place(tb_server *s)
 {
-    for (int i = 0; i < s->config.limits.connections; i++) {
-        if (!s->conns[i]) s->conns[i] = tb_calloc(1, sizeof *s->conns[i]);
-        if (!s->conns[i]) return NULL;
-        if (s->conns[i]->state == TBI_CONN_FREE) return s->conns[i];
-    }
+    for (int i = 0; i < s->config.limits.connections; i++)
+        if (s->conns[i].state == TBI_CONN_FREE) return &s->conns[i];
     return NULL;
 }
 
@@ -54,7 +54,7 @@ static int from_ip(const tb_server *s, in_addr_t ip)
 {
     int n = 0;
     for (int i = 0; i < s->config.limits.connections; i++)
-        n += s->conns[i] && s->conns[i]->state != TBI_CONN_FREE && s->conns[i]->ip == ip;
+        n += s->conns[i].state != TBI_CONN_FREE && s->conns[i].ip == ip;
     return n;
 }
 
@@ -129,13 +129,34 @@ void tbi_conn_release_request(tbi_conn *c)
     tbi_conn_state_set(c, TBI_CONN_IDLE);
 }
 
-void tbi_conn_free(tbi_conn *c)
+void tbi_conn_free_buffers(tbi_conn *c)
 {
-    if (!c) return;
     for (int i = 0; i < TB_SERVE_MAX_TENSORS; i++) tb_free(c->in[i].data);
     tb_text_free(&c->body);
     tb_text_free(&c->text);
-    tb_free(c);
+}
+
+/* The lowest places are taken first, so where rows are large those are the ones that get memory. A place that is in
+ * use keeps what it has where it is, and grows when it must. */
+void tbi_conn_reserve(tb_server *s, const tb_serve_model *m)
+{
+    size_t reply = tbi_infer_reply_most(m), left = MOST_RESERVED;
+    for (int i = 0; i < s->config.limits.connections; i++) {
+        tbi_conn *c = &s->conns[i];
+        size_t bytes = reply;
+        for (int k = 0; k < m->n_inputs; k++) bytes += tbi_row_bytes(&m->inputs[k]);
+        if (bytes > left) return;
+        left -= bytes;
+        if (c->state != TBI_CONN_FREE && c->state != TBI_CONN_IDLE) continue;
+        bool good = tb_text_reserve(&c->body, reply);
+        for (int k = 0; k < m->n_inputs && good; k++)
+            good = tbi_rows_reserve(&c->in[k], tbi_row_bytes(&m->inputs[k]));
+        if (!good) { /* requests ask again, and say so */
+            c->body.failed = false;
+            tb_error_clear();
+            return;
+        }
+    }
 }
 
 static bool tcp_state(const tbi_conn *c, struct tcp_info *out)
@@ -180,8 +201,7 @@ static void sweep_body(tbi_conn *c, int64_t now)
 void tbi_conn_sweep(tb_server *s, int64_t now)
 {
     for (int i = 0; i < s->config.limits.connections; i++) {
-        tbi_conn *c = s->conns[i];
-        if (!c) continue;
+        tbi_conn *c = &s->conns[i];
         if (c->state == TBI_CONN_IDLE) {
             if (s->closing) shutdown(c->fd, SHUT_RDWR);
             else sweep_idle(c, now);

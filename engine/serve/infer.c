@@ -68,7 +68,7 @@ static bool bad(tbi_infer *q, const char *field, const char *what)
 
 static const tb_serve_tensor *current_tensor(const tbi_infer *q) { return &q->model->inputs[q->current]; }
 
-static size_t row_bytes(const tb_serve_tensor *t) { return (size_t)t->elements * tb_dtype_size(t->dtype); }
+size_t tbi_row_bytes(const tb_serve_tensor *t) { return (size_t)t->elements * tb_dtype_size(t->dtype); }
 
 static bool batch_refused(tbi_infer *q, const char *field)
 {
@@ -381,7 +381,7 @@ static bool check_input(tbi_infer *q, int i)
         return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, "inputs[].shape",
                              "the inputs differ in their batch");
     if (in->has_data) return check_data(q, i);
-    int64_t bytes = in->rows * (int64_t)row_bytes(want);
+    int64_t bytes = in->rows * (int64_t)tbi_row_bytes(want);
     if (q->header_bytes < 0)
         return bad(q, "inputs[].parameters",
                    "binary_data_size needs the header Inference-Header-Content-Length");
@@ -444,9 +444,9 @@ static bool feed_binary(tbi_infer *q, const char *bytes, size_t n)
 static bool feed_raw(tbi_infer *q, const char *bytes, size_t n)
 {
     size_t at = (size_t)(q->received - (int64_t)n),
-           most = row_bytes(&q->model->inputs[0]) * (size_t)q->model->max_batch;
+           most = tbi_row_bytes(&q->model->inputs[0]) * (size_t)q->model->max_batch;
     if (at + n > most) return batch_refused(q, NULL);
-    size_t room = q->in[0].capacity ? q->in[0].capacity : row_bytes(&q->model->inputs[0]);
+    size_t room = q->in[0].capacity ? q->in[0].capacity : tbi_row_bytes(&q->model->inputs[0]);
     while (room < at + n) room = room * 2 < most ? room * 2 : most;
     if (!tbi_rows_reserve(&q->in[0], room)) return no_memory(q);
     memcpy((char *)q->in[0].data + at, bytes, n);
@@ -482,7 +482,7 @@ static bool end_binary(tbi_infer *q)
 
 static bool end_raw(tbi_infer *q)
 {
-    int64_t row = (int64_t)row_bytes(&q->model->inputs[0]);
+    int64_t row = (int64_t)tbi_row_bytes(&q->model->inputs[0]);
     if (q->received == 0 || q->received % row)
         return tbi_fault_set(q->fault, TBI_FAULT_SHAPE_MISMATCH, NULL,
                              "a raw body is a whole number of rows of %lld bytes", (long long)row);

@@ -71,6 +71,9 @@ bool tbi_infer_finish(tbi_infer *q);
  * -1. False with the fault set: a value that JSON cannot hold. */
 bool tbi_infer_reply(const tbi_infer *q, const void *const *out, tb_text *body, int64_t *json_bytes);
 
+size_t tbi_infer_reply_most(const tb_serve_model *m); /* bytes of a reply to one row, of any form */
+size_t tbi_row_bytes(const tb_serve_tensor *t);
+
 /* Makes room for `bytes`, keeping what is there; false: out of memory. */
 bool tbi_rows_reserve(tbi_rows *r, size_t bytes);
 

@@ -62,6 +62,17 @@ static bool write_output(const tbi_infer *q, int k, const tb_serve_tensor *t, co
     return true;
 }
 
+/* A string has at most six bytes of text a byte, a number of a shape 20; the rest is the fixed text. */
+size_t tbi_infer_reply_most(const tb_serve_model *m)
+{
+    size_t most = 128 + strlen(m->name) + strlen(m->version) + 6 * TBI_JSON_STRING;
+    for (int o = 0; o < m->n_outputs; o++) {
+        const tb_serve_tensor *t = &m->outputs[o];
+        most += 192 + strlen(t->name) + 20 * (size_t)t->rank + (size_t)t->elements * (TBI_F32_TEXT + 1);
+    }
+    return most;
+}
+
 bool tbi_infer_reply(const tbi_infer *q, const void *const *out, tb_text *body, int64_t *json_bytes)
 {
     *json_bytes = -1;

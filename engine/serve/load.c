@@ -68,8 +68,6 @@ static tb_status check_description(const tb_serve_model *m)
     return TB_OK;
 }
 
-static size_t row_bytes(const tb_serve_tensor *t) { return (size_t)t->elements * tb_dtype_size(t->dtype); }
-
 static void fill_inputs(const tb_serve_model *m, tbi_batch *batch)
 {
     for (int i = 0; i < m->n_inputs; i++) {
@@ -96,13 +94,13 @@ static tb_status compare_rows(const tb_serve_model *m, const tbi_batch *full, tb
                               int n)
 {
     for (int i = 0; i < m->n_inputs; i++)
-        memcpy(part->in[i], (const char *)full->in[i] + row_bytes(&m->inputs[i]) * (size_t)first,
-               row_bytes(&m->inputs[i]) * (size_t)n);
+        memcpy(part->in[i], (const char *)full->in[i] + tbi_row_bytes(&m->inputs[i]) * (size_t)first,
+               tbi_row_bytes(&m->inputs[i]) * (size_t)n);
     part->rows = n;
     tbi_batch_run(part, m);
     if (part->status != TB_OK) return part->status;
     for (int o = 0; o < m->n_outputs; o++) {
-        size_t bytes = row_bytes(&m->outputs[o]);
+        size_t bytes = tbi_row_bytes(&m->outputs[o]);
         if (memcmp(part->out[o], (const char *)full->out[o] + bytes * (size_t)first, bytes * (size_t)n) != 0)
             return TB_FAIL(TB_ERR_PARITY,
                            "model '%s': a row of '%s' has other bits in a batch of %d than in one of %d",

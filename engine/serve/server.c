@@ -135,7 +135,7 @@ void tb_server_destroy(tb_server *s)
     if (s->http) MHD_stop_daemon(s->http); /* completes every connection, which cancels its request */
     tbi_repository_close(&s->repository);
     if (s->conns)
-        for (int i = 0; i < s->config.limits.connections; i++) tbi_conn_free(s->conns[i]);
+        for (int i = 0; i < s->config.limits.connections; i++) tbi_conn_free_buffers(&s->conns[i]);
     tb_free(s->conns);
     int fds[] = {s->listen_fd, s->epoll_fd, s->wake_fd, s->drain_fd};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
@@ -162,6 +162,7 @@ static void install(void *server, void *waiter, tbi_entry *e, tb_status st)
         }
         b->finish = tbi_finish_inference;
         b->finish_arg = s;
+        tbi_conn_reserve(s, e->live->model);
         if (b->by_worker && watch(s, b->wake_fd) != TB_OK)
             tb_log_write(TB_LOG_ERROR, "%s", tb_error_message());
         tb_log_write(TB_LOG_INFO,
@@ -267,9 +268,9 @@ static bool drained(tb_server *s, tb_status *st)
     if (s->closing && s->n_conns == 0) return true;
     if (elapsed_ms < s->config.limits.drain_delay_ms + s->config.limits.drain_ms) return false;
     for (int i = 0; i < s->config.limits.connections; i++)
-        if (s->conns[i] && s->conns[i]->state == TBI_CONN_STREAMING) shutdown(s->conns[i]->fd, SHUT_RDWR);
-        else if (s->conns[i] && s->conns[i]->state == TBI_CONN_WAITING)
-            tbi_conn_cut(s->conns[i], TBI_FAULT_DRAINING, "the server has stopped");
+        if (s->conns[i].state == TBI_CONN_STREAMING) shutdown(s->conns[i].fd, SHUT_RDWR);
+        else if (s->conns[i].state == TBI_CONN_WAITING)
+            tbi_conn_cut(&s->conns[i], TBI_FAULT_DRAINING, "the server has stopped");
     *st = TB_FAIL(TB_ERR_TIMEOUT, "serve: %d connections were still open %d ms after draining began",
                   s->n_conns, (int)elapsed_ms);
     return true;

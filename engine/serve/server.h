@@ -98,7 +98,7 @@ typedef struct tb_server {
     struct MHD_Daemon *http;
     int listen_fd, epoll_fd, wake_fd, drain_fd;
     int port;
-    tbi_conn **conns;          /* [limits.connections], made when first needed */
+    tbi_conn *conns;           /* [limits.connections] */
     int n_conns;               /* in use */
     tbi_conn *adding;          /* while the library takes a new connection over */
     tbi_repository repository;
@@ -115,7 +115,9 @@ typedef struct tb_server {
 
 /* connection.c */
 void tbi_conn_accept(tb_server *s);                       /* everything that waits at the listener */
-void tbi_conn_free(tbi_conn *c);
+void tbi_conn_free_buffers(tbi_conn *c);
+/* Gives every place that is between requests the memory that a request of one row of this model needs. */
+void tbi_conn_reserve(tb_server *s, const tb_serve_model *model);
 void tbi_conn_state_set(tbi_conn *c, tbi_conn_state state);
 /* Replies around the library and ends the connection: for faults in the middle of a header or body. */
 void tbi_conn_cut(tbi_conn *c, tbi_fault_code code, const char *message);

@@ -92,6 +92,7 @@ static tb_status start_server(const tb_run *run, tb_serve_state *s)
         c.limits.max_timeout_ms = (int)(0.8 * s->slo.limit_ms);
         c.limits.queue_rows = 2 * (int)tb_param_int(run, "connections");
     }
+    if (tb_scenario_is(run, "drain")) c.limits.drain_delay_ms = TB_DRAIN_DELAY_MS;
     tb_run_phase(run, "starting the server", 0, 0);
     TB_TRY(tb_serving_start(&c, &s->serving, version));
     if (version[0]) tb_emit_fact(run, "peer/versions", version);

@@ -28,6 +28,11 @@ static void record_lag(load_run *r, int64_t arrival)
     tb_histogram_add(&r->result->wait, possible - col->intended_ns);
 }
 
+static tb_load_column unsent(int64_t intended_ns)
+{
+    return (tb_load_column){.intended_ns = intended_ns, .dispatch_ns = -1, .done_ns = -1, .status = -1};
+}
+
 static void dispatch_due(load_run *r, int64_t now)
 {
     bool closed = r->schedule->kind == TB_ARRIVALS_CLOSED;
@@ -36,7 +41,7 @@ static void dispatch_due(load_run *r, int64_t now)
         int64_t arrival = r->next++;
         r->free_first = c->next_free;
         if (!r->free_first) r->free_last = NULL;
-        r->result->columns[arrival].intended_ns = closed ? now : r->at_ns[arrival];
+        if (closed) r->result->columns[arrival] = unsent(now);
         load_dispatch(r, c, arrival);
         if (!closed) record_lag(r, arrival);
     }
@@ -113,12 +118,7 @@ static tb_status open_run(load_run *r, const tb_load_config *config, int64_t n)
     if (!r->result || !r->connections) return tb_error_code();
     r->result->columns = tb_calloc((size_t)n, sizeof *r->result->columns);
     if (!r->result->columns) return tb_error_code();
-    for (int64_t i = 0; i < n; i++) {
-        tb_load_column *c = &r->result->columns[i];
-        c->intended_ns = r->at_ns ? r->at_ns[i] : -1;
-        c->dispatch_ns = c->done_ns = -1;
-        c->status = -1;
-    }
+    for (int64_t i = 0; r->at_ns && i < n; i++) r->result->columns[i] = unsent(r->at_ns[i]);
     r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (r->epoll_fd < 0) return TB_FAIL(TB_ERR_IO, "load: no epoll");
     tb_histogram *all[] = {&r->result->latency, &r->result->service, &r->result->lag, &r->result->wait,

@@ -54,7 +54,7 @@ static int ask(const tb_storm *s, int which)
     struct sockaddr_in to = {.sin_family = AF_INET,
                              .sin_port = htons((uint16_t)s->port),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct timeval limit = {.tv_sec = 2};
+    struct timeval limit = {.tv_sec = 10}; /* a stalled machine is no wrong answer */
     struct linger reset = {.l_onoff = 1};
     char reply[512];
     int status = -1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
