@@ -336,7 +336,7 @@ static tb_status check_plot_keys(const tb_experiment *e, const tb_conf *node)
 
 static tb_status check_plot(const tb_experiment *e, const tb_conf *plot)
 {
-    static const char *const with_keys[] = {"x", "series", "label", "base"};
+    static const char *const with_keys[] = {"x", "series", "label", "base", "panels"};
     if (plot->kind != TB_CONF_MAP || !tb_conf_find(plot, "kind"))
         return tb_conf_fail(plot, TB_ERR_CONFIG, "plots: each is a map with a 'kind'");
     for (size_t i = 0; i < sizeof with_keys / sizeof *with_keys; i++)

@@ -116,6 +116,12 @@ static double bound_ns(const tb_bench_run *run, const tb_bench_case *c)
     return read > 0 ? fmax(ns, c->bytes / read * 1e9) : ns;
 }
 
+static tb_roofline roofline_of(const tb_bench_run *run, const tb_bench_case *c, double compute_ns)
+{
+    double read = tb_limit_read((size_t)c->operand_bytes, tb_isa_detect(), tb_ctx_pool(run->ctx));
+    return (tb_roofline){c->flops, c->operand_bytes, c->flops / compute_ns, read * 1e-9};
+}
+
 /* ---- rows ---- */
 bool tb_bench_wants(const tb_bench_run *run, const char *op)
 {
@@ -134,7 +140,8 @@ tb_bench_row *tb_bench_row_add(tb_bench_run *run, const char *op, const char *sh
                         .gflops = NAN,
                         .pct_peak = NAN,
                         .peer_median_ns = NAN,
-                        .ratio = NAN};
+                        .ratio = NAN,
+                        .roofline = {NAN, NAN, NAN, NAN}};
     snprintf(r->op, sizeof r->op, "%s", op);
     snprintf(r->shape, sizeof r->shape, "%s", shape);
     snprintf(r->isa, sizeof r->isa, "%s", tb_isa_name(tb_ctx_isa(run->ctx)));
@@ -214,6 +221,7 @@ tb_status tb_bench_measure(tb_bench_run *run, const tb_bench_case *given)
     r->interval = tb_quantile_interval(s.ours, s.n, 0.5, level);
     if (c.flops > 0) r->gflops = c.flops / r->median_ns;
     if (bound > 0) r->pct_peak = 100 * bound / r->median_ns;
+    if (bound > 0 && c.operand_bytes > 0) r->roofline = roofline_of(run, &c, bound);
     if (c.bytes > 0) tb_bench_extra_add(run, "gb_per_s", c.bytes / r->median_ns);
     if (run->threads > 1) tb_bench_extra_add(run, "core_to_core_ns", run->core_to_core_ns);
     return TB_OK;

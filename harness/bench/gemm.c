@@ -308,7 +308,9 @@ static tb_status measure(tb_bench_run *run, gemm *g)
                        .isa = g->kernel->isa,
                        .ours = {run_ours, g},
                        .check = check_ours,
-                       .flops = 2.0 * (double)g->m * (double)g->k * (double)g->n};
+                       .flops = 2.0 * (double)g->m * (double)g->k * (double)g->n,
+                       .operand_bytes = (double)(g->m + g->n) * (double)g->k * (double)tb_dtype_size(g->dtype) +
+                                        4.0 * (double)g->m * (double)g->n};
     snprintf(c.shape, sizeof c.shape, "%lldx%lldx%lld", (long long)g->m, (long long)g->k, (long long)g->n);
     tb_status st = TB_OK;
     if (run->peer && strcmp(run->peer, "torch") == 0)

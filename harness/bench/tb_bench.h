@@ -27,6 +27,13 @@ typedef struct tb_bench_extra {
     double value;
 } tb_bench_extra;
 
+/* Where a run that computes lies under its roof (Williams, Waterman, Patterson, CACM 52(4), 2009). flop, bytes: of one
+ * run, each operand counted once; the peaks are of its dtype, ISA and threads, reading at the size of its operands. All
+ * NaN: does not apply. */
+typedef struct tb_roofline {
+    double flop, bytes, peak_gflops, peak_gb_per_s;
+} tb_roofline;
+
 typedef struct tb_bench_row {
     char op[32], shape[64], isa[16], kernel[64];
     const char *dtype;
@@ -37,6 +44,7 @@ typedef struct tb_bench_row {
     double peer_median_ns, ratio;       /* peer's time / ours, median of pairs; NaN where the peer is void */
     tb_interval ratio_interval;
     char peer_detail[96]; /* its version, kernel, settings; why it is void */
+    tb_roofline roofline;
     int n_extra;
     tb_bench_extra extra[TB_BENCH_EXTRAS];
 } tb_bench_row;
@@ -76,6 +84,7 @@ typedef struct tb_bench_case {
     double peer_known_percent;           /* of peak, that the peer is known to reach; 0: not known */
     double flops;                        /* of one run; 0: does not apply */
     double bytes;                        /* of one run, where memory may bind it; else 0 */
+    double operand_bytes;                /* of one run that computes: each operand once, for the roofline; 0: none */
     int64_t most_times;                  /* runs in a block, at most; 0: as many as time asks for */
 } tb_bench_case;
 

@@ -108,6 +108,12 @@ static void emit_row(const tb_run *run, const bench_state *s, const tb_bench_row
     tb_emit_fact(run, "isa", r->isa);
     for (int i = 0; i < r->n_extra; i++)
         if (!isnan(r->extra[i].value)) tb_emit_value(run, r->extra[i].name, "", r->extra[i].value);
+    if (!isnan(r->roofline.flop)) {
+        tb_emit_value(run, "roofline.flop", "FLOP", r->roofline.flop);
+        tb_emit_value(run, "roofline.bytes", "B", r->roofline.bytes);
+        tb_emit_value(run, "roofline.peak_gflops", "GFLOP/s", r->roofline.peak_gflops);
+        tb_emit_value(run, "roofline.peak_gb_per_s", "GB/s", r->roofline.peak_gb_per_s);
+    }
     tb_emit_value(run, "floor", "", tb_param_num(run, "floor"));
     tb_emit_value(run, "aim", "", tb_param_num(run, "aim"));
     if (!s->bench.peer) return;
@@ -144,7 +150,8 @@ static void teardown(void *state)
 
 /* Beside the metrics. */
 static const char *const emits[] = {"floor", "aim", "baseline.peer_is_void", "gb_per_s", "core_to_core_ns",
-                                    "mallocs_per_step", "page_faults_per_step", "cost_pct", NULL};
+                                    "mallocs_per_step", "page_faults_per_step", "roofline.flop", "roofline.bytes",
+                                    "roofline.peak_gflops", "roofline.peak_gb_per_s", "cost_pct", NULL};
 
 TB_DRIVER(bench, .version = 1, .doc = "One row of tb bench: a kernel or path beside its bound and a peer", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],
