@@ -28,48 +28,96 @@ from safetensors_file import read  # noqa: E402  (in the environment that has ON
 
 
 class Graph:
-    """Nodes in a row: each takes what the last gave, and constants."""
+    """Nodes of one result each; `last` is the newest, and what the next takes unless it is told another."""
 
-    def __init__(self):
+    def __init__(self, tensors, notes):
+        self.tensors = tensors
+        self.options = dict(option.split("=") for option in notes["model"].partition(":")[2].split(",") if option)
         self.nodes, self.constants, self.last = [], [], "rows"
 
-    def add(self, op, *constants, **attributes):
-        names = [self.last]
-        for value in constants:
+    def add(self, op, *operands, of=None, **attributes):
+        """`operands` behind the first: names of results, or constants."""
+        names = [of or self.last]
+        for value in operands:
+            if isinstance(value, str):
+                names.append(value)
+                continue
             names.append(f"c{len(self.constants)}")
             self.constants.append(numpy_helper.from_array(np.array(value), names[-1]))
         self.last = f"{op}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, names, [self.last], self.last, **attributes))
+        return self.last
 
-    def linear(self, tensors, name):
-        self.add("Gemm", tensors[name + ".weight"], tensors[name + ".bias"], transB=1)
+    def linear(self, name):
+        return self.add("Gemm", self.tensors[name + ".weight"], self.tensors[name + ".bias"], transB=1)
 
-    def conv_pool(self, tensors, name):
-        weight = tensors[name + ".weight"]
-        self.add("Conv", weight, tensors[name + ".bias"], kernel_shape=weight.shape[2:])
+    def conv_norm(self, name, of=None, stride=1, groups=1):
+        """Batch norm in the weights, as the quantizer wants it and as ONNX Runtime would make it."""
+        weight = self.tensors[name + ".conv.weight"]
+        mean, var, gamma, beta = (self.tensors[f"{name}.norm.{part}"].astype(np.float64)
+                                  for part in ("running_mean", "running_var", "weight", "bias"))
+        factor = gamma / np.sqrt(var + 1e-5)
+        return self.add("Conv", (weight * factor[:, None, None, None]).astype(np.float32),
+                        (beta - mean * factor).astype(np.float32), of=of, kernel_shape=weight.shape[2:],
+                        pads=[weight.shape[-1] // 2] * 4, strides=[stride] * 2, group=groups)
+
+    def conv_pool(self, name):
+        weight = self.tensors[name + ".weight"]
+        self.add("Conv", weight, self.tensors[name + ".bias"], kernel_shape=weight.shape[2:])
         self.add("Relu")
         self.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
 
+    def classes_of_mean(self):
+        self.add("GlobalAveragePool")
+        self.add("Flatten")
+        self.linear("fc")
 
-def mlp(g, tensors):
-    n = sum(name.startswith("fc") and name.endswith(".weight") for name in tensors)
+
+def mlp(g):
+    n = sum(name.startswith("fc") and name.endswith(".weight") for name in g.tensors)
     g.add("Flatten")
     for i in range(1, n + 1):
-        g.linear(tensors, f"fc{i}")
+        g.linear(f"fc{i}")
         if i < n:
             g.add("Relu")
 
 
-def cnn(g, tensors):
-    g.conv_pool(tensors, "conv1")
-    g.conv_pool(tensors, "conv2")
+def cnn(g):
+    g.conv_pool("conv1")
+    g.conv_pool("conv2")
     g.add("Flatten")
-    g.linear(tensors, "fc1")
+    g.linear("fc1")
     g.add("Relu")
-    g.linear(tensors, "fc2")
+    g.linear("fc2")
 
 
-MODELS = {"mlp": mlp, "cnn": cnn}
+def resnet(g):
+    g.conv_norm("stem")
+    g.add("Relu")
+    for stage in (1, 2, 3):
+        for i in range(int(g.options["depth"]) // 6):
+            name, stride, x = f"stage{stage}.{i}", 2 if stage > 1 and i == 0 else 1, g.last
+            g.conv_norm(name + ".first", stride=stride)
+            g.add("Relu")
+            y = g.conv_norm(name + ".second")
+            g.add("Add", x if stride == 1 else g.conv_norm(name + ".shortcut", x, stride), of=y)
+            g.add("Relu")
+    g.classes_of_mean()
+
+
+def dscnn(g):
+    g.conv_norm("stem", stride=2)
+    g.add("Relu")
+    for i in range(int(g.options["layers"])):
+        channels = len(g.tensors[f"block.{i}.depthwise.conv.weight"])
+        g.conv_norm(f"block.{i}.depthwise", groups=channels)
+        g.add("Relu")
+        g.conv_norm(f"block.{i}.pointwise")
+        g.add("Relu")
+    g.classes_of_mean()
+
+
+MODELS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "dscnn": dscnn}
 
 
 def build(tensors, notes):
@@ -78,16 +126,19 @@ def build(tensors, notes):
         sys.exit(f"ort_infer: no model '{notes['model']}' here; there are {', '.join(MODELS)}")
     pixels = tensors["rows"].shape[1]
     side = int(pixels ** 0.5)
-    g = Graph()
+    g = Graph(tensors, notes)
     g.add("Cast", to=TensorProto.FLOAT)
     g.add("Mul", np.float32(notes["scale"]))
     g.add("Sub", np.float32(notes["shift"]))
     g.add("Reshape", np.array([-1, 1, side, side], np.int64))
-    MODELS[kind](g, tensors)
+    MODELS[kind](g)
     graph = helper.make_graph(g.nodes, kind,
                               [helper.make_tensor_value_info("rows", TensorProto.UINT8, ["n", pixels])],
                               [helper.make_tensor_value_info(g.last, TensorProto.FLOAT, ["n", None])], g.constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+LAYERS = ["Conv", "Gemm", "MaxPool", "Relu", "Flatten", "Add", "GlobalAveragePool"]
 
 
 class Rows(CalibrationDataReader):
@@ -105,7 +156,7 @@ def quantized(model, rows):
         paths = [os.path.join(folder, name) for name in ("f32.onnx", "int8.onnx")]
         onnx.save(model, paths[0])
         quantize_static(*paths, Rows(rows), quant_format=QuantFormat.QDQ, per_channel=True,
-                        op_types_to_quantize=["Conv", "Gemm", "MaxPool", "Relu", "Flatten"],
+                        op_types_to_quantize=LAYERS,
                         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
         return onnx.load(paths[1])
 

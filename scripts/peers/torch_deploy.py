@@ -88,7 +88,7 @@ def conv(weights, name):
     return layer(nn.Conv2d(into, out, (high, wide)), weights, name)
 
 
-def mlp(weights):
+def mlp(weights, _):
     n = weights.count(".weight")
     layers = [nn.Flatten()]
     for i in range(1, n + 1):
@@ -96,12 +96,57 @@ def mlp(weights):
     return nn.Sequential(*layers)
 
 
-def cnn(weights):
+def cnn(weights, _):
     return nn.Sequential(conv(weights, "conv1"), nn.ReLU(), nn.MaxPool2d(2), conv(weights, "conv2"), nn.ReLU(),
                          nn.MaxPool2d(2), nn.Flatten(), linear(weights, "fc1"), nn.ReLU(), linear(weights, "fc2"))
 
 
-MODULES = {"mlp": mlp, "cnn": cnn}
+def conv_norm(weights, name, stride=1, groups=1):
+    """[convolution, batch norm] to be fused by what quantizes them."""
+    out, into, high, wide = weights.of[name + ".conv.weight"].shape
+    module = nn.Conv2d(into * groups, out, (high, wide), stride, wide // 2, groups=groups, bias=False)
+    norm = nn.BatchNorm2d(out)
+    with torch.no_grad():
+        module.weight.copy_(weights.of[name + ".conv.weight"])
+        for part in ("running_mean", "running_var", "weight", "bias"):
+            getattr(norm, part).copy_(weights.of[f"{name}.norm.{part}"])
+    return [module, norm]
+
+
+class Residual(nn.Module):
+    def __init__(self, weights, name, stride):
+        super().__init__()
+        self.body = nn.Sequential(*conv_norm(weights, name + ".first", stride), nn.ReLU(),
+                                  *conv_norm(weights, name + ".second"))
+        self.shortcut = nn.Sequential(*conv_norm(weights, name + ".shortcut", stride)) if stride == 2 else nn.Identity()
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.body(x) + self.shortcut(x))
+
+
+def classes_of_mean(weights):
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear(weights, "fc")]
+
+
+def resnet(weights, options):
+    layers = [*conv_norm(weights, "stem"), nn.ReLU()]
+    for stage in (1, 2, 3):
+        layers += [Residual(weights, f"stage{stage}.{i}", 2 if stage > 1 and i == 0 else 1)
+                   for i in range(int(options["depth"]) // 6)]
+    return nn.Sequential(*layers, *classes_of_mean(weights))
+
+
+def dscnn(weights, options):
+    layers = [*conv_norm(weights, "stem", 2), nn.ReLU()]
+    for i in range(int(options["layers"])):
+        channels = len(weights.of[f"block.{i}.depthwise.conv.weight"])
+        layers += [*conv_norm(weights, f"block.{i}.depthwise", groups=channels), nn.ReLU(),
+                   *conv_norm(weights, f"block.{i}.pointwise"), nn.ReLU()]
+    return nn.Sequential(*layers, *classes_of_mean(weights))
+
+
+MODULES = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "dscnn": dscnn}
 
 
 class Int8(nn.Module):
@@ -119,7 +164,7 @@ def int8_forms(model, rows):
     torch.backends.quantized.engine = ENGINE
     with torch.inference_mode(False), torch.no_grad():
         images = model.images(rows.clone())
-        body = MODULES[model.kind](model.weights).eval()
+        body = MODULES[model.kind](model.weights, model.options).eval()
         prepared = prepare_fx(body, {"": get_default_qconfig(ENGINE)}, example_inputs=(images,))
         prepared(images)
         body = convert_fx(prepared)
