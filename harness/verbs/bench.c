@@ -237,12 +237,12 @@ static const tb_option options[] = {
     {"threads", 0, "N", "on the first N cores (default 1; allreduce 2, its ranks)"},
     {"shape", 0, "MxKxN", "instead of the usual ones; may be given again"},
     {"only", 0, "OP", "of a kind with several ops: this one"},
-    {"peer", 0, "NAME,...", "beside these: onednn, openblas, torch, own_f32, mpi, free_order, as the kind allows"},
+    {"peer", 0, "NAME,...", "beside these: onednn, openblas, torch, own_f32, eager, mpi, free_order, as the kind allows"},
     {"json", 0, NULL, "rows as JSON"},
 };
 
 static const char help[] =
-    "KIND is one of limits, gemm, conv, attention, elementwise, norm, optimizer, dispatch, order,\n"
+    "KIND is one of limits, gemm, conv, attention, elementwise, chain, norm, optimizer, dispatch, order,\n"
     "allreduce, train-step. Results are checked against plain references before anything is timed; a peer's ratio is\n"
     "left out where the peer itself does not reach what it is known for.";
 

@@ -13,19 +13,29 @@ typedef vf (*fn2)(vf, vf);
 VEC void map1(const tb_pointwise_args *p, fn1 f)
 {
     const float *x = p->in[0];
-    vf constant = p->n > 0 && !p->step[0] ? f(vf_set1(*x)) : vf_zero();
-    for (int64_t i = 0; i < p->n; i += VL)
-        vf_store_part((float *)p->out + i, p->step[0] ? f(vf_load_part(x + i, p->n - i)) : constant, p->n - i);
+    float *out = p->out;
+    const int64_t n = p->n;
+    int64_t i = 0;
+    if (n > 0 && !p->step[0]) {
+        vf constant = f(vf_set1(*x));
+        for (; i < n; i += VL) vf_store_part(out + i, constant, n - i);
+    }
+    for (; i + VL <= n; i += VL) vf_store(out + i, f(vf_load(x + i)));
+    if (i < n) vf_store_part(out + i, f(vf_load_part(x + i, n - i)), n - i);
 }
 
 VEC void map2_steps(const tb_pointwise_args *p, fn2 f, const bool a_moves, const bool b_moves)
 {
     const float *a = p->in[0], *b = p->in[1];
+    float *out = p->out;
+    const int64_t n = p->n;
     vf av = a_moves ? vf_zero() : vf_set1(*a), bv = b_moves ? vf_zero() : vf_set1(*b);
-    for (int64_t i = 0; i < p->n; i += VL) {
-        int64_t left = p->n - i;
-        vf x = a_moves ? vf_load_part(a + i, left) : av, y = b_moves ? vf_load_part(b + i, left) : bv;
-        vf_store_part((float *)p->out + i, f(x, y), left);
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL)
+        vf_store(out + i, f(a_moves ? vf_load(a + i) : av, b_moves ? vf_load(b + i) : bv));
+    if (i < n) {
+        vf x = a_moves ? vf_load_part(a + i, n - i) : av, y = b_moves ? vf_load_part(b + i, n - i) : bv;
+        vf_store_part(out + i, f(x, y), n - i);
     }
 }
 

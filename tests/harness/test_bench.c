@@ -82,6 +82,7 @@ static void every_kind_measures_its_ops(void **state)
 {
     static const char *const cases[][3] = {
         {"bench elementwise --shape 100 --json", "\"op\": \"add\"", "\"op\": \"gelu_tanh\""},
+        {"bench chain --shape 3001 --peer eager --json", "\"kernel\": \"tile_interpreter\"", "\"peer\": \"eager\""},
         {"bench norm --shape 3x40 --json", "\"op\": \"softmax\"", "\"op\": \"layer_norm_train\""},
         {"bench optimizer --shape 77 --json", "\"op\": \"sgd\"", "\"op\": \"adamw\""},
         {"bench attention --shape 1x2x9x8 --json", "\"op\": \"attention\"", "\"op\": \"attention_train\""},
