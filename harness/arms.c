@@ -136,7 +136,7 @@ static tb_status build(tb_arms *s, int arm)
         if (st == TB_OK) st = tb_quantize_graph(g, &ranges, NULL, &s->quant);
         tb_ranges_free(&ranges);
     }
-    if (st == TB_OK && arm != E1) st = tb_compile(g, NULL, NULL);
+    if (st == TB_OK && arm != E1) st = tb_compile(g, &(tb_compile_opts){.fast = s->config.is_fast}, NULL);
     if (st != TB_OK) {
         tb_graph_free(g);
         return st;

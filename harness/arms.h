@@ -2,7 +2,7 @@
  *
  *   e0  eager, op by op, with the best kernels
  *   e1  the captured graph: simplified, folded, planned; the bits of e0
- *   e2  e1 with batch norm in the weights, and fusion
+ *   e2  e1 with batch norm in the weights, and fusion; is_fast: and passes that sum in another order
  *   e3  e2 with integer layers: images by calibrated ranges, rows of text quantized on the spot
  *
  * All take raw bytes (pixels, or characters) and give logits. */
@@ -16,6 +16,7 @@ typedef struct tb_arms_config {
     const char *model, *data; /* specification of the model; name of a data set */
     int64_t context;          /* text: bytes of a row; 0: only images are wanted */
     bool is_stepped;          /* text: a call reads the next byte of each row, not whole rows (stepper.h) */
+    bool is_fast;             /* e2, e3: compiled with `fast` (tb_pass.h) */
     int64_t batch;            /* rows of a call */
     int64_t train_steps, train_batch;
     double rate;         /* highest of the training: 100 steps (or a tenth of them) up, then a cosine to 0 */

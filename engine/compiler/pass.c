@@ -56,7 +56,8 @@ tb_status tb_compile(tb_graph *g, const tb_compile_opts *opts, tb_compile_report
     for (int i = 0; i < tb_pass_count(); i++) {
         const tb_pass *p = passes[i];
         bool is_fusion = p == &tbi_pass_epilogue || p == &tbi_pass_winograd || p == &tbi_pass_fuse;
-        if ((p->is_inexact && opts->strict) || (is_fusion && opts->no_fusion)) continue;
+        if (p->is_inexact && opts->strict) continue;
+        if ((p->is_fast && !opts->fast) || (is_fusion && opts->no_fusion)) continue;
         r.rewrites = 0;
         tb_status st = p->run(g, &r);
         if (st == TB_OK) st = tb_graph_compact(g);

@@ -106,7 +106,8 @@ static tb_status epilogue(tb_graph *g, tb_pass_run *r)
 }
 
 const tb_pass tbi_pass_epilogue = {
-    "epilogue", "moves residual sums and activations into the linear or convolution before them", false, epilogue};
+    "epilogue", "moves residual sums and activations into the linear or convolution before them", false, false,
+    epilogue};
 
 /* ---- pointwise groups ---- */
 typedef struct group {
@@ -202,4 +203,4 @@ static tb_status fuse(tb_graph *g, tb_pass_run *r)
     return st;
 }
 
-const tb_pass tbi_pass_fuse = {"fuse", "makes one program of pointwise chains", false, fuse};
+const tb_pass tbi_pass_fuse = {"fuse", "makes one program of pointwise chains", false, false, fuse};

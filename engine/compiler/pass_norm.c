@@ -92,4 +92,4 @@ static tb_status norm(tb_graph *g, tb_pass_run *r)
 }
 
 const tb_pass tbi_pass_norm = {"norm", "moves batch norm into the weights of the convolution before it", true,
-                               norm};
+                               false, norm};

@@ -44,7 +44,7 @@ static tb_status simplify(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_simplify = {"simplify", "drops what changes nothing, merges reshapes", false, simplify};
+const tb_pass tbi_pass_simplify = {"simplify", "drops what changes nothing, merges reshapes", false, false, simplify};
 
 /* ---- constant folding: the kernels themselves compute it ---- */
 enum { MAX_GROWTH_BYTES = 1 << 20 }; /* a folded constant may not make the artefact larger than this */
@@ -106,7 +106,7 @@ static tb_status fold(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_fold = {"fold", "computes what depends on constants only", false, fold};
+const tb_pass tbi_pass_fold = {"fold", "computes what depends on constants only", false, false, fold};
 
 /* ---- common subexpressions ---- */
 static bool same_node(const tb_node *a, const tb_node *b)
@@ -133,4 +133,4 @@ static tb_status cse(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_cse = {"cse", "merges equal nodes", false, cse};
+const tb_pass tbi_pass_cse = {"cse", "merges equal nodes", false, false, cse};

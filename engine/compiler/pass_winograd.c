@@ -92,4 +92,4 @@ static tb_status winograd(tb_graph *g, tb_pass_run *r)
 }
 
 const tb_pass tbi_pass_winograd = {
-    "winograd", "convolves by minimal filtering, with the pooling behind it", true, winograd};
+    "winograd", "convolves by minimal filtering, with the pooling behind it", true, true, winograd};

@@ -2,7 +2,7 @@
  *
  * After every pass the graph is verified; `max_rewrites` stops after so many rewrites, so that a wrong one can be
  * found by bisection. Every pass keeps the bits of the result, except those marked inexact, which `strict` leaves
- * out. */
+ * out; of these, what sums products in another order than eager execution runs only where `fast` asks for it. */
 #pragma once
 #include "tb_graph.h"
 
@@ -11,11 +11,12 @@ typedef struct tb_pass_run tb_pass_run;
 typedef struct tb_pass {
     const char *name, *doc;
     bool is_inexact; /* may change rounding */
+    bool is_fast;    /* sums in another order; only with `fast` */
     tb_status (*run)(tb_graph *g, tb_pass_run *r);
 } tb_pass;
 
 typedef struct tb_compile_opts {
-    bool strict;
+    bool strict, fast;
     bool no_fusion;         /* graph passes only (simplify, fold, plan) */
     int64_t max_rewrites;   /* 0: no limit */
     const char *dump_dir;   /* writes NN-<pass>.tbir after every pass; NULL: no dumps */

@@ -1,7 +1,7 @@
 /* infer: one trained model run four ways (arms.h), interleaved in every iteration. The weights are trained in
  * setup, or by an earlier point that left them in the file `weights`. Before anything is timed the outputs
- * are compared on the whole test set: e0 and e1 must have the same bits, e2 the same logits (batch norm in
- * the weights and minimal filtering round otherwise), e3 is judged by its accuracy.
+ * are compared on the whole test set: e0 and e1 must have the same bits, e2 too, but for what batch
+ * norm in the weights and `fast` round otherwise, e3 is judged by its accuracy.
  *
  * `peers` adds other engines that run the same weights on the same rows, each a process and one more column of every
  * iteration. A speed-up over a slow baseline is worth nothing: where e0 is slower than PyTorch's eager run the launch
@@ -25,6 +25,7 @@ static const tb_key keys[] = {
     {"context", TB_KEY_INT, "bytes", 1, 1 << 16, NULL, "128", "text: length of a row"},
     {"form", TB_KEY_CHOICE, "", 0, 0, "whole|step", "whole",
      "text: a call reads whole rows, or the next byte of each with what came before in a cache"},
+    {"fast", TB_KEY_BOOL, "", 0, 0, NULL, "false", "e2, e3: also passes that sum in another order (Winograd)"},
     {"batch", TB_KEY_INT, "rows", 1, 4096, NULL, "32", "of every call"},
     {"train_steps", TB_KEY_INT, "", 1, 1e7, NULL, "3000", "before the measurement"},
     {"train_batch", TB_KEY_INT, "rows", 1, 4096, NULL, "64", ""},
@@ -108,6 +109,7 @@ static tb_status setup(const tb_run *run, void **out)
                              .model = tb_param_str(run, "model"),
                              .data = tb_param_str(run, "data"),
                              .is_stepped = is_stepped(run),
+                             .is_fast = tb_param_bool(run, "fast"),
                              .batch = tb_param_int(run, "batch"),
                              .train_steps = tb_param_int(run, "train_steps"),
                              .train_batch = tb_param_int(run, "train_batch"),

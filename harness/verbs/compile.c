@@ -11,7 +11,7 @@
 typedef struct job {
     const char *checkpoint, *out, *data_name, *name, *dump_dir;
     int64_t max_batch, context;
-    bool why, no_fusion, generate;
+    bool why, no_fusion, fast, generate;
     tb_ctx *ctx;
     tb_dataset *data;
     tb_model *model;
@@ -38,7 +38,8 @@ static tb_status compile(job *j)
                        : tb_deploy_capture(j->model, j->data, j->context, j->name, &j->graph));
     int captured = j->graph->n_nodes;
     tb_status st = tb_compile(
-        j->graph, &(tb_compile_opts){.why = j->why ? &why : NULL, .dump_dir = j->dump_dir, .no_fusion = j->no_fusion},
+        j->graph, &(tb_compile_opts){.why = j->why ? &why : NULL, .dump_dir = j->dump_dir, .no_fusion = j->no_fusion,
+                            .fast = j->fast},
         &report);
     if (st == TB_OK) print_report(&report, captured);
     if (st == TB_OK && j->why) printf("%s", tb_text_str(&why));
@@ -102,7 +103,7 @@ static int run(const tb_args *args)
              .name = tb_args_get(args, "name"),
              .max_batch = option_int(args, "max-batch", tb_args_has(args, "generate") ? 16 : 64),
              .context = option_int(args, "context", 128), .why = tb_args_has(args, "why"),
-             .dump_dir = tb_args_get(args, "dump-after"), .no_fusion = tb_args_has(args, "no-fusion"),
+             .dump_dir = tb_args_get(args, "dump-after"), .no_fusion = tb_args_has(args, "no-fusion"), .fast = tb_args_has(args, "fast"),
              .generate = tb_args_has(args, "generate")};
     if (!j.out) {
         (void)TB_FAIL(TB_ERR_INVALID, "tb compile: where to? --out DIR names the folder that is written");
@@ -135,6 +136,7 @@ static const tb_option options[] = {
     {"generate", 0, NULL, "a text model's single step with its caches: tb serve then generates with it"},
     {"why", 0, NULL, "list what was not fused, with the reason"},
     {"no-fusion", 0, NULL, "graph passes only"},
+    {"fast", 0, NULL, "also convolve by minimal filtering: rounds otherwise than eager execution"},
     {"dump-after", 0, "DIR", "write the graph's text after every pass"},
 };
 
