@@ -236,27 +236,89 @@ static tb_status check_threads(board *b, const tb_op *op, const tb_sample_case *
 }
 
 /* ---- every allocation of a call may fail ---- */
-/* Runs the op with its n-th allocation failing (0: none); gives back what it allocated. */
-static tb_status run_failing(tb_ctx *ctx, const tb_op *op, const tb_sample_case *s, tb_tensor **in, int64_t n,
-                             int64_t *requests)
+/* Allocations between two places, the n-th of which fails (0: none), and what stays behind. */
+typedef struct failing {
+    tb_ctx *ctx;
+    tb_scope *scope;
+    tb_mem_stats before;
+} failing;
+
+static failing failing_open(tb_ctx *ctx, int64_t n)
 {
-    tb_mem_stats before, after;
-    tb_tensor *out[TB_MAX_OUT];
-    tb_scope *scope = tb_scope_open();
-    tb_heap_stats(tb_ctx_heap(ctx), &before);
+    failing f = {.ctx = ctx, .scope = tb_scope_open()};
+    tb_heap_stats(tb_ctx_heap(ctx), &f.before);
     tb_heap_fail_at(tb_ctx_heap(ctx), n);
+    return f;
+}
+
+static int64_t failing_end(const failing *f) /* returns how many there were; from here on none fails */
+{
+    tb_mem_stats after;
+    tb_heap_fail_at(tb_ctx_heap(f->ctx), 0);
+    tb_heap_stats(tb_ctx_heap(f->ctx), &after);
+    return after.requests - f->before.requests;
+}
+
+static tb_status failing_close(const failing *f, tb_status st)
+{
+    tb_mem_stats after;
+    tb_scope_close(f->scope);
+    tb_heap_stats(tb_ctx_heap(f->ctx), &after);
+    int64_t leaked = after.live_blocks - f->before.live_blocks + 1; /* the scope itself was there before */
+    return leaked ? TB_FAIL(TB_ERR_INTERNAL, "%lld blocks leak", (long long)leaked) : st;
+}
+
+/* Runs the op; success where an allocation failed and its outputs are there all the same. */
+typedef tb_status (*failing_fn)(tb_ctx *ctx, const tb_op *op, const tb_sample_case *s, tb_tensor **in, int64_t n,
+                                int64_t *requests);
+
+static tb_status forward_failing(tb_ctx *ctx, const tb_op *op, const tb_sample_case *s, tb_tensor **in, int64_t n,
+                                 int64_t *requests)
+{
+    tb_tensor *out[TB_MAX_OUT];
+    failing f = failing_open(ctx, n);
     tb_dispatch(op, s->attrs, in, s->n_in, out);
-    tb_heap_fail_at(tb_ctx_heap(ctx), 0);
+    *requests = failing_end(&f);
     tb_status st = tb_ctx_take_error(ctx);
-    tb_heap_stats(tb_ctx_heap(ctx), &after);
-    *requests = after.requests - before.requests;
     for (int o = 0; o < op->n_out && n; o++)
         if (!tb_is_poison(out[o])) st = TB_OK;
-    tb_scope_close(scope);
-    tb_heap_stats(tb_ctx_heap(ctx), &after);
-    if (after.live_blocks != before.live_blocks - 1) /* the scope itself */
-        return TB_FAIL(TB_ERR_INTERNAL, "%lld blocks leak", (long long)(after.live_blocks - before.live_blocks + 1));
-    return st;
+    return failing_close(&f, st);
+}
+
+/* A recorded call and its backward pass: the cause or, where the call did not need the allocation, success; what was
+ * made dies with the scope. */
+static tb_status backward_failing(tb_ctx *ctx, const tb_op *op, const tb_sample_case *s, tb_tensor **in, int64_t n,
+                                  int64_t *requests)
+{
+    tb_tensor *out[TB_MAX_OUT];
+    failing f = failing_open(ctx, n);
+    tb_dispatch(op, s->attrs, in, s->n_in, out);
+    tb_tensor *total = tb_scalar(TB_F32, 0);
+    for (int o = 0; o < op->n_out - op->n_hidden; o++)
+        if (tb_requires_grad(out[o])) total = tb_add(total, tb_sum(out[o], 0, NULL, false));
+    tb_status st = tb_requires_grad(total) ? tb_backward(total) : tb_ctx_take_error(ctx);
+    *requests = failing_end(&f);
+    for (int i = 0; i < s->n_in; i++)
+        if (in[i]) tb_grad_clear(in[i]);
+    return failing_close(&f, st);
+}
+
+/* Each allocation of a warm run fails in turn. */
+static tb_status fail_each(board *b, const tb_op *op, const tb_sample_case *s, tb_tensor **in, failing_fn run,
+                           const char *what)
+{
+    int64_t n = 0, ignored;
+    for (int warm = 0; warm < 2; warm++) TB_TRY(run(b->best, op, s, in, 0, &n));
+    for (int64_t at = 1; at <= n; at++) {
+        tb_status failed = run(b->best, op, s, in, at, &ignored);
+        b->cases++;
+        if (failed == TB_ERR_OOM) continue;
+        tb_status st =
+            failed == TB_ERR_INTERNAL ? failed : TB_FAIL(TB_ERR_INTERNAL, "goes on as '%s'", tb_status_name(failed));
+        tb_error_add("allocation %lld of %lld failed%s", (long long)at, (long long)n, what);
+        return st;
+    }
+    return TB_OK;
 }
 
 static tb_status check_out_of_memory(board *b, const tb_op *op, const tb_sample_case *s, const variant *v)
@@ -264,45 +326,10 @@ static tb_status check_out_of_memory(board *b, const tb_op *op, const tb_sample_
     tb_ctx *before = tb_ctx_enter(b->best);
     tb_scope *scope = tb_scope_open();
     tb_tensor *in[8];
-    int64_t n = 0, ignored;
     tb_status st = make_inputs(op, s, v, in);
-    for (int warm = 0; warm < 2 && st == TB_OK; warm++) st = run_failing(b->best, op, s, in, 0, &n);
-    for (int64_t at = 1; at <= n && st == TB_OK; at++) {
-        tb_status failed = run_failing(b->best, op, s, in, at, &ignored);
-        b->cases++;
-        if (failed == TB_ERR_OOM) continue;
-        st = failed == TB_ERR_INTERNAL ? failed : TB_FAIL(TB_ERR_INTERNAL, "goes on as '%s'", tb_status_name(failed));
-        tb_error_add("allocation %lld of %lld failed", (long long)at, (long long)n);
-    }
+    if (st == TB_OK) st = fail_each(b, op, s, in, forward_failing, "");
     tb_scope_close(scope);
     tb_ctx_enter(before);
-    return st;
-}
-
-/* A recorded call and its backward pass, with the n-th allocation failing: the cause or, where the call did not need
- * it, success; what was made dies with the scope. */
-static tb_status backward_failing(tb_ctx *ctx, const tb_op *op, const tb_sample_case *s, tb_tensor **in, int64_t n,
-                                  int64_t *requests)
-{
-    tb_mem_stats before, after;
-    tb_tensor *out[TB_MAX_OUT];
-    tb_scope *scope = tb_scope_open();
-    tb_heap_stats(tb_ctx_heap(ctx), &before);
-    tb_heap_fail_at(tb_ctx_heap(ctx), n);
-    tb_dispatch(op, s->attrs, in, s->n_in, out);
-    tb_tensor *total = tb_scalar(TB_F32, 0);
-    for (int o = 0; o < op->n_out - op->n_hidden; o++)
-        if (tb_requires_grad(out[o])) total = tb_add(total, tb_sum(out[o], 0, NULL, false));
-    tb_status st = tb_requires_grad(total) ? tb_backward(total) : tb_ctx_take_error(ctx);
-    tb_heap_fail_at(tb_ctx_heap(ctx), 0);
-    tb_heap_stats(tb_ctx_heap(ctx), &after);
-    *requests = after.requests - before.requests;
-    for (int i = 0; i < s->n_in; i++)
-        if (in[i]) tb_grad_clear(in[i]);
-    tb_scope_close(scope);
-    tb_heap_stats(tb_ctx_heap(ctx), &after);
-    if (after.live_blocks != before.live_blocks - 1) /* the scope itself */
-        return TB_FAIL(TB_ERR_INTERNAL, "%lld blocks leak", (long long)(after.live_blocks - before.live_blocks + 1));
     return st;
 }
 
@@ -312,21 +339,14 @@ static tb_status check_backward_out_of_memory(board *b, const tb_op *op, const t
     tb_ctx *before = tb_ctx_enter(b->best);
     tb_scope *scope = tb_scope_open();
     tb_tensor *in[8];
-    int64_t n = 0, ignored, leaves = 0;
+    bool has_leaf = false;
     tb_status st = make_inputs(op, s, v, in);
     for (int i = 0; i < s->n_in && st == TB_OK; i++) {
         if (!is_under_test(&s->in[i]) || s->in[i].no_grad) continue;
         st = tb_require_grad(in[i]);
-        leaves++;
+        has_leaf = true;
     }
-    for (int warm = 0; warm < 2 && st == TB_OK && leaves; warm++) st = backward_failing(b->best, op, s, in, 0, &n);
-    for (int64_t at = 1; at <= n && st == TB_OK; at++) {
-        tb_status failed = backward_failing(b->best, op, s, in, at, &ignored);
-        b->cases++;
-        if (failed == TB_ERR_OOM) continue;
-        st = failed == TB_ERR_INTERNAL ? failed : TB_FAIL(TB_ERR_INTERNAL, "goes on as '%s'", tb_status_name(failed));
-        tb_error_add("allocation %lld of %lld failed, backward included", (long long)at, (long long)n);
-    }
+    if (st == TB_OK && has_leaf) st = fail_each(b, op, s, in, backward_failing, ", backward included");
     tb_scope_close(scope);
     tb_ctx_enter(before);
     return st;
