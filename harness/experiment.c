@@ -334,11 +334,37 @@ static tb_status check_plot_keys(const tb_experiment *e, const tb_conf *node)
     return TB_OK;
 }
 
+/* What tb_geomeans_print() relies on. */
+static tb_status check_geomean(const tb_experiment *e, const tb_conf *plot)
+{
+    const tb_conf *metrics = tb_conf_find(plot, "metric"), *of = tb_conf_find(plot, "of"),
+                  *series = tb_conf_find(plot, "series");
+    bool fits = metrics && metrics->kind == TB_CONF_LIST && of && of->kind == TB_CONF_LIST && of->n_items > 0 &&
+                (!series || series->kind == TB_CONF_SCALAR);
+    for (int i = 0; fits && i < of->n_items; i++) {
+        fits = of->items[i]->kind == TB_CONF_MAP;
+        for (int k = 0; fits && k < of->items[i]->n_items; k++) fits = of->items[i]->items[k]->kind == TB_CONF_SCALAR;
+    }
+    if (!fits)
+        return tb_conf_fail(plot, TB_ERR_CONFIG, "plots: a geomean has lists metric (names) and of (maps of keys to "
+                            "values), and may have a series (one key)");
+    for (int i = 0; i < metrics->n_items; i++) {
+        const char *name, *near = NULL;
+        TB_TRY(tb_conf_str(metrics->items[i], "metric", &name));
+        if (!tb_driver_emits(e->driver, name, &near))
+            return tb_conf_fail(metrics->items[i], TB_ERR_CONFIG, "plots: driver '%s' emits no '%s'%s%s",
+                                e->driver->name, name, near ? "; nearest: " : "", near ? near : "");
+    }
+    return TB_OK;
+}
+
 static tb_status check_plot(const tb_experiment *e, const tb_conf *plot)
 {
-    static const char *const with_keys[] = {"x", "series", "label", "base", "panels"};
-    if (plot->kind != TB_CONF_MAP || !tb_conf_find(plot, "kind"))
+    static const char *const with_keys[] = {"x", "series", "label", "base", "panels", "of"};
+    const tb_conf *kind = plot->kind == TB_CONF_MAP ? tb_conf_find(plot, "kind") : NULL;
+    if (!kind || kind->kind != TB_CONF_SCALAR)
         return tb_conf_fail(plot, TB_ERR_CONFIG, "plots: each is a map with a 'kind'");
+    if (strcmp(kind->text, "geomean") == 0) TB_TRY(check_geomean(e, plot));
     for (size_t i = 0; i < sizeof with_keys / sizeof *with_keys; i++)
         TB_TRY(check_plot_keys(e, tb_conf_find(plot, with_keys[i])));
     return TB_OK;

@@ -1,6 +1,7 @@
 /* The end of a run: table, trouble, checks over the sweep, verdict. */
 #include "report.h"
 #include "checks.h"
+#include "geomean.h"
 #include "table.h"
 #include "tb_alloc.h"
 #include <string.h>
@@ -77,6 +78,7 @@ int tb_report_run(tb_runner *r, tb_result *const *results)
         n_measured += results[p] != NULL;
         parity |= print_trouble(e->points[p].label, results[p]);
     }
+    if (n_measured > 0 && !r->interrupted) tb_geomeans_print(e, results);
     if (n_measured > 0 && !r->interrupted) parity |= !print_sweep_checks(e, results);
     printf("results  %s   %d of %d points ok%s\n", r->folder, n_ok, e->n_points,
            r->n_kept ? "; what was complete was kept" : "");

@@ -1,5 +1,6 @@
 """Points held against each other, as `plots:` asks for: what the kinds efficiency, factors and ratio draw and what
 tables print."""
+import math
 from collections import namedtuple
 
 from . import describe
@@ -63,6 +64,25 @@ def ratios(points, spec):
                 found.append(Comparison(series, point, base, *ratio_interval(base, point, metric, describe.LEVEL,
                                                                              inverse=better_is_less)))
     return metric, found
+
+
+def geomeans(points, spec):
+    """{series: {metric: (mean, lo, hi, level) or None}} over the points that `of` names; None where one is missing. The
+    interval is of the means of the points' ends: wider than that of the mean, if their errors are independent."""
+    found = {}
+    groups = describe.grouped(points, [spec["series"]]) if spec.get("series") else {"": points}
+    for series, group in groups.items():
+        found[series] = {}
+        for metric in spec["metric"]:
+            members = [next((p for p in group if p.status == "ok" and
+                             all(p.get(k) == v for k, v in wanted.items())), None) for wanted in spec["of"]]
+            rows = [p.summary.get(metric) if p else None for p in members]
+            if None in rows:
+                found[series][metric] = None
+                continue
+            ends = [math.exp(sum(math.log(row[end]) for row in rows) / len(rows)) for end in ("value", "lo", "hi")]
+            found[series][metric] = (*ends, min(row["level"] for row in rows))
+    return found
 
 
 def named(comparison, spec):

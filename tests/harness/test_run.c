@@ -181,6 +181,20 @@ static void checks_over_the_sweep_decide(void **state)
                     "work_us=2000 fault_iter=1: step 0:");
 }
 
+static void means_are_over_the_named_points_or_left_out(void **state)
+{
+    (void)state;
+    write_file("experiments/x.yaml",
+               "driver: 'null'\nmeasure: {launches: 1, min_iters: 20, min_s: 0, warmup_s: 0}\n"
+               "sweep: {product: {params.work_us: [200, 800], launch.threads: [1]}}\nplots:\n"
+               "  - {kind: geomean, metric: [iter_ms], series: launch.threads, of: [{params.work_us: 200}, "
+               "{params.work_us: 800}]}\n"
+               "  - {kind: geomean, metric: [iter_ms], of: [{params.work_us: 200}, {params.work_us: 5}]}\n");
+    program_run run = run_program("run x --out out");
+    expect(&run, 0, "geomean  iter_ms over 2 points, launch.threads 1: 0.");
+    expect(&run, 0, "geomean  iter_ms over 2 points: - (its point 2 is missing or not ok)");
+}
+
 static void results_are_not_overwritten_unasked(void **state)
 {
     (void)state;
@@ -272,6 +286,7 @@ int main(void)
         IN_SCRATCH(a_failed_check_prints_no_number),
         IN_SCRATCH(what_is_not_valid_ends_with_3),
         IN_SCRATCH(checks_over_the_sweep_decide),
+        IN_SCRATCH(means_are_over_the_named_points_or_left_out),
         IN_SCRATCH(results_are_not_overwritten_unasked),
         IN_SCRATCH(ctrl_c_keeps_what_was_measured_and_resume_goes_on),
         IN_SCRATCH(direct_mode_runs_what_fits_in_one_launch),

@@ -174,6 +174,8 @@ static int write_samples(void **state)
         "{\"kind\":\"throughput\",\"x\":\"params.model\",\"series\":\"launch.ranks\"},{\"kind\":\"memory\"},"
         "{\"kind\":\"efficiency\",\"series\":\"params.model\",\"bound\":\"alpha_beta\"},"
         "{\"kind\":\"ratio\",\"base\":{\"launch.ranks\":1},\"series\":\"params.model\"},"
+        "{\"kind\":\"geomean\",\"metric\":[\"samples_per_s\"],\"series\":\"launch.ranks\","
+        "\"of\":[{\"params.model\":\"mlp\"},{\"params.model\":\"cnn\"}]},"
         "{\"kind\":\"histogram\",\"metric\":\"samples_per_s\",\"series\":[\"params.model\",\"launch.ranks\"]}"
         "]";
     static const char *const serving =
@@ -233,7 +235,7 @@ static void every_kind_is_drawn_and_twice_the_same(void **state)
     (void)state;
     static const char *const figures[] = {
         "training-curve",     "training-throughput", "training-memory", "training-efficiency", "training-ratio",
-        "training-histogram", "pipeline-gantt",      "serving-latency", "serving-percentiles", "serving-spectrum",
+        "training-histogram", "training-geomean",    "pipeline-gantt",      "serving-latency", "serving-percentiles", "serving-spectrum",
         "serving-batches",    "serving-stages",      "kernels-roofline"};
     char a[64], b[64], path[128];
     tb_text out = {0};

@@ -201,6 +201,8 @@ static void every_wrong_key_is_named_with_its_place(void **state)
             "unknown key 'params.wrk_us'; nearest: 'params.work_us'");
     refuses("driver: 'null'\nplots: [{kind: ratio, series: [launch.ranks, launch.x]}]\n",
             "unknown key 'launch.x'");
+    refuses("driver: 'null'\nplots: [{kind: geomean, metric: [emit_us]}]\n", "a geomean has lists metric");
+    refuses("driver: 'null'\nplots: [{kind: geomean, metric: [x_ms], of: [{params.work_us: 1}]}]\n", "emits no 'x_ms'");
     refuses("driver: 'null'\nplots: [{x: launch.ranks}]\n", "each is a map with a 'kind'");
     refuses("driver: nul\n", "no driver 'nul'; nearest: null");
     refuses("question: why?\n", "key 'driver' is missing");

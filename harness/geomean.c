@@ -1,0 +1,71 @@
+/* Geometric means over named points. */
+#include "geomean.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Whether a point's configuration has the values that `wanted` maps keys to. */
+static bool matches(const tb_conf *config, const tb_conf *wanted)
+{
+    bool all = true;
+    for (int i = 0; i < wanted->n_items && all; i++) {
+        const tb_conf *value = tb_conf_find(config, wanted->keys[i]);
+        all = value && value->kind == TB_CONF_SCALAR && strcmp(value->text, wanted->items[i]->text) == 0;
+    }
+    return all;
+}
+
+static const char *series_of(const tb_experiment *e, int point, const char *key)
+{
+    const tb_conf *value = key ? tb_conf_find(e->points[point].config, key) : NULL;
+    return value ? value->text : "";
+}
+
+/* The summary of the series' point that `wanted` names; NULL: it is not there, or not ok. */
+static const tb_summary *find(const tb_experiment *e, tb_result *const *results, const tb_conf *wanted, const char *key,
+                              const char *series, const char *metric)
+{
+    for (int p = 0; p < e->n_points; p++)
+        if (results[p] && strcmp(tb_result_status(results[p]), "ok") == 0 && matches(e->points[p].config, wanted) &&
+            strcmp(series_of(e, p, key), series) == 0)
+            return tb_result_summary(results[p], metric);
+    return NULL;
+}
+
+static void print_mean(const tb_experiment *e, tb_result *const *results, const tb_conf *of, const char *key,
+                       const char *series, const char *metric)
+{
+    double sum = 0;
+    printf("geomean  %s over %d points%s%s%s%s: ", metric, of->n_items, key ? ", " : "", key ? key : "", key ? " " : "",
+           series);
+    for (int i = 0; i < of->n_items; i++) {
+        const tb_summary *s = find(e, results, of->items[i], key, series, metric);
+        if (!s) {
+            printf("- (its point %d is missing or not ok)\n", i + 1);
+            return;
+        }
+        sum += log(s->value);
+    }
+    printf("%.4g\n", exp(sum / of->n_items));
+}
+
+static void print_one(const tb_experiment *e, tb_result *const *results, const tb_conf *plot)
+{
+    const tb_conf *metrics = tb_conf_find(plot, "metric"), *of = tb_conf_find(plot, "of"),
+                  *series = tb_conf_find(plot, "series");
+    const char *key = series ? series->text : NULL;
+    for (int p = 0; p < e->n_points; p++) {
+        const char *name = series_of(e, p, key);
+        bool is_first = true;
+        for (int q = 0; q < p; q++) is_first &= strcmp(series_of(e, q, key), name) != 0;
+        for (int m = 0; is_first && m < metrics->n_items; m++)
+            print_mean(e, results, of, key, name, metrics->items[m]->text);
+    }
+}
+
+void tb_geomeans_print(const tb_experiment *e, tb_result *const *results)
+{
+    const tb_conf *plots = tb_conf_find(e->tree, "plots");
+    for (int i = 0; plots && i < plots->n_items; i++)
+        if (strcmp(tb_conf_find(plots->items[i], "kind")->text, "geomean") == 0) print_one(e, results, plots->items[i]);
+}
