@@ -1,8 +1,10 @@
 /* allreduce: a sum over ranks in shared memory, each rank a thread on a core of its own (--threads says how
- * many), of data that every rank has just written, as gradients are. The bound is the row `move` beside it:
- * the same bytes moved between the same ranks' memory by plain copies, without a sum. The peer mpi is
- * MPI_Allreduce among as many processes, measured with both ways in which Open MPI copies: the row holds the
- * one that is better beside us. `tb run allreduce` measures our ranks as processes too. */
+ * many), of data that every rank has just written, as gradients are. The bound is the fastest of the ways in which
+ * the same cores can move what must cross between them (crossing.h), each taking turns with the sum: a row each, and
+ * pct_peak is the least of their times over the sum's. The peer mpi is MPI_Allreduce among as many processes, measured
+ * with both ways in which Open MPI copies: the row holds the one that is better beside us. `tb run allreduce` measures
+ * our ranks as processes too. */
+#include "crossing.h"
 #include "tb_alloc.h"
 #include "tb_bench.h"
 #include "tb_comm.h"
@@ -17,7 +19,7 @@
 
 enum { MOST_RANKS = 64 };
 
-typedef enum task { SUM, MOVE, LEAVE } task;
+typedef enum task { SUM, CROSS, LEAVE } task;
 
 typedef struct rank_state {
     struct team *team;
@@ -26,8 +28,11 @@ typedef struct rank_state {
     tb_comm *comm;
     float *data;
     void *theirs[MOST_RANKS];
+    float *all[MOST_RANKS]; /* the same, own data included */
+    double checksum;        /* of what it has read: it must be read */
     tb_status st;
-    double ns; /* of the last task's collectives */
+    int64_t took_ns; /* of one run; others read it between two barriers */
+    double ns;       /* of the last task's runs */
     char why[256];
 } rank_state;
 
@@ -37,6 +42,8 @@ typedef struct team {
     tb_comm_id id;
     pthread_barrier_t gate; /* before and after each task */
     task task;
+    tb_crossing way;        /* of CROSS */
+    tb_isa isa;
     int64_t times;
     rank_state rank[MOST_RANKS];
 } team;
@@ -50,20 +57,18 @@ static tb_status join(rank_state *r)
     TB_TRY(tb_comm_open("shm", r->rank, t->ranks, &t->id, NULL, &r->comm));
     r->data = tb_comm_alloc(r->comm, (size_t)t->n * sizeof *r->data);
     if (!r->data) return tb_error_code();
-    return tb_comm_addresses(r->comm, r->data, r->theirs);
+    TB_TRY(tb_comm_addresses(r->comm, r->data, r->theirs));
+    for (int o = 0; o < t->ranks; o++) r->all[o] = r->theirs[o];
+    return TB_OK;
 }
 
-/* This rank's share of every other rank's data to here, and as much from here to there. */
-static tb_status move(rank_state *r)
+/* A sum is there when the last rank has done its part; a crossing too. */
+static int64_t longest(const team *t)
 {
-    const team *t = r->team;
-    int64_t first = t->n * r->rank / t->ranks, n = t->n * (r->rank + 1) / t->ranks - first;
-    size_t bytes = (size_t)n * sizeof *r->data;
-    for (int o = 0; o < t->ranks; o++)
-        if (o != r->rank) memcpy(r->data + first, (float *)r->theirs[o] + first, bytes);
-    for (int o = 0; o < t->ranks; o++)
-        if (o != r->rank) memcpy((float *)r->theirs[o] + first, r->data + first, bytes);
-    return tb_comm_barrier(r->comm);
+    int64_t most = 0;
+    for (int r = 0; r < t->ranks; r++)
+        if (t->rank[r].took_ns > most) most = t->rank[r].took_ns;
+    return most;
 }
 
 static tb_status perform(rank_state *r)
@@ -74,11 +79,13 @@ static tb_status perform(rank_state *r)
         for (int64_t k = 0; k < t->n; k++) r->data[k] = value_of(k, r->rank);
         TB_TRY(tb_comm_barrier(r->comm));
         int64_t start = tb_now_ns();
-        if (t->task == MOVE)
-            TB_TRY(move(r));
+        if (t->task == CROSS)
+            tb_cross(t->way, t->isa, r->all, t->n, r->rank, t->ranks, &r->checksum);
         else
             TB_TRY(tb_comm_allreduce(r->comm, r->data, t->n, TB_F32, TB_REDUCE_SUM, NULL, NULL));
-        r->ns += (double)(tb_now_ns() - start);
+        r->took_ns = tb_now_ns() - start;
+        if (t->task == CROSS) TB_TRY(tb_comm_barrier(r->comm)); /* the others may still be at it */
+        r->ns += (double)(t->task == CROSS ? longest(t) : r->took_ns);
     }
     return TB_OK;
 }
@@ -126,10 +133,10 @@ static tb_status run_sums(void *self, int64_t times, double *ns)
     return TB_OK;
 }
 
-static tb_status run_moves(void *self, int64_t times, double *ns)
+static tb_status run_crossing(void *self, int64_t times, double *ns)
 {
     team *t = self;
-    TB_TRY(all_perform(t, MOVE, times));
+    TB_TRY(all_perform(t, CROSS, times));
     *ns = t->rank[0].ns;
     return TB_OK;
 }
@@ -186,25 +193,59 @@ static tb_status measure_sums(tb_bench_run *run, const tb_bench_case *c)
     return TB_OK;
 }
 
+/* ---- the bound ---- */
+/* A row for one way, and *percent: its time over that of sums that took turns with it. */
+static tb_status measure_crossing(tb_bench_run *run, team *t, tb_bench_case sums, double *percent)
+{
+    sums.peer = (tb_bench_side){run_crossing, t};
+    TB_TRY(tb_bench_measure(run, &sums));
+    tb_bench_row *r = &run->rows[run->n_rows - 1];
+    *percent = 100 * r->ratio;
+    snprintf(r->op, sizeof r->op, "crossing");
+    snprintf(r->kernel, sizeof r->kernel, "%s %s", tb_crossing_name(t->way), tb_isa_name(t->isa));
+    snprintf(r->isa, sizeof r->isa, "%s", tb_isa_name(t->isa));
+    r->median_ns = r->peer_median_ns;
+    r->interval = (tb_interval){NAN, NAN, NAN};
+    r->peer = NULL;
+    r->peer_median_ns = r->ratio = NAN;
+    double crossed = (double)tb_crossing_count(t->n, t->ranks) * sizeof(float);
+    tb_bench_extra_add(run, "gb_per_s", crossed / r->median_ns);
+    return TB_OK;
+}
+
+static tb_status measure_bound(tb_bench_run *run, team *t, const tb_bench_case *sums, double *percent)
+{
+    *percent = INFINITY;
+    for (int way = 0; way < TB_CROSSINGS; way++)
+        for (int isa = 0; isa <= (int)tb_ctx_isa(run->ctx); isa++) {
+            double now;
+            if (!tb_crossing_exists((tb_crossing)way, t->ranks, (tb_isa)isa)) continue;
+            if (way != TB_CROSSING_COPY && isa == TB_ISA_SCALAR) continue; /* never the fastest */
+            if (way == TB_CROSSING_READ && tb_crossing_exists(TB_CROSSING_READ, t->ranks, (tb_isa)(isa + 1))) continue;
+            t->way = (tb_crossing)way;
+            t->isa = (tb_isa)isa;
+            TB_TRY(measure_crossing(run, t, *sums, &now));
+            *percent = fmin(*percent, now);
+        }
+    return TB_OK;
+}
+
 static tb_status measure(tb_bench_run *run, team *t)
 {
     const tb_kernel *kernel = NULL;
+    double percent;
     (void)tb_kernel_find("rank_sum", TB_F32, tb_ctx_isa(run->ctx), &kernel, 1);
-    tb_bench_case moves = {.op = "move", .kernel = "memcpy", .ours = {run_moves, t}};
     tb_bench_case sums = {.op = "allreduce",
                           .kernel = kernel ? kernel->name : "plain",
                           .ours = {run_sums, t},
                           .check = check_sum,
                           .isa = kernel ? kernel->isa : TB_ISA_SCALAR};
-    snprintf(moves.shape, sizeof moves.shape, "%lld KiB", (long long)run->shape.at[0]);
-    snprintf(sums.shape, sizeof sums.shape, "%s", moves.shape);
-    TB_TRY(tb_bench_measure(run, &moves));
-    double least = run->rows[run->n_rows - 1].median_ns, bytes = (double)t->n * sizeof(float);
-    tb_bench_extra_add(run, "gb_per_s", bytes / least);
+    snprintf(sums.shape, sizeof sums.shape, "%lld KiB", (long long)run->shape.at[0]);
+    TB_TRY(measure_bound(run, t, &sums, &percent));
     TB_TRY(measure_sums(run, &sums));
     tb_bench_row *r = &run->rows[run->n_rows - 1];
-    r->pct_peak = 100 * least / r->median_ns;
-    tb_bench_extra_add(run, "gb_per_s", bytes / r->median_ns);
+    r->pct_peak = percent;
+    tb_bench_extra_add(run, "gb_per_s", (double)t->n * sizeof(float) / r->median_ns);
     return TB_OK;
 }
 

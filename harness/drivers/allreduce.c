@@ -1,6 +1,7 @@
 /* allreduce: one sum over ranks, timed, of data that each rank has just written (as gradients are). The bound beside
- * it is `engine: memory`: the same bytes moved between the same two ranks' memory by plain copies, without a sum and
- * without a word about who is ready. `engine: mpi_native` is MPI_Allreduce, `mpi` ours over MPI's messages. */
+ * it are the engines `read`, `sum` and `copy`: what must cross between the ranks' cores, moved in three ways without a
+ * word about who is ready (crossing.h). `engine: mpi_native` is MPI_Allreduce, `mpi` ours over MPI's messages. */
+#include "crossing.h"
 #include "tb_alloc.h"
 #include "tb_comm.h"
 #include "tb_cpu.h"
@@ -9,7 +10,7 @@
 #include <string.h>
 
 static const tb_key keys[] = {
-    {"engine", TB_KEY_CHOICE, "", 0, 0, "auto|shm|mpi|mpi_native|memory", "auto", "what moves the bytes"},
+    {"engine", TB_KEY_CHOICE, "", 0, 0, "auto|shm|mpi|mpi_native|read|sum|copy", "auto", "what moves the bytes"},
     {"kib", TB_KEY_INT, "KiB", 1, 1 << 22, NULL, "4096", "of f32 on each rank"},
     {"fresh", TB_KEY_BOOL, "", 0, 0, NULL, "true", "each rank writes its data anew before each sum"},
 };
@@ -28,10 +29,33 @@ enum { RANKS_MAX = 256 };
 typedef struct allreduce_state {
     tb_comm *comm;
     float *data;
-    void *theirs[RANKS_MAX]; /* of engine memory */
+    float *all[RANKS_MAX]; /* of a crossing: every rank's data */
     int64_t n, step;
-    bool fresh, memory, counted; /* counted: its bytes are known to us */
+    int way;               /* a tb_crossing; TB_CROSSINGS: a sum */
+    tb_isa isa;            /* of the crossing */
+    double checksum;
+    bool fresh, counted;   /* counted: its bytes are known to us */
 } allreduce_state;
+
+/* The best instructions there are for that way. */
+static tb_status open_crossing(const tb_run *run, allreduce_state *s)
+{
+    void *theirs[RANKS_MAX];
+    bool found = false;
+    if (s->n % run->ranks)
+        return TB_FAIL(TB_ERR_CONFIG, "allreduce: params.kib cannot be shared among %d ranks", run->ranks);
+    for (int isa = 0; isa <= (int)tb_isa_detect(); isa++) {
+        if (!tb_crossing_exists((tb_crossing)s->way, run->ranks, (tb_isa)isa)) continue;
+        s->isa = (tb_isa)isa;
+        found = true;
+    }
+    if (!found)
+        return TB_FAIL(TB_ERR_CONFIG, "allreduce: params.engine %s is there for 2, 4 and 8 ranks, not %d",
+                       tb_crossing_name((tb_crossing)s->way), run->ranks);
+    TB_TRY(tb_comm_addresses(s->comm, s->data, theirs));
+    for (int r = 0; r < run->ranks; r++) s->all[r] = theirs[r];
+    return TB_OK;
+}
 
 static tb_status setup(const tb_run *run, void **out)
 {
@@ -40,20 +64,21 @@ static tb_status setup(const tb_run *run, void **out)
     *out = s;
     if (!s) return TB_ERR_OOM;
     if (run->ranks > RANKS_MAX) return TB_FAIL(TB_ERR_CONFIG, "allreduce: at most %d ranks", RANKS_MAX);
-    s->memory = strcmp(engine, "memory") == 0;
-    s->counted = !s->memory && strcmp(engine, "mpi_native") != 0;
+    while (s->way < TB_CROSSINGS && strcmp(engine, tb_crossing_name((tb_crossing)s->way)) != 0) s->way++;
+    bool crosses = s->way < TB_CROSSINGS;
+    s->counted = !crosses && strcmp(engine, "mpi_native") != 0;
     s->fresh = tb_param_bool(run, "fresh");
     s->n = tb_param_int(run, "kib") * 1024 / (int64_t)sizeof *s->data;
     tb_comm_options options = {.ranks = run->ranks, .native = strcmp(engine, "mpi_native") == 0};
     const char *backend = strcmp(engine, "auto") == 0 || run->ranks == 1 ? NULL
                           : options.native                               ? "mpi"
-                          : s->memory                                    ? "shm"
+                          : crosses                                      ? "shm"
                                                                          : engine;
     TB_TRY(tb_comm_open_world(backend, &options, &s->comm));
     s->data = tb_comm_alloc(s->comm, (size_t)s->n * sizeof *s->data);
     if (!s->data) return tb_error_code();
     tb_emit_fact(run, "comm/backend", tb_comm_backend(s->comm));
-    return s->memory ? tb_comm_addresses(s->comm, s->data, s->theirs) : TB_OK;
+    return crosses ? open_crossing(run, s) : TB_OK;
 }
 
 static float value_of(int64_t i, int rank) { return (float)(i % 1000 * (rank + 1)); }
@@ -75,18 +100,6 @@ static tb_status check(const tb_run *run, void *state)
     return TB_OK;
 }
 
-/* What a sum moves, moved: this rank's share of every other rank's data to here, and as much from here to there. */
-static tb_status move_share(const tb_run *run, const allreduce_state *s)
-{
-    int64_t first = s->n * run->rank / run->ranks, n = s->n * (run->rank + 1) / run->ranks - first;
-    TB_TRY(tb_comm_barrier(s->comm));
-    for (int r = 0; r < run->ranks; r++)
-        if (r != run->rank) memcpy(s->data + first, (float *)s->theirs[r] + first, (size_t)n * sizeof *s->data);
-    for (int r = 0; r < run->ranks; r++)
-        if (r != run->rank) memcpy((float *)s->theirs[r] + first, s->data + first, (size_t)n * sizeof *s->data);
-    return tb_comm_barrier(s->comm);
-}
-
 static tb_status run_once(const tb_run *run, void *state)
 {
     allreduce_state *s = state;
@@ -95,9 +108,12 @@ static tb_status run_once(const tb_run *run, void *state)
     TB_TRY(tb_comm_barrier(s->comm));
     tb_comm_get_stats(s->comm, &before);
     int64_t t0 = tb_now_ns();
-    if (s->memory) TB_TRY(move_share(run, s));
-    else TB_TRY(tb_comm_allreduce(s->comm, s->data, s->n, TB_F32, TB_REDUCE_SUM, NULL, NULL));
+    if (s->way < TB_CROSSINGS)
+        tb_cross((tb_crossing)s->way, s->isa, s->all, s->n, run->rank, run->ranks, &s->checksum);
+    else
+        TB_TRY(tb_comm_allreduce(s->comm, s->data, s->n, TB_F32, TB_REDUCE_SUM, NULL, NULL));
     double ns = (double)(tb_now_ns() - t0);
+    if (s->way < TB_CROSSINGS) TB_TRY(tb_comm_barrier(s->comm)); /* the others may still be at it */
     tb_comm_get_stats(s->comm, &after);
     tb_emit_sample(run, "allreduce_us", s->step, ns * 1e-3);
     tb_emit_sample(run, "gb_per_s", s->step, (double)s->n * sizeof *s->data / ns);

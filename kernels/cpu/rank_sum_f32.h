@@ -10,6 +10,10 @@ VEC vf rank_tree(vf *sum, int ranks)
     return sum[0];
 }
 
+/* Lines that another core has written take hundreds of cycles to come; a page ahead of their use was best of a quarter
+ * of a page to two, on cores that share a last-level cache and on cores that do not: 6 to 15 % on 2 MiB. */
+enum { AHEAD = 1024 };
+
 /* `ranks` and `n_out` are constants at each call: pointers and tree stay in registers. */
 VEC void rank_sum(const tb_rank_sum_args *a, int ranks, int n_out)
 {
@@ -20,6 +24,7 @@ VEC void rank_sum(const tb_rank_sum_args *a, int ranks, int n_out)
     for (int r = 0; r < ranks; r++) in[r] = a->in[r];
     for (int r = 0; r < n_out; r++) out[r] = a->out[r];
     for (; i + VL <= n; i += VL) {
+        for (int r = 0; VL > 1 && r < ranks; r++) __builtin_prefetch(in[r] + i + AHEAD);
         for (int r = 0; r < ranks; r++) sum[r] = vf_load(in[r] + i);
         vf all = rank_tree(sum, ranks);
         for (int r = 0; r < n_out; r++) vf_store(out[r] + i, all);

@@ -105,7 +105,7 @@ static void allreduce_starts_its_ranks_and_mpi(void **state)
     if (sysconf(_SC_NPROCESSORS_ONLN) < 2) skip();
     assert_int_equal(symlink(TB_SOURCE_DIR "/scripts", "scripts"), 0);
     program_run run = run_program("bench allreduce --shape 4 --peer mpi --json");
-    expect(&run, 0, "\"op\": \"move\"");
+    expect(&run, 0, "\"op\": \"crossing\"");
     expect(&run, 0, "\"op\": \"allreduce\"");
     expect(&run, 0, "\"core_to_core_ns\": ");
     expect(&run, 0, "\"peer\": \"mpi\"");
