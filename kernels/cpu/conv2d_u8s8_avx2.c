@@ -1,7 +1,7 @@
 /* conv2d_u8s8, AVX2: cells and weights of 16 bits, of which vpmaddwd adds pairs of products exactly in 32 (vpmaddubsw
  * would saturate). 6 pixels x 16 channels: 12 sums, 2 vectors of weights, 1 broadcast pair. */
+#include "gemm_u8s8.h"
 #include <immintrin.h>
-#include <stdint.h>
 
 typedef int16_t cell;
 typedef int16_t wcell;
@@ -15,6 +15,10 @@ static inline void vi_store(int32_t *p, vi x) { _mm256_store_si256((__m256i *)p,
 static inline vi vi_dot(vi sum, vi cells, vi weights)
 {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(cells, weights));
+}
+static inline void vi_finish(const tb_gemm_u8s8_args *out, int64_t i, int64_t j, vi sums)
+{
+    u8s8_store8(out, i, j, sums);
 }
 #include "conv_u8s8_tile.h"
 

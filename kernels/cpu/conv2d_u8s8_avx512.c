@@ -1,7 +1,6 @@
 /* conv2d_u8s8, AVX-512 without VNNI: cells and weights of 16 bits, of which vpmaddwd adds pairs of products exactly in
  * 32 (vpmaddubsw would saturate). 12 pixels x 32 channels. */
-#include <immintrin.h>
-#include <stdint.h>
+#include "u8s8_store16.h"
 
 typedef int16_t cell;
 typedef int16_t wcell;
@@ -15,6 +14,10 @@ static inline void vi_store(int32_t *p, vi x) { _mm512_store_si512(p, x); }
 static inline vi vi_dot(vi sum, vi cells, vi weights)
 {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(cells, weights));
+}
+static inline void vi_finish(const tb_gemm_u8s8_args *out, int64_t i, int64_t j, vi sums)
+{
+    u8s8_store16(out, i, j, sums);
 }
 #include "conv_u8s8_tile.h"
 

@@ -1,22 +1,17 @@
 /* conv2d_u8s8 in plain loops. */
 #include "gemm_u8s8.h"
 
-static void u8s8_store_row(const tb_gemm_u8s8_args *g, int64_t i, int64_t j, int columns, const int32_t *sums)
-{
-    for (int c = 0; c < columns && j + c < g->n; c++) u8s8_store(g, i, j + c, sums[c]);
-}
-
 typedef uint8_t cell;
 typedef int8_t wcell;
 enum { TILE_ROWS = 4, PANELS = 1 };
 static inline int64_t packed_place(int64_t column, int64_t k) { return column * 4 + k; }
 #include "conv_u8s8.h"
 
-static void tile(const tile_job *t, int rows, int panels, int32_t *sums)
+static void tile(const tile_job *t, int rows, int panels, const tb_gemm_u8s8_args *out, int64_t i, int64_t j)
 {
     for (int r = 0; r < rows; r++)
-        for (int j = 0; j < panels * PANEL; j++) {
-            const wcell *w = t->w + j / PANEL * t->panel_cells + j % PANEL * 4;
+        for (int c = 0; c < panels * PANEL && j + c < out->n; c++) {
+            const wcell *w = t->w + c / PANEL * t->panel_cells + c % PANEL * 4;
             int32_t sum = 0;
             for (int64_t y = 0; y < t->kh; y++)
                 for (int64_t x = 0; x < t->kw; x++) {
@@ -24,7 +19,7 @@ static void tile(const tile_job *t, int rows, int panels, int32_t *sums)
                     for (int64_t q = 0; q < t->quads; q++, at += 4, w += PANEL * 4)
                         for (int k = 0; k < 4; k++) sum += (int32_t)at[k] * w[k];
                 }
-            sums[r * TILE_COLUMNS + j] = sum;
+            u8s8_store(out, i + r, j + c, sum);
         }
 }
 

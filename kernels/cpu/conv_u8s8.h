@@ -3,12 +3,13 @@
  *
  * An image is copied into a frame first (zero points around it, cells of the width that the tile multiplies), unless
  * it can be read where it lies. A window is then `runs` stretches of `run` cells, each rounded up to whole quads: the
- * weights behind a run's end are 0. A block is TILE_COLUMNS channels of all pixels of a chunk: its weights stay in L1
- * while the tiles of pixels pass by.
+ * weights behind a run's end are 0. A block is PANELS panels of channels of all pixels of a chunk: its weights stay in
+ * L1 while the tiles of pixels pass by.
  *
  * The including file defines `cell` (an element of the frame), `wcell` (of packed weights), packed_place() (of a
- * channel's k-th weight within a quad of a panel), TILE_ROWS, PANELS, and tile(t, rows, panels, sums):
- *     sums[r * TILE_COLUMNS + j] = the sums of `rows` pixels and 16 * `panels` channels. */
+ * channel's k-th weight within a quad of a panel), TILE_ROWS, PANELS, and tile(t, rows, panels, out, i, j): the sums of
+ * `rows` pixels and 16 * `panels` channels, through the epilogue, to out's rows from i and its columns from j on; those
+ * behind its last column are dropped. */
 #pragma once
 #include "blocking.h"
 #include "gemm_u8s8.h"
@@ -18,7 +19,6 @@
 
 enum {
     PANEL = TB_U8S8_COLUMNS,
-    TILE_COLUMNS = PANELS * PANEL,
     FRAME_CELLS = 128 << 10, /* of a chunk: an eighth of L2 for bytes */
     SLACK = 4,               /* cells behind the last run that its last quad may read */
 };
@@ -30,7 +30,7 @@ typedef struct tile_job {
     int64_t kh, kw, step_h, step_w, quads; /* runs: kh * kw, so many cells apart, of so many quads */
 } tile_job;
 
-static void tile(const tile_job *t, int rows, int panels, int32_t *sums);
+static void tile(const tile_job *t, int rows, int panels, const tb_gemm_u8s8_args *out, int64_t i, int64_t j);
 
 typedef struct conv_u8s8 {
     tb_conv_u8s8_args a;
@@ -127,7 +127,9 @@ static void fill_frame(const conv_u8s8 *p, const uint8_t *image, int64_t i0, int
         }
         cell *at = to + left * a->c;
         fill_cells(to, left * a->c, zero);
-        if (is_dense)
+        if (is_dense && sizeof(cell) == 1)
+            memcpy(at, src, (size_t)(columns * a->c));
+        else if (is_dense)
             for (int64_t k = 0; k < columns * a->c; k++) at[k] = src[k];
         else
             for (int64_t x = 0; x < columns; x++)
@@ -148,7 +150,6 @@ static void run_group(const conv_u8s8 *p, const cell *origin, int64_t group, int
     tile_job t = {.kh = p->kh, .kw = p->kw, .step_h = p->step_h, .step_w = a->dilation[1] * a->c, .quads = p->quads};
     int64_t row_step = a->stride[0] * p->width * a->c, pixel_step = a->stride[1] * a->c;
     int64_t tiles = div_up(pixels, TILE_ROWS);
-    _Alignas(64) int32_t sums[TILE_ROWS * TILE_COLUMNS];
     t.panel_cells = p->kh * p->kw * p->quads * PANEL * 4;
     for (int64_t panel = 0; panel < p->panels; panel += PANELS) {
         int panels = (int)min_i64(p->panels - panel, PANELS);
@@ -161,9 +162,7 @@ static void run_group(const conv_u8s8 *p, const cell *origin, int64_t group, int
                 t.row[r] = origin + i * row_step + j * pixel_step + group * p->cg;
                 if (++j == a->ow) j = 0, i++;
             }
-            tile(&t, rows, panels, sums);
-            for (int r = 0; r < rows; r++)
-                u8s8_store_row(&out, first + begin + r, panel * PANEL, panels * PANEL, sums + r * TILE_COLUMNS);
+            tile(&t, rows, panels, &out, first + begin, panel * PANEL);
         }
     }
 }
