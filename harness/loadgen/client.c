@@ -73,6 +73,7 @@ static void loop(load_run *r, int64_t stop_ns, int64_t end_ns)
         int64_t now = load_now(r);
         bool closed = r->schedule->kind == TB_ARRIVALS_CLOSED, ends = closed && closed_loop_ends(r, now, stop_ns);
         if (!ends) dispatch_due(r, now);
+        if (ends && !r->ended_ns) r->ended_ns = now;
         bool all_sent = closed ? ends : r->next == r->n;
         if ((all_sent && r->answered == r->next) || now >= end_ns) break;
         int64_t gap = r->free_first ? next_due(r) - load_now(r) : 10000000;

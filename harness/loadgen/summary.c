@@ -54,10 +54,10 @@ void load_summarize(load_run *run)
         if (c->done_ns > last_ok) last_ok = c->done_ns;
         r->batches[c->batch < 0 ? 0 : c->batch > 256 ? 256 : c->batch]++;
     }
-    /* Offered over the time that the schedule spans; achieved until the last good reply, if that is later. */
+    /* Offered over the time that arrivals span; achieved until the last good reply, if that is later. */
     double span = run->at_ns && run->n > 1
                       ? (double)run->at_ns[run->n - 1] * 1e-9 * (double)run->n / (double)(run->n - 1)
-                      : run->schedule->duration_s;
+                      : (double)run->ended_ns * 1e-9;
     double until = fmax(span, (double)last_ok * 1e-9);
     r->offered_per_s = (double)run->n / span;
     r->achieved_per_s = (double)r->ok / until;

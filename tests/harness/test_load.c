@@ -240,6 +240,46 @@ static void closing_connections_are_made_anew_without_losing_requests(void **sta
     live_stop(&few);
 }
 
+typedef struct early_end {
+    atomic_bool over;
+    pthread_t thread;
+} early_end;
+
+static void *end_soon(void *arg)
+{
+    usleep(100000);
+    atomic_store(&((early_end *)arg)->over, true);
+    return NULL;
+}
+
+static void at_edge(void *arg, bool end)
+{
+    early_end *e = arg;
+    if (!end) assert_int_equal(pthread_create(&e->thread, NULL, end_soon, e), 0);
+    else pthread_join(e->thread, NULL);
+}
+
+static void a_closed_loop_that_is_ended_early_counts_its_own_time(void **state)
+{
+    (void)state;
+    tb_load_requests *q;
+    tb_load_result *r;
+    early_end early = {0};
+    tb_load_config c = config();
+    tb_load_schedule s = {.kind = TB_ARRIVALS_CLOSED, .duration_s = 20};
+    c.until = &early.over;
+    c.edge = at_edge;
+    c.edge_arg = &early;
+    assert_ok(tb_load_requests_make(&samples, TB_LOAD_PREDICT, "127.0.0.1", "/v1/predict", NULL, &q));
+    assert_ok(tb_load_run(&c, &s, q, &r));
+    assert_true(r->n > 0);
+    assert_int_equal(r->ok, r->n);
+    assert_true(r->wall_s < 10);
+    assert_true(r->achieved_per_s > 0.9 * (double)r->ok / r->wall_s);
+    tb_load_result_free(r);
+    tb_load_requests_free(q);
+}
+
 static void every_bad_request_of_a_storm_gets_the_answer_it_deserves(void **state)
 {
     (void)state;
@@ -375,6 +415,7 @@ int main(void)
         cmocka_unit_test(a_stall_delays_every_request_that_was_due),
         cmocka_unit_test(a_server_that_is_not_there_is_told),
         cmocka_unit_test(closing_connections_are_made_anew_without_losing_requests),
+        cmocka_unit_test(a_closed_loop_that_is_ended_early_counts_its_own_time),
         cmocka_unit_test(every_bad_request_of_a_storm_gets_the_answer_it_deserves),
         cmocka_unit_test(objectives_are_read_or_refused),
         cmocka_unit_test(the_rules_void_and_refuse_what_they_must),
