@@ -76,6 +76,7 @@ typedef struct tb_update_args {
  *
  * In bf16 (all operands), and as gemm_bf16 (operands of f32, rounded to bf16), products of pairs of adjacent k are
  * added to an f32 chain over ascending pairs, and `tree` blocks are whole pairs; how a pair is added is the ISA's.
+ * In f16 (all operands) the chain is that of f32, and the result is rounded once.
  * ---- */
 typedef enum tb_epilogue_act {
     TB_ACT_NONE, TB_ACT_RELU, TB_ACT_GELU_TANH, TB_ACT_GELU_ERF, TB_ACT_SILU

@@ -341,6 +341,11 @@ static tb_tensor *as_matrix(tb_tensor *x)
 
 tb_tensor *tb_linear(tb_tensor *x, tb_tensor *w, tb_tensor *b)
 {
+    if (tbi_multiplies_f16(x, w)) {
+        tb_tensor *y = tb_call(&tb_op_linear, NULL, TB_IN(as_matrix(tb_cast(x, TB_F16)), tb_cast(w, TB_F16), NULL));
+        y = tb_cast(y, TB_F32);
+        return b ? tb_add(y, b) : y;
+    }
     return tb_call(&tb_op_linear, NULL, TB_IN(as_matrix(x), w, b));
 }
 

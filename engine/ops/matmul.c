@@ -187,9 +187,16 @@ TB_OP(matmul, .doc = "matrix product, batched", .n_in_min = 2, .n_in = 2, .n_out
       .primitives = TBI_GEMM_PRIMITIVES, .grad = matmul_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1),
       .fusion = TB_FUSE_ANCHOR, .cost = matmul_cost, .samples = matmul_samples, .tol = TB_TOL(4));
 
+bool tbi_multiplies_f16(const tb_tensor *a, const tb_tensor *b)
+{
+    return tb_ctx_f16_products(tb_ctx_current()) && tb_tensor_dtype(a) == TB_F32 && tb_tensor_dtype(b) == TB_F32;
+}
+
 static tb_tensor *product(tb_tensor *a, tb_tensor *b, bool batch_tree)
 {
     matmul_attrs attrs = {.batch_tree = batch_tree};
+    if (tbi_multiplies_f16(a, b))
+        return tb_cast(tb_call(&tb_op_matmul, &attrs, TB_IN(tb_cast(a, TB_F16), tb_cast(b, TB_F16))), TB_F32);
     return tb_call(&tb_op_matmul, &attrs, TB_IN(a, b));
 }
 

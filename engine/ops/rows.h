@@ -38,6 +38,8 @@ static inline bool tbi_rows_are_dense(const tb_tensor *t, int64_t *stride)
  * TBI_GEMM_PRIMITIVES. NULL: none. */
 #define TBI_GEMM_PRIMITIVES {"gemm", "gemm_bf16"}
 const tb_kernel *tbi_gemm_kernel(tb_op_call *c, const tb_gemm_args *g);
+/* Whether the context has products of these operands computed through f16. */
+bool tbi_multiplies_f16(const tb_tensor *a, const tb_tensor *b);
 
 /* The operand's elements in row-major order: where they lie, or a copy in the call's scratch. */
 TB_MUST_USE tb_status tbi_dense(tb_op_call *c, const tb_tensor *t, const void **out);

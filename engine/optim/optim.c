@@ -118,16 +118,20 @@ static void update(tb_optim *o, int index, double scale)
     else tb_adamw(p->tensor, g, state[0], state[1], &attrs.adamw);
 }
 
-tb_status tb_optim_step(tb_optim *o)
+/* taken NULL: gradients that are not finite are applied like any. */
+static tb_status step(tb_optim *o, double loss_scale, bool *taken)
 {
     tb_ctx *ctx = tb_ctx_current();
-    double scale = 1;
+    double norm = 0, scale = 1 / loss_scale;
+    bool clips = o->cfg.clip_norm > 0;
     TB_TRY(tb_ctx_take_error(ctx));
     bool recorded = tb_grad_mode(ctx, false);
     tb_scope *scope = tb_scope_open();
-    tb_status st = o->cfg.clip_norm > 0 ? tb_grad_norm(o->params, &o->grad_norm) : TB_OK;
-    if (st == TB_OK) {
-        if (o->cfg.clip_norm > 0 && o->grad_norm > o->cfg.clip_norm) scale = o->cfg.clip_norm / o->grad_norm;
+    tb_status st = clips || taken ? tb_grad_norm(o->params, &norm) : TB_OK;
+    if (taken) *taken = isfinite(norm);
+    if (st == TB_OK && (!taken || *taken)) {
+        o->grad_norm = norm / loss_scale;
+        if (clips && o->grad_norm > o->cfg.clip_norm) scale *= o->cfg.clip_norm / o->grad_norm;
         o->steps++;
         for (int i = 0; i < tb_params_count(o->params); i++) update(o, i, scale);
         st = tb_ctx_take_error(ctx);
@@ -137,3 +141,6 @@ tb_status tb_optim_step(tb_optim *o)
     tb_params_clear_grads(o->params);
     return st;
 }
+
+tb_status tb_optim_step(tb_optim *o) { return step(o, 1, NULL); }
+tb_status tb_optim_step_scaled(tb_optim *o, double loss_scale, bool *taken) { return step(o, loss_scale, taken); }

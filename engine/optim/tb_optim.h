@@ -26,10 +26,13 @@ void tb_optim_destroy(tb_optim *o); /* NULL is accepted */
 /* Takes a pending op error first. Applies every parameter's gradient (those without one stay as they are), then
  * forgets the gradients. Parameters change in place. */
 TB_MUST_USE tb_status tb_optim_step(tb_optim *o);
+/* The same for gradients of loss_scale * loss: they count for 1 / loss_scale. Where one is not finite, nothing is
+ * applied or counted, the gradients are forgotten, and *taken is false. */
+TB_MUST_USE tb_status tb_optim_step_scaled(tb_optim *o, double loss_scale, bool *taken);
 void tb_optim_set_rate(tb_optim *o, double rate);
 double tb_optim_rate(const tb_optim *o);
 int64_t tb_optim_steps(const tb_optim *o); /* taken so far */
-double tb_optim_grad_norm(const tb_optim *o); /* of the last step, before clipping; 0 where clip_norm is 0 */
+double tb_optim_grad_norm(const tb_optim *o); /* of the last step, before clipping; 0 where no step needed it */
 
 /* What a checkpoint keeps besides the parameters: states, in a fixed order, and the step count. */
 int tb_optim_state_count(const tb_optim *o);
@@ -49,6 +52,18 @@ int tb_optim_states(const tb_optim_config *c); /* state tensors of each paramete
 /* The 2-norm of all gradients: squares of each parameter's gradient are summed by the sum op, those sums in the set's
  * order in f64. Parameters without a gradient count for nothing. */
 TB_MUST_USE tb_status tb_grad_norm(const tb_params *ps, double *out);
+
+/* ---- dynamic loss scaling (Micikevicius et al., "Mixed Precision Training", 2018, section 3.2): gradients that pass
+ * through f16 are those of scale * loss. A step whose gradients overflowed is skipped and halves the scale; so many
+ * good steps in a row double it. ---- */
+typedef struct tb_loss_scale {
+    double scale;         /* a power of two: scaling rounds nothing */
+    int64_t growth_steps; /* good steps until it doubles; 0: never */
+    int64_t good_steps;   /* in a row, since it last changed */
+    int64_t skipped;      /* steps, of all */
+} tb_loss_scale;
+/* After a step that was taken or not. Fails where gradients are not finite even at scale 1. */
+TB_MUST_USE tb_status tb_loss_scale_update(tb_loss_scale *s, bool taken);
 
 /* ---- schedules: the rate of step t = 0, 1, .. as a pure function ---- */
 typedef enum tb_lr_kind { TB_LR_CONSTANT, TB_LR_COSINE } tb_lr_kind;

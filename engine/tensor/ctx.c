@@ -80,6 +80,8 @@ uint64_t tb_ctx_seed(const tb_ctx *ctx) { return ctx->seed; }
 int tb_ctx_batch_blocks(const tb_ctx *ctx) { return ctx->batch_blocks; }
 void tb_ctx_set_bf16_products(tb_ctx *ctx, bool on) { ctx->bf16_products = on; }
 bool tb_ctx_bf16_products(const tb_ctx *ctx) { return ctx->bf16_products; }
+void tb_ctx_set_f16_products(tb_ctx *ctx, bool on) { ctx->f16_products = on; }
+bool tb_ctx_f16_products(const tb_ctx *ctx) { return ctx->f16_products; }
 int64_t tb_ctx_live_tensors(const tb_ctx *ctx) { return ctx->live_tensors; }
 
 void tb_ctx_limit_kernels(tb_ctx *ctx, tb_isa isa, bool ref_only)

@@ -43,6 +43,11 @@ int tb_ctx_batch_blocks(const tb_ctx *ctx);
  * in ref, products are f32. */
 void tb_ctx_set_bf16_products(tb_ctx *ctx, bool on);
 bool tb_ctx_bf16_products(const tb_ctx *ctx);
+/* The same through f16: operands become f16 tensors (which the tape keeps), sums are f32, results are rounded to f16
+ * and widened again; gradients of operands alike, so small ones vanish and large ones overflow where the loss is not
+ * scaled (tb_loss_scale). A bias is added in f32. Off by default. */
+void tb_ctx_set_f16_products(tb_ctx *ctx, bool on);
+bool tb_ctx_f16_products(const tb_ctx *ctx);
 
 /* Random streams: keyed by what is computed (step, micro-batch, use), never by rank. `stream` restarts the count of
  * uses; `first_sample` is the global index of row 0 of this rank's batch, so that per-sample draws do not depend on

@@ -52,7 +52,7 @@ struct tb_ctx {
     uint64_t seed, stream, stream_uses;
     int64_t first_sample;
     int batch_blocks;
-    bool bf16_products;
+    bool bf16_products, f16_products;
     tb_mem_tag tag;
     tb_scope root, *scope, *open_scopes;
     tb_interceptor *interceptors; /* outermost first */

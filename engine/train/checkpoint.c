@@ -6,13 +6,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FACTS = 6, NOTE_BYTES = 512 };
+enum { FACTS = 6, COUNTS = 5, NOTE_BYTES = 512 };
 static const char optim_prefix[] = "optim/";
 
 typedef struct facts {
     char text[FACTS][NOTE_BYTES];
 } facts;
 static const char *const fact_names[FACTS] = {"model", "data_sha256", "seed", "batch", "optimizer", "schedule"};
+
+/* Numbers that go on; those of loss scaling are 0 without it. */
+static const char *const count_names[COUNTS] = {"steps", "position", "loss_scale", "loss_scale_good", "steps_skipped"};
+
+static void counts_of(const tb_trainer *t, int64_t counts[COUNTS])
+{
+    counts[0] = tb_trainer_steps(t);
+    counts[1] = tb_loader_position(t->loader);
+    counts[2] = (int64_t)t->scaling.scale;
+    counts[3] = t->scaling.good_steps;
+    counts[4] = t->scaling.skipped;
+}
 
 static void facts_of(const tb_trainer *t, facts *f)
 {
@@ -64,18 +76,20 @@ tb_status tb_trainer_save(const tb_trainer *t, const char *path)
 {
     const tb_params *ps = tb_model_params(t->cfg.model);
     facts f;
-    char steps[32], position[32];
-    tb_safetensors_pair notes[FACTS + 2];
+    int64_t counts[COUNTS];
+    char numbers[COUNTS][32];
+    tb_safetensors_pair notes[FACTS + COUNTS];
     tb_safetensors_item *items;
     int n;
     facts_of(t, &f);
-    snprintf(steps, sizeof steps, "%lld", (long long)tb_trainer_steps(t));
-    snprintf(position, sizeof position, "%lld", (long long)tb_loader_position(t->loader));
+    counts_of(t, counts);
     for (int i = 0; i < FACTS; i++) notes[i] = (tb_safetensors_pair){fact_names[i], f.text[i]};
-    notes[FACTS] = (tb_safetensors_pair){"steps", steps};
-    notes[FACTS + 1] = (tb_safetensors_pair){"position", position};
+    for (int i = 0; i < COUNTS; i++) {
+        snprintf(numbers[i], sizeof numbers[i], "%lld", (long long)counts[i]);
+        notes[FACTS + i] = (tb_safetensors_pair){count_names[i], numbers[i]};
+    }
     tb_status st = collect(ps, t->optim, &n, &items);
-    if (st == TB_OK) st = tb_safetensors_save(path, n, items, FACTS + 2, notes);
+    if (st == TB_OK) st = tb_safetensors_save(path, n, items, FACTS + COUNTS, notes);
     free_items(ps, n, items);
     return st;
 }
@@ -115,16 +129,21 @@ tb_status tb_trainer_load(tb_trainer *t, const char *path)
     tb_status st = TB_OK;
     tb_safetensors *f = NULL;
     tb_safetensors_item *items = NULL;
-    int64_t steps, position;
+    int64_t counts[COUNTS] = {0};
     int n = 0;
     TB_GO(tb_safetensors_open(path, &f));
-    TB_GO(note_i64(f, path, "steps", &steps));
-    TB_GO(note_i64(f, path, "position", &position));
+    for (int i = 0; i < (t->cfg.loss_scale != 0 ? COUNTS : 2); i++)
+        TB_GO(note_i64(f, path, count_names[i], &counts[i]));
     TB_GO(check_facts(t, f, path));
     TB_GO(collect(ps, t->optim, &n, &items));
     TB_GO(load_items(f, n, items));
-    tb_optim_set_steps(t->optim, steps);
-    TB_GO(tb_loader_seek(t->loader, position));
+    if (counts[2] > 0) {
+        t->scaling.scale = (double)counts[2];
+        t->scaling.good_steps = counts[3];
+        t->scaling.skipped = counts[4];
+    }
+    tb_optim_set_steps(t->optim, counts[0] - counts[4]);
+    TB_GO(tb_loader_seek(t->loader, counts[1]));
 cleanup:
     free_items(ps, n, items);
     tb_safetensors_close(f);

@@ -20,6 +20,8 @@ typedef struct tb_trainer_config {
     int64_t context;        /* text: tokens of a row */
     uint64_t seed;          /* of order and dropout */
     int ahead;              /* micro-batches prefetched by a thread; 0: none */
+    double loss_scale;      /* dynamic loss scaling starts here, a power of two (for products of f16); 0: none */
+    int64_t scale_growth;   /* good steps until it doubles; 0 means 2000 */
     tb_comm *comm;          /* data parallelism: each rank computes its share of every micro-batch; NULL: one rank */
 } tb_trainer_config;
 
@@ -31,11 +33,12 @@ typedef struct tb_trainer tb_trainer;
 TB_MUST_USE tb_status tb_trainer_create(const tb_trainer_config *config, tb_trainer **out);
 void tb_trainer_destroy(tb_trainer *t); /* NULL is accepted */
 /* One optimizer step. *loss: the mean over the global batch before the step, the same on every rank. A failure leaves
- * the optimizer's step undone. */
+ * the optimizer's step undone. With loss scaling, so does overflow of a gradient: the step is counted and skipped. */
 TB_MUST_USE tb_status tb_trainer_step(tb_trainer *t, double *loss);
 int64_t tb_trainer_steps(const tb_trainer *t);
 int64_t tb_trainer_steps_per_epoch(const tb_trainer *t);
 const tb_optim *tb_trainer_optim(const tb_trainer *t);
+const tb_loss_scale *tb_trainer_loss_scale(const tb_trainer *t); /* NULL: none */
 
 /* ---- checkpoints: one safetensors file; parameters and buffers under their names, optimizer state as
  * "optim/<name>/m" ---- */

@@ -4,6 +4,7 @@
 #include "tb_autograd.h"
 #include "tb_ops.h"
 #include "tb_rng.h"
+#include <math.h>
 
 /* Labels of one global batch. */
 static int64_t step_targets(const tb_trainer_config *c)
@@ -25,6 +26,11 @@ static tb_status prepare(tb_trainer *t)
     tb_params *ps = tb_model_params(c->model);
     int rank = c->comm ? tb_comm_rank(c->comm) : 0, ranks = c->comm ? tb_comm_size(c->comm) : 1;
     TB_TRY(tb_lr_check(&c->schedule));
+    int exponent;
+    if (c->loss_scale != 0 && (!(c->loss_scale >= 1) || frexp(c->loss_scale, &exponent) != 0.5))
+        return TB_FAIL(TB_ERR_CONFIG, "training: the loss scale starts at a power of two >= 1, not at %g",
+                       c->loss_scale);
+    t->scaling = (tb_loss_scale){.scale = c->loss_scale, .growth_steps = c->scale_growth ? c->scale_growth : 2000};
     if (ranks > 1 && tb_params_buffer_count(ps) > 0)
         return TB_FAIL(
             TB_ERR_UNSUPPORTED,
@@ -65,8 +71,9 @@ void tb_trainer_destroy(tb_trainer *t)
     tb_free(t);
 }
 
-int64_t tb_trainer_steps(const tb_trainer *t) { return tb_optim_steps(t->optim); }
+int64_t tb_trainer_steps(const tb_trainer *t) { return tb_optim_steps(t->optim) + t->scaling.skipped; }
 const tb_optim *tb_trainer_optim(const tb_trainer *t) { return t->optim; }
+const tb_loss_scale *tb_trainer_loss_scale(const tb_trainer *t) { return t->cfg.loss_scale != 0 ? &t->scaling : NULL; }
 int64_t tb_trainer_steps_per_epoch(const tb_trainer *t) { return tb_loader_batches(t->loader); }
 
 static uint64_t stream_of(int64_t step, int micro)
@@ -87,7 +94,8 @@ static tb_status micro_batch(tb_trainer *t, int micro, float *loss)
         tb_tensor *logits = tb_model_forward(t->cfg.model, batch.x);
         tb_tensor *l = tb_cross_entropy(logits, batch.y, &(tb_ce_opts){.count = t->count});
         float value;
-        st = tb_backward(l);
+        tb_tensor *scale = t->cfg.loss_scale != 0 ? tb_scalar(TB_F32, t->scaling.scale) : NULL;
+        st = tb_backward_with(l, &(tb_backward_opts){.grad = scale});
         if (st == TB_OK) st = tb_item_f32(l, &value);
         if (st == TB_OK) *loss += value;
     }
@@ -112,6 +120,14 @@ static tb_status reduce(tb_trainer *t, float *loss)
     return tb_comm_allreduce(comm, loss, 1, TB_F32, TB_REDUCE_SUM, NULL, NULL);
 }
 
+static tb_status apply(tb_trainer *t)
+{
+    bool taken;
+    if (t->cfg.loss_scale == 0) return tb_optim_step(t->optim);
+    TB_TRY(tb_optim_step_scaled(t->optim, t->scaling.scale, &taken));
+    return tb_loss_scale_update(&t->scaling, taken);
+}
+
 tb_status tb_trainer_step(tb_trainer *t, double *loss)
 {
     int64_t step = tb_trainer_steps(t);
@@ -121,7 +137,7 @@ tb_status tb_trainer_step(tb_trainer *t, double *loss)
     for (int i = 0; st == TB_OK && i < t->cfg.micro_batches; i++) st = micro_batch(t, i, &sum);
     if (st == TB_OK) st = reduce(t, &sum);
     tb_optim_set_rate(t->optim, tb_lr_at(&t->cfg.schedule, step));
-    if (st == TB_OK) st = tb_optim_step(t->optim);
+    if (st == TB_OK) st = apply(t);
     if (st == TB_OK) {
         *loss = (double)sum;
         return TB_OK;

@@ -28,7 +28,10 @@ static const tb_key keys[] = {
     {"context", TB_KEY_INT, "tokens", 1, 1 << 16, NULL, "128", "text: length of a row"},
     {"epochs", TB_KEY_NUM, "", 0, 1e6, NULL, "1", "length of the run where steps is 0"},
     {"steps", TB_KEY_INT, "", 0, 1e9, NULL, "0", "length of the run; 0: as epochs say"},
-    {"precision", TB_KEY_CHOICE, "", 0, 0, "f32|bf16", "f32", "bf16: products of linear layers in bf16, sums in f32"},
+    {"precision", TB_KEY_CHOICE, "", 0, 0, "f32|bf16|f16", "f32",
+     "of the operands of products, whose sums are f32; f16: of their results too, with dynamic loss scaling"},
+    {"loss_scale", TB_KEY_NUM, "", 1, 0x1p24, NULL, "65536", "f16: the first, a power of two"},
+    {"scale_growth", TB_KEY_INT, "steps", 1, 1e9, NULL, "2000", "f16: without overflow, until the scale doubles"},
     {"optimizer", TB_KEY_CHOICE, "", 0, 0, "sgd|adam|adamw", "sgd", ""},
     {"rate", TB_KEY_NUM, "", 0, 1e3, NULL, "0.05", "learning rate, at its highest"},
     {"momentum", TB_KEY_NUM, "", 0, 1, NULL, "0.9", "sgd"},
@@ -89,7 +92,9 @@ static tb_trainer_config config_of(const tb_run *run, const train_state *s)
 {
     double rate = tb_param_num(run, "rate");
     bool cosine = strcmp(tb_param_str(run, "schedule"), "cosine") == 0;
+    bool is_f16 = strcmp(tb_param_str(run, "precision"), "f16") == 0;
     return (tb_trainer_config){
+        .loss_scale = is_f16 ? tb_param_num(run, "loss_scale") : 0, .scale_growth = tb_param_int(run, "scale_growth"),
         .model = s->model, .data = s->data, .batch = tb_param_int(run, "batch"), .context = s->context,
         .micro_batches = (int)tb_param_int(run, "micro_batches"), .seed = run->seed, .comm = s->comm,
         .ahead = (int)tb_param_int(run, "prefetch"),
@@ -125,6 +130,7 @@ static tb_status setup(const tb_run *run, void **out)
     TB_TRY(tb_ctx_create(&c, &s->ctx));
     tb_ctx_enter(s->ctx);
     tb_ctx_set_bf16_products(s->ctx, strcmp(tb_param_str(run, "precision"), "bf16") == 0);
+    tb_ctx_set_f16_products(s->ctx, strcmp(tb_param_str(run, "precision"), "f16") == 0);
     TB_TRY(open_comm(run, s));
     TB_TRY(tb_dataset_open(tb_param_str(run, "data"), &s->data));
     s->is_text = tb_dataset_kind(s->data) == TB_DATA_TEXT;
@@ -312,6 +318,11 @@ static tb_status finish(const tb_run *run, void *state)
     train_state *s = state;
     const char *save = tb_param_str(run, "save");
     emit_memory(run, s);
+    const tb_loss_scale *scaling = tb_trainer_loss_scale(s->trainer);
+    if (scaling) {
+        tb_emit_value(run, "loss_scale", "", scaling->scale);
+        tb_emit_value(run, "steps_skipped", "", (double)scaling->skipped);
+    }
     if (s->profile) TB_TRY(emit_profile(run, s));
     TB_TRY(evaluate(run, s));
     TB_TRY(emit_hash(run, s));
@@ -336,7 +347,8 @@ static void teardown(void *state)
 
 /* Beside the metrics. */
 static const char *const emits[] = {"params", "steps", "peak_bytes", "peak_bytes.*", "ranks_differ",
-                                    "weights_hash", "sample", "profile", "trace", NULL};
+                                    "weights_hash", "sample", "profile", "trace", "loss_scale", "steps_skipped",
+                                    NULL};
 
 TB_DRIVER(train, .version = 1, .doc = "a training run: loss, test result, speed, memory, allocations", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],

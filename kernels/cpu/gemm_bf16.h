@@ -196,17 +196,11 @@ static void bf16_finish(const gemm_block *w, const float *sum, int64_t sum_row, 
 static const gemm_source bf16_source = {gemm_pass, bf16_a, bf16_b, bf16_target, bf16_finish};
 
 /* ---- the kernels ---- */
-/* One dimension of a matrix is dense, or has one element. */
-VEC bool is_dense(int64_t row, int64_t col, int64_t rows, int64_t cols)
-{
-    return row == 1 || col == 1 || rows <= 1 || cols <= 1;
-}
-
 /* One k alone is refused: its packed weight could not be told from that of f32 by its size. */
 static bool dense_operands(const void *args)
 {
     const tb_gemm_args *g = args;
-    return g->k != 1 && is_dense(g->a_row, g->a_col, g->m, g->k) && is_dense(g->b_row, g->b_col, g->k, g->n);
+    return g->k != 1 && has_dense_operands(g);
 }
 
 static bf16_plan plan_bf16(const tb_gemm_args *g, bool is_f32)

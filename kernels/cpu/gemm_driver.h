@@ -1,5 +1,5 @@
 /* gemm on matrices: the grid of blocks and their scratch. C is cut into a grid of blocks (at most MC x NC), each one
- * thread's work. What the operands are is the source's matter: gemm_f32.h, gemm_bf16.h. */
+ * thread's work. What the operands are is the source's matter: gemm_f32.h, gemm_bf16.h, gemm_f16.h. */
 #pragma once
 #include "gemm_block.h"
 
@@ -57,6 +57,16 @@ static gemm_plan plan_blocks(const tb_gemm_args *g, const gemm_source *source, i
     p.b_floats = g->packed_b ? 0 : (p.pack_b && !p.rows_inside ? panels : 4) * NR * p.kc;
     p.slot_floats = block_slot_floats(p.block_m, p.block_n, p.passes, g->tree);
     return p;
+}
+
+/* One dimension of a matrix is dense, or has one element. */
+VEC bool is_dense(int64_t row, int64_t col, int64_t rows, int64_t cols)
+{
+    return row == 1 || col == 1 || rows <= 1 || cols <= 1;
+}
+VEC bool has_dense_operands(const tb_gemm_args *g)
+{
+    return is_dense(g->a_row, g->a_col, g->m, g->k) && is_dense(g->b_row, g->b_col, g->k, g->n);
 }
 
 static size_t plan_scratch_bytes(const gemm_plan *p)

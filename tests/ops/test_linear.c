@@ -94,6 +94,33 @@ static void products_of_bf16_are_near_and_can_be_turned_off(void **state)
     assert_same(tb_linear(x, w, NULL), y, 0);
 }
 
+/* Operands, results and their gradients are those of f16 tensors; the bias and what the caller sees are f32. */
+static void products_of_f16_are_those_of_f16_tensors(void **state)
+{
+    tb_tensor *x = randoms(TB_F32, 1, DIMS(33, 70)), *w = randoms(TB_F32, 2, DIMS(19, 70)),
+              *b = randoms(TB_F32, 3, DIMS(19)), *g = randoms(TB_F32, 4, DIMS(33, 19)), *grads[3];
+    tb_tensor *x16 = tb_cast(x, TB_F16), *w16 = tb_cast(w, TB_F16), *g16 = tb_cast(g, TB_F16);
+    tb_tensor *y = tb_add(tb_cast(tb_linear(x16, w16, NULL), TB_F32), b);
+    tb_tensor *leaves[] = {x, w, b};
+    for (int i = 0; i < 3; i++) assert_ok(tb_require_grad(leaves[i]));
+    tb_ctx_set_f16_products(*state, true);
+    assert_true(tb_ctx_f16_products(*state));
+    tb_tensor *z = tb_linear(x, w, b);
+    assert_int_equal(tb_tensor_dtype(z), TB_F32);
+    assert_same(z, y, 0);
+    assert_ok(tb_gradients(z, &(tb_backward_opts){.grad = g}, 3, leaves, grads));
+    tb_ctx_set_f16_products(*state, false);
+    assert_same(grads[0], tb_cast(tb_matmul(g16, w16), TB_F32), 0);
+    assert_same(grads[1], tb_cast(tb_linear_weight_grad(g16, x16, NULL, false), TB_F32), 0);
+    assert_same(grads[2], tb_sum_batch(g), 1e-5);
+    tb_tensor *large = tb_mul(g, tb_scalar(TB_F32, 1e5)); /* overflows */
+    float first;
+    tb_ctx_set_f16_products(*state, true);
+    assert_ok(tb_item_f32(tb_sum(tb_matmul(large, w), 0, NULL, false), &first));
+    tb_ctx_set_f16_products(*state, false);
+    assert_false(isfinite(first));
+}
+
 static void activations_apply_to_the_finished_sum(void **state)
 {
     (void)state;
@@ -129,6 +156,7 @@ int main(void)
         ctx_test(a_weight_gradient_goes_straight_into_its_buffer),
         ctx_test(a_weight_gradient_is_the_tree_of_its_halves),
         ctx_test(products_of_bf16_are_near_and_can_be_turned_off),
+        ctx_test(products_of_f16_are_those_of_f16_tensors),
         ctx_test(activations_apply_to_the_finished_sum),
         ctx_test(shapes_that_do_not_fit_are_named),
     };

@@ -135,6 +135,52 @@ static void a_failed_op_stops_the_step(void **state)
     tb_params_destroy(ps);
 }
 
+static void a_scaled_step_is_the_step_and_overflow_skips_it(void **state)
+{
+    (void)state;
+    tb_params *ps[2] = {one_param(2, 3), one_param(2, 3)};
+    tb_optim_config c = {.kind = TB_OPTIM_ADAMW, .rate = 0.1, .decay = 0.1, .clip_norm = 1};
+    tb_optim *plain = make(ps[0], c), *scaled = make(ps[1], c);
+    static const double slopes[] = {3, NAN, 0.1, INFINITY, -2};
+    bool taken;
+    for (size_t i = 0; i < sizeof slopes / sizeof *slopes; i++) {
+        tb_tensor *w = tb_params_at(ps[1], 0)->tensor;
+        tb_scope *s = tb_scope_open();
+        if (isfinite(slopes[i])) step(ps[0], plain, slopes[i]);
+        assert_ok(tb_backward_with(tb_sum(tb_mul(w, tb_scalar(TB_F64, slopes[i])), 0, NULL, false),
+                                   &(tb_backward_opts){.grad = tb_scalar(TB_F64, 1024)}));
+        assert_ok(tb_optim_step_scaled(scaled, 1024, &taken));
+        assert_int_equal(taken, isfinite(slopes[i]));
+        assert_null(tb_grad(w));
+        assert_int_equal(tb_optim_steps(scaled), tb_optim_steps(plain));
+        assert_is(tb_optim_grad_norm(scaled), tb_optim_grad_norm(plain));
+        for (int64_t k = 0; k < 3; k++) assert_true(value(ps[1], k) == value(ps[0], k));
+        tb_scope_close(s);
+    }
+    tb_optim_destroy(plain), tb_optim_destroy(scaled);
+    tb_params_destroy(ps[0]), tb_params_destroy(ps[1]);
+}
+
+static void the_loss_scale_halves_on_overflow_and_grows_after_good_steps(void **state)
+{
+    (void)state;
+    tb_loss_scale s = {.scale = 8, .growth_steps = 3};
+    static const struct {
+        bool taken;
+        double scale;
+    } steps[] = {{true, 8}, {true, 8},  {false, 4}, {true, 4}, {true, 4},  {true, 8},
+                 {true, 8}, {false, 4}, {false, 2}, {true, 2}, {false, 1}, {true, 1}};
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        assert_ok(tb_loss_scale_update(&s, steps[i].taken));
+        assert_true(s.scale == steps[i].scale);
+    }
+    assert_int_equal(s.skipped, 4);
+    assert_fails(tb_loss_scale_update(&s, false), TB_ERR_INVALID, "not finite at scale 1");
+    tb_loss_scale fixed = {.scale = 8};
+    for (int i = 0; i < 5000; i++) assert_ok(tb_loss_scale_update(&fixed, true));
+    assert_true(fixed.scale == 8);
+}
+
 static void schedules_have_their_closed_forms(void **state)
 {
     (void)state;
@@ -171,6 +217,8 @@ int main(void)
         ctx_test(adam_steps_by_the_rate_under_a_constant_slope),
         ctx_test(adamw_decays_apart_from_the_moments_and_leaves_biases),
         ctx_test(clipping_scales_to_the_global_norm), ctx_test(a_failed_op_stops_the_step),
+        ctx_test(a_scaled_step_is_the_step_and_overflow_skips_it),
+        ctx_test(the_loss_scale_halves_on_overflow_and_grows_after_good_steps),
         ctx_test(schedules_have_their_closed_forms),
         ctx_test(schedules_without_an_end_are_refused),
     };

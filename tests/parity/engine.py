@@ -68,7 +68,9 @@ def _declare():
             ("tb_call_named", C.c_int, C.c_char_p, C.c_int, pointer, C.c_int, pointer, pointer),
             ("tb_where", pointer, pointer, pointer, pointer),
             ("tb_concat", pointer, C.c_int, pointer, C.c_int64),
-            ("tb_require_grad", C.c_int, pointer), ("tb_backward", C.c_int, pointer),
+            ("tb_require_grad", C.c_int, pointer), ("tb_backward_with", C.c_int, pointer, pointer),
+            ("tb_ctx_set_f16_products", None, pointer, C.c_bool),
+            ("tb_optim_step_scaled", C.c_int, pointer, C.c_double, pointer),
             ("tb_model_create", C.c_int, C.c_char_p, C.c_int, pointer), ("tb_model_params", pointer, pointer),
             ("tb_model_destroy", None, pointer), ("tb_model_forward", pointer, pointer, pointer),
             ("tb_model_set_training", None, pointer, C.c_bool),
@@ -76,7 +78,7 @@ def _declare():
             ("tb_model_load", C.c_int, pointer, C.c_char_p), ("tb_params_count", C.c_int, pointer),
             ("tb_params_at", C.POINTER(Param), pointer, C.c_int),
             ("tb_optim_create", C.c_int, pointer, pointer, pointer),
-            ("tb_optim_step", C.c_int, pointer), ("tb_optim_destroy", None, pointer),
+            ("tb_optim_destroy", None, pointer),
             ("tb_optim_grad_norm", C.c_double, pointer),
             ("tb_cross_entropy", pointer, pointer, pointer, pointer),
             ("tb_gradients", C.c_int, pointer, pointer, C.c_int, pointer, pointer)):
@@ -178,13 +180,16 @@ class Model:
         with scope():
             return to_torch(lib.tb_model_forward(self.handle, to_engine(x)))
 
-    def step(self, x, labels):
-        """The mean cross-entropy before one step of the optimizer."""
+    def step(self, x, labels, scale=1.0):
+        """The mean cross-entropy before one step of the optimizer, which takes gradients of it times `scale`."""
         with scope():
             logits = lib.tb_model_forward(self.handle, to_engine(x))
             loss = lib.tb_cross_entropy(logits, to_engine(labels), None)
-            check(lib.tb_backward(loss))
-            check(lib.tb_optim_step(self.optim))
+            root = to_engine(torch.tensor(scale, dtype=to_torch(loss).dtype))
+            check(lib.tb_backward_with(loss, C.byref(BackwardOpts(grad=root))))
+            taken = C.c_bool()
+            check(lib.tb_optim_step_scaled(self.optim, scale, C.byref(taken)))
+            assert taken.value, "gradients overflowed"
             return to_torch(loss).double().item()
 
     def close(self):

@@ -91,11 +91,13 @@ class Torch:
                             for decays in (True, False))
         self.optim = optimizer([{"params": decaying}, {"params": others, "weight_decay": 0.0}])
 
-    def step(self, x, labels):
+    def step(self, x, labels, scale=1.0):
         self.optim.zero_grad()
         logits = self.function(self.weights, x.double() if x.dtype.is_floating_point else x)
         loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten().long())
-        loss.backward()
+        (scale * loss).backward()
+        for w in self.weights.values():
+            w.grad /= scale
         if self.clip:
             norm = torch.norm(torch.stack([w.grad.norm() for w in self.weights.values()]))
             bound = self.clip * (norm + 1e-6) / norm  # torch divides by norm + 1e-6, the engine by the norm

@@ -4,7 +4,9 @@ PyTorch runs in f64 from the same weights. A step's rounding error is that of it
 theirs, so after t steps K is t times its terms; c = 1. Losses are differences of logits, whose magnitude is
 at least 1.
 """
+import contextlib
 import unittest
+from unittest import mock
 
 import engine  # before torch: it says so where torch is missing
 
@@ -15,6 +17,7 @@ import models
 from engine import SEED
 
 C = 1
+HALF_C = 1 / 16
 
 SGD, ADAM, ADAMW = range(3)
 # Rates at which training is stable: on its edge any two roundings part, PyTorch's f32 from its own f64 too.
@@ -68,8 +71,28 @@ CURVES = {
 }
 
 
-def run(name, dtype, steps, optimizer=None, factor=1.0):
-    """Losses of both, and the weights that they end with. `factor` changes the engine's rate."""
+class HalfProduct(torch.autograd.Function):
+    """x w^T as precision f16 has it: operands, result and their gradients rounded to f16, sums exact (here: in f64)."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        x, w = x.half().double(), w.half().double()
+        ctx.save_for_backward(x, w)
+        return (x @ w.T).half().double()
+
+    @staticmethod
+    def backward(ctx, g):
+        (x, w), g = ctx.saved_tensors, g.half().double()
+        return (g @ w).half().double(), (g.flatten(0, -2).T @ x.flatten(0, -2)).half().double()
+
+
+def half_linear(x, w, b=None):
+    return HalfProduct.apply(x, w) + (0 if b is None else b)
+
+
+def run(name, dtype, steps, optimizer=None, factor=1.0, scale=1.0):
+    """Losses of both, and the weights that they end with. `factor` changes the engine's rate; gradients are those of
+    the loss times `scale`."""
     spec, function, batch, usual, _ = CURVES[name]
     config, torchs = OPTIMIZERS[optimizer or usual]
     ours = engine.Model(spec, dtype)
@@ -78,7 +101,7 @@ def run(name, dtype, steps, optimizer=None, factor=1.0):
     generator, losses = torch.Generator().manual_seed(SEED), []
     for _ in range(steps):
         x, labels = batch(generator, dtype)
-        losses.append((ours.step(x, labels), theirs.step(x, labels)))
+        losses.append((ours.step(x, labels, scale), theirs.step(x, labels, scale)))
         if len(losses) == 1 and "clip_norm" in config:
             assert engine.lib.tb_optim_grad_norm(ours.optim) > config["clip_norm"], "nothing is clipped"
     weights = [(ours.weights()[w], theirs.weights[w].detach()) for w in theirs.weights]
@@ -90,6 +113,21 @@ def curve_tolerance(name, want, dtype):
     terms = CURVES[name][4]
     units = [compare.unit(dtype, C, terms * t) for t in range(1, len(want) + 1)]
     return torch.tensor(units, dtype=torch.float64) * want.abs().clamp(min=1)
+
+
+def half_tolerance(want):
+    units = [compare.unit(torch.float16, HALF_C, t) for t in range(1, len(want) + 1)]
+    return torch.tensor(units, dtype=torch.float64) * want.abs().clamp(min=1)
+
+
+@contextlib.contextmanager
+def f16_products():
+    context = engine.lib.tb_ctx_current()
+    engine.lib.tb_ctx_set_f16_products(context, True)
+    try:
+        yield
+    finally:
+        engine.lib.tb_ctx_set_f16_products(context, False)
 
 
 class Training(unittest.TestCase):
@@ -109,6 +147,20 @@ class Training(unittest.TestCase):
                     for got, want in weights:
                         tolerance = compare.allowed(want, None, dtype, C, 20 * 64, True)
                         compare.assert_agree(got, want, tolerance, optimizer)
+
+    def test_products_of_f16_with_a_scaled_loss_agree(self):
+        """Sums in f32 and in f64 may round to neighbours in f16: each step may add a part of its rounding error."""
+        for name in ("mlp", "gpt"):
+            with self.subTest(model=name, seed=SEED), f16_products():
+                with mock.patch.object(torch.nn.functional, "linear", half_linear):
+                    (got, want), _ = run(name, torch.float32, 50, scale=1024.0)
+                self.assertLess(want[-5:].mean(), want[:5].mean(), "nothing was learnt")
+                compare.assert_agree(got, want, half_tolerance(want), f"losses of {name} in f16")
+
+    def test_training_without_f16_is_noticed(self):
+        with f16_products():
+            (got, exact), _ = run("mlp", torch.float32, 50, scale=1024.0)
+        self.assertTrue(compare.differences(got, exact, half_tolerance(exact)).any())
 
     def test_a_rate_one_percent_off_is_noticed(self):
         (got, want), _ = run("mlp", torch.float32, 50, factor=1.01)

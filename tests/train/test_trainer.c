@@ -4,6 +4,7 @@
 #include "tb_file.h"
 #include "tb_ops.h"
 #include "tb_train.h"
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -120,6 +121,56 @@ static void threads_and_prefetching_do_not_change_a_bit(void **state)
     assert_true(go(&b, 10) == last);
     end(&b, two);
     assert_string_equal(one, two);
+}
+
+/* The first scale overflows f16 for certain: steps are skipped, counted, and the scale falls to one that trains. */
+static void products_of_f16_train_with_a_scaled_loss(void **state)
+{
+    (void)state;
+    char straight[65], resumed[65];
+    tb_trainer_config c = adamw;
+    c.loss_scale = 0x1p30;
+    c.scale_growth = 20;
+    run a = start(mlp, 1, c);
+    tb_ctx_set_f16_products(a.ctx, true);
+    const tb_loss_scale *scaling = tb_trainer_loss_scale(a.trainer);
+    double first = go(&a, 1);
+    assert_int_equal(scaling->skipped, 1);
+    assert_true(scaling->scale == 0x1p29);
+    go(&a, 16);
+    int64_t skipped = scaling->skipped;
+    assert_in_range(skipped, 2, 16);
+    assert_true(scaling->scale == ldexp(1, 30 - (int)skipped));
+    assert_int_equal(tb_optim_steps(tb_trainer_optim(a.trainer)), 17 - skipped);
+    assert_int_equal(tb_trainer_steps(a.trainer), 17);
+    assert_ok(tb_trainer_save(a.trainer, checkpoint));
+    double last = go(&a, 43);
+    assert_true(last < first / 2);
+    assert_true(scaling->scale > ldexp(1, 30 - (int)scaling->skipped)); /* it grew */
+    end(&a, straight);
+    run b = start(mlp, 1, c);
+    tb_ctx_set_f16_products(b.ctx, true);
+    assert_ok(tb_trainer_load(b.trainer, checkpoint));
+    assert_int_equal(tb_trainer_steps(b.trainer), 17);
+    assert_int_equal(tb_trainer_loss_scale(b.trainer)->skipped, skipped);
+    assert_true(go(&b, 43) == last);
+    end(&b, resumed);
+    assert_string_equal(straight, resumed);
+}
+
+static void a_loss_scale_is_a_power_of_two(void **state)
+{
+    (void)state;
+    tb_trainer_config c = adamw;
+    run r = start(mlp, 1, c);
+    c.model = r.model;
+    c.data = r.data;
+    c.loss_scale = 1000;
+    tb_trainer *trainer;
+    assert_fails(tb_trainer_create(&c, &trainer), TB_ERR_CONFIG, "a power of two >= 1, not at 1000");
+    assert_null(trainer);
+    char hash[65];
+    end(&r, hash);
 }
 
 static void another_seed_is_another_run(void **state)
@@ -360,6 +411,7 @@ int main(void)
         cmocka_unit_test(resuming_gives_the_bits_of_never_having_stopped),
         cmocka_unit_test(threads_and_prefetching_do_not_change_a_bit), cmocka_unit_test(another_seed_is_another_run),
         cmocka_unit_test(two_and_four_ranks_have_the_bits_of_one),
+        cmocka_unit_test(products_of_f16_train_with_a_scaled_loss), cmocka_unit_test(a_loss_scale_is_a_power_of_two),
         cmocka_unit_test(accumulation_follows_the_whole_batch), cmocka_unit_test(a_small_run_learns),
         cmocka_unit_test(evaluation_does_not_depend_on_its_batch),
         cmocka_unit_test(a_checkpoint_of_another_run_is_refused),

@@ -1,5 +1,5 @@
-/* Products of bf16: within what rounding allows of sums in f64, for every shape, layout and thread count; the same bits
- * of a row in every batch. */
+/* Products of bf16 and f16: within what rounding allows of sums in f64, for every shape, layout and thread count; the
+ * same bits of a row in every batch. */
 #include "kernel_test.h"
 #include "tb_pool.h"
 #include "tb_rng.h"
@@ -13,19 +13,26 @@ typedef struct layout {
 static bool is_f32(const tb_kernel *k) { return k->dtype == TB_F32; }
 static size_t size_of(const tb_kernel *k) { return is_f32(k) ? 4 : 2; }
 
+static uint16_t narrowed(const tb_kernel *k, float x)
+{
+    return k->dtype == TB_F16 ? tb_f32_to_f16(x) : tb_f32_to_bf16(x);
+}
+
 /* Random numbers of the kernel's dtype in guarded memory. */
 static void *numbers(const tb_kernel *k, int64_t n, uint64_t seed)
 {
     float *x = guarded_random(n, seed);
     if (is_f32(k)) return x;
     uint16_t *half = guarded((size_t)n * 2);
-    for (int64_t i = 0; i < n; i++) half[i] = tb_f32_to_bf16(x[i]);
+    for (int64_t i = 0; i < n; i++) half[i] = narrowed(k, x[i]);
     return half;
 }
 
 static double number(const tb_kernel *k, const void *x, int64_t i)
 {
-    return is_f32(k) ? (double)((const float *)x)[i] : (double)tb_bf16_to_f32(((const uint16_t *)x)[i]);
+    if (is_f32(k)) return (double)((const float *)x)[i];
+    uint16_t half = ((const uint16_t *)x)[i];
+    return (double)(k->dtype == TB_F16 ? tb_f16_to_f32(half) : tb_bf16_to_f32(half));
 }
 
 /* As a factor: rounded. */
@@ -36,7 +43,7 @@ static double factor(const tb_kernel *k, const void *x, int64_t i)
 
 static void run(const tb_kernel *k, tb_gemm_args g, bool packed)
 {
-    if (packed) {
+    if (packed && k->pack) {
         void *to = guarded(k->pack_bytes(&g));
         k->pack(&g, to);
         g.packed_b = to;
@@ -71,7 +78,8 @@ static void check(const tb_kernel *k, int64_t m, int64_t n, int64_t kk, const la
             if (l->residual) sum += number(k, g.residual, i * n + j);
             if (l->act == TB_ACT_RELU && sum < 0) sum = 0;
             double allowed = ((double)kk + 4) * 0x1p-24 * (size + 4);
-            assert_near(k, "C", i * n + j, number(k, c, i * n + j), sum, allowed, is_f32(k) ? 0 : 0x1p-8);
+            assert_near(k, "C", i * n + j, number(k, c, i * n + j), sum, allowed,
+                        is_f32(k) ? 0 : k->dtype == TB_F16 ? 0x1p-11 : 0x1p-8);
         }
     if (m > 1 && !l->accumulate && !l->a_transposed) { /* the last row alone */
         tb_gemm_args one = g;
@@ -89,12 +97,13 @@ static void check(const tb_kernel *k, int64_t m, int64_t n, int64_t kk, const la
 static int find_all(const tb_kernel **to)
 {
     int n = kernel_test_find("gemm", TB_BF16, to, 8);
+    n += kernel_test_find("gemm", TB_F16, to + n, 8);
     return n + kernel_test_find("gemm_bf16", TB_F32, to + n, 8);
 }
 
 static void every_shape_and_layout_is_within_rounding(void **state)
 {
-    const tb_kernel *kernels[16];
+    const tb_kernel *kernels[24];
     int n_kernels = find_all(kernels);
     static const int64_t ms[] = {0, 1, 2, 3, 5, 8, 13, 14, 15, 29, 43}, ns[] = {0, 1, 7, 16, 17, 31, 33, 64, 97, 131},
                          ks[] = {0, 1, 2, 3, 8, 17, 31, 64, 67, 150};
@@ -114,7 +123,7 @@ static void every_shape_and_layout_is_within_rounding(void **state)
 
 static void several_passes_over_k(void **state)
 {
-    const tb_kernel *kernels[16];
+    const tb_kernel *kernels[24];
     int n_kernels = find_all(kernels);
     for (int q = 0; q < n_kernels; q++)
         for (int tree = 1; tree <= 8; tree *= 8)
@@ -126,7 +135,7 @@ static void several_passes_over_k(void **state)
 
 static void what_is_not_a_number_stays_in_its_row(void **state)
 {
-    const tb_kernel *kernels[16];
+    const tb_kernel *kernels[24];
     int n_kernels = find_all(kernels);
     (void)state;
     for (int q = 0; q < n_kernels; q++) {
@@ -137,7 +146,7 @@ static void what_is_not_a_number_stays_in_its_row(void **state)
         float *wide = (float *)(uintptr_t)g.a;
         uint16_t *half = (uint16_t *)(uintptr_t)g.a;
         if (is_f32(k)) wide[1] = NAN, wide[14] = INFINITY;
-        else half[1] = tb_f32_to_bf16(NAN), half[14] = tb_f32_to_bf16(INFINITY);
+        else half[1] = narrowed(k, NAN), half[14] = narrowed(k, INFINITY);
         if (!k->supports(&g)) continue;
         run(k, g, false);
         for (int64_t j = 0; j < 20; j++) {
