@@ -184,17 +184,28 @@ typedef struct rule_call {
     const node *node;
 } rule_call;
 
-/* tb_grad_given: the buffer of a leaf that this node reads once: nothing else of the node arrives in between. */
+/* What has arrived for an output so far, if nobody else holds it: more may be added in place. */
+static tb_tensor *open_sum(const pass *p, const node *n, int output)
+{
+    tb_tensor *sum = n->grads[output];
+    return sum && !p->opts->create_graph && is_exclusive(sum) ? sum : NULL;
+}
+
+/* tb_grad_given: the buffer of a leaf, or the sum of an output, that this node reads once: nothing else of the node
+ * arrives in between. */
 static tb_tensor *given_for(void *backward, int i, bool *overwrite)
 {
     const rule_call *r = backward;
-    tb_tensor *leaf = r->node->edges[i].leaf;
-    const meta *m = leaf ? meta_of(leaf) : NULL;
-    if (!m || !m->buffer || r->pass->selective || r->pass->opts->create_graph) return NULL;
-    for (int e = 0; e < r->node->n_in; e++)
-        if (e != i && r->node->edges[e].leaf == leaf) return NULL;
-    *overwrite = !is_filled(m, row_of(m));
-    return m->rows ? tbi_grad_row(m->buffer, row_of(m)) : m->buffer;
+    const edge *to = &r->node->edges[i];
+    const meta *m = to->leaf ? meta_of(to->leaf) : NULL;
+    if (r->pass->selective || r->pass->opts->create_graph || (m && !m->buffer)) return NULL;
+    for (int e = 0; e < r->node->n_in; e++) {
+        const edge *other = &r->node->edges[e];
+        if (e != i && other->leaf == to->leaf && other->to == to->to) return NULL;
+    }
+    *overwrite = m && !is_filled(m, row_of(m));
+    if (to->to) return open_sum(r->pass, to->to, to->output);
+    return !m ? NULL : m->rows ? tbi_grad_row(m->buffer, row_of(m)) : m->buffer;
 }
 
 static tb_status call_rule(const pass *p, node *n, uint64_t wants)
@@ -216,9 +227,13 @@ static tb_status call_rule(const pass *p, node *n, uint64_t wants)
     return st;
 }
 
-static tb_status give_to_node(node *to, int output, tb_tensor *g)
+static tb_status give_to_node(const pass *p, node *to, int output, tb_tensor *g)
 {
-    tb_tensor *sum = to->grads[output] ? tb_add(to->grads[output], g) : g;
+    tb_tensor *before = to->grads[output], *open = open_sum(p, to, output);
+    bool is_there = before && g->storage == before->storage && g->offset == before->offset; /* the rule took the sum */
+    tb_tensor *sum = g;
+    if (before && !is_there)
+        sum = open && g->is_contiguous ? tb_accumulate(open, g, false) : tb_add(before, g);
     if (tb_is_poison(sum)) return tb_ctx_take_error(to->ctx);
     tb_retain(sum);
     tb_release(to->grads[output]);
@@ -246,7 +261,7 @@ static tb_status distribute(const pass *p, node *n, uint64_t wants)
         const edge *e = &n->edges[i];
         if (!(wants >> i & 1)) continue;
         if (e->leaf) TB_TRY(give_to_leaf(p, e->leaf, n->result[i]));
-        else if (n->result[i]) TB_TRY(give_to_node(e->to, e->output, n->result[i]));
+        else if (n->result[i]) TB_TRY(give_to_node(p, e->to, e->output, n->result[i]));
     }
     return TB_OK;
 }

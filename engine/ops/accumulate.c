@@ -51,6 +51,24 @@ static tb_status accumulate_ref(tb_op_call *c)
     return TB_OK;
 }
 
+enum { CHUNK = 16384 /* elements: as pointwise ops are cut */ };
+
+typedef struct add_job {
+    const tb_kernel *kernel;
+    int64_t n;
+    float *to;
+    const float *from;
+} add_job;
+
+static void add_chunks(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const add_job *j = arg;
+    int64_t at = begin * CHUNK, stop = end * CHUNK < j->n ? end * CHUNK : j->n;
+    float *to = j->to + at;
+    j->kernel->run(&(tb_pointwise_args){.n = stop - at, .out = to, .in = {to, j->from + at}, .step = {1, 1}});
+}
+
 static tb_status accumulate_fast(tb_op_call *c)
 {
     const accumulate_attrs *a = c->attrs;
@@ -62,10 +80,11 @@ static tb_status accumulate_fast(tb_op_call *c)
         c->kernel = "memmove";
         return TB_OK;
     }
+    if (x->dtype != TB_F32) return TB_ERR_UNSUPPORTED;
     tb_pointwise_args args = {.n = x->numel, .out = to, .in = {to, from}, .step = {1, 1}};
-    const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)x->dtype, &args);
+    const tb_kernel *k = tb_call_kernel(c, 0, TB_F32, &args);
     if (!k) return TB_ERR_UNSUPPORTED;
-    if (args.n) k->run(&args);
+    tb_pool_run(c->ctx->pool, (args.n + CHUNK - 1) / CHUNK, add_chunks, &(add_job){k, args.n, to, from});
     return TB_OK;
 }
 

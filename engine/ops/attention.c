@@ -107,6 +107,7 @@ static tb_status attention_shape(tb_op_call *c)
     const tb_tensor *q = c->in[Q], *v = c->in[V];
     TB_TRY(check_operands(c, c->in, c->n_in > 3 ? c->in[3] : NULL));
     tb_out_set(c, 0, (tb_dtype)q->dtype, 4, (int64_t[]){q->dims[0], q->dims[1], q->dims[2], v->dims[3]});
+    tb_out_order(c, 0, q); /* heads that came out of one product go into the next as they lie */
     tb_out_set(c, 1, tbi_stat_dtype((tb_dtype)q->dtype), 3, q->dims);
     return TB_OK;
 }
@@ -225,7 +226,10 @@ static tb_status backward_shape(tb_op_call *c)
         return TB_FAIL(TB_ERR_DTYPE, "%s: gradient %s, output %s and lse %s do not belong to %s", c->op->name,
                        tb_dtype_name((tb_dtype)g->dtype), tb_dtype_name((tb_dtype)out->dtype),
                        tb_dtype_name((tb_dtype)lse->dtype), tb_dtype_name((tb_dtype)t[Q]->dtype));
-    for (int i = Q; i <= V; i++) tb_out_like(c, i, t[i]);
+    for (int i = Q; i <= V; i++) {
+        tb_out_like(c, i, t[i]);
+        tb_out_order(c, i, t[i]);
+    }
     return TB_OK;
 }
 
@@ -258,7 +262,7 @@ static void backward_head(const tb_op_call *c, int64_t b, int64_t h, int64_t val
     }
     for (int t = Q; t <= V; t++)
         for (int64_t i = 0; i < c->out[t]->dims[2] * width[t]; i++)
-            tbi_put(c->out[t], at4(c->out[t], b, h, 0, 0) + i, d[t][i]);
+            tbi_put(c->out[t], at4(c->out[t], b, h, i / width[t], i % width[t]), d[t][i]);
 }
 
 static tb_status backward_ref(tb_op_call *c)

@@ -93,6 +93,7 @@ static tb_status make_outputs(tb_op_call *c)
             if (c->out[o]) c->out[o]->storage->version++;
         } else {
             c->out[o] = tbi_tensor_new(c->ctx, s->dtype, s->rank, s->dims);
+            if (c->out[o] && s->is_laid_out) tbi_lay_out(c->out[o], s->strides);
         }
         if (!c->out[o]) return tb_error_code();
     }
@@ -272,7 +273,7 @@ tb_status tb_dispatch(const tb_op *op, const void *attrs, tb_tensor *const *in, 
         c.arena = NULL;
         for (int o = 0; o < op->n_out; o++) {
             c.out[o] = NULL;
-            c.spec[o].is_view = c.spec[o].is_donated = false;
+            c.spec[o].is_view = c.spec[o].is_donated = c.spec[o].is_laid_out = false;
         }
         st = call_op(&c);
         if (st == TB_OK)

@@ -22,6 +22,24 @@ void tb_out_view(tb_op_call *c, int o, int rank, const int64_t *dims, const int6
     s->offset = offset;
 }
 
+void tb_out_order(tb_op_call *c, int o, const tb_tensor *t)
+{
+    tb_out_spec *s = &c->spec[o];
+    int order[TB_MAX_RANK]; /* axes, outermost first */
+    for (int i = 0; i < s->rank; i++) {
+        int at = i;
+        if (t->strides[i] == 0 && t->dims[i] > 1) return; /* broadcast: no order to keep */
+        for (; at > 0 && t->strides[order[at - 1]] < t->strides[i]; at--) order[at] = order[at - 1];
+        order[at] = i;
+    }
+    int64_t step = 1;
+    for (int i = s->rank - 1; i >= 0; i--) {
+        s->is_laid_out |= order[i] != i;
+        s->strides[order[i]] = step;
+        step *= s->dims[order[i]];
+    }
+}
+
 tb_status tb_axis_check(const char *op, int64_t axis, int rank, int *out)
 {
     int64_t a = axis < 0 ? axis + rank : axis;

@@ -47,8 +47,9 @@ typedef struct tb_out_spec {
     int64_t dims[TB_MAX_RANK];
     bool is_view;                 /* out shares in[view_of]'s storage with strides and offset below */
     bool is_donated;              /* out takes over in[view_of]'s storage and layout: an update in place */
+    bool is_laid_out;             /* out has storage of its own, dense, with strides below */
     int view_of;
-    int64_t strides[TB_MAX_RANK]; /* views */
+    int64_t strides[TB_MAX_RANK]; /* of a view, or as laid out */
     int64_t offset;
 } tb_out_spec;
 
@@ -261,6 +262,8 @@ const tb_kernel *tb_call_kernel(tb_op_call *c, int primitive, tb_dtype dtype, co
 void tb_out_like(tb_op_call *c, int o, const tb_tensor *t);
 void tb_out_set(tb_op_call *c, int o, tb_dtype dtype, int rank, const int64_t *dims);
 void tb_out_view(tb_op_call *c, int o, int rank, const int64_t *dims, const int64_t *strides, int64_t offset);
+/* After tb_out_set: dense, its axes in the order in memory that those of `t` (of the same rank) have. */
+void tb_out_order(tb_op_call *c, int o, const tb_tensor *t);
 tb_status tb_axis_check(const char *op, int64_t axis, int rank, int *out);              /* -rank..rank-1 -> 0..rank-1 */
 /* Which axes a reduction over `axes` (none: all) takes; each named once. */
 tb_status tbi_reduced_axes(const char *op, const tb_ints *axes, int rank, bool *is_reduced);

@@ -1,6 +1,6 @@
 /* Views: reshape (a copy only where strides force one), permute, expand, slice. They move no data; their gradients
  * are views too, except slice's and expand's. */
-#include "tb_op.h"
+#include "rows.h"
 #include "tb_ops.h"
 
 //>>> tb_ops.h
@@ -54,18 +54,37 @@ static tb_status wanted_dims(const tb_op_call *c, int64_t *dims)
     return TB_OK;
 }
 
+/* The strides that show x as `dims`, if any do: axes of x that are walked in one stride are one run, and every run is
+ * cut into (or is made of) whole axes of the result. */
+static bool strides_as(const tb_tensor *x, int rank, const int64_t *dims, int64_t *strides)
+{
+    tbi_row_major(rank, dims, strides);
+    if (x->is_contiguous) return true;
+    int at = rank - 1; /* axis of the result, from the innermost */
+    for (int i = x->rank - 1; i >= 0;) {
+        int64_t run = x->dims[i], step = x->strides[i];
+        for (i--; i >= 0 && (x->dims[i] == 1 || x->strides[i] == step * run); i--) run *= x->dims[i];
+        for (; at >= 0 && (run > 1 || dims[at] == 1) && run % dims[at] == 0; at--) {
+            strides[at] = step;
+            step *= dims[at];
+            run /= dims[at];
+        }
+        if (run != 1) return false;
+    }
+    return at < 0;
+}
+
 static tb_status reshape_shape(tb_op_call *c)
 {
     const dims_attrs *a = c->attrs;
     int64_t dims[TB_MAX_RANK], strides[TB_MAX_RANK];
     TB_TRY(wanted_dims(c, dims));
-    tbi_row_major(a->dims.n, dims, strides);
-    if (c->in[0]->is_contiguous) tb_out_view(c, 0, a->dims.n, dims, strides, c->in[0]->offset);
+    if (strides_as(c->in[0], a->dims.n, dims, strides)) tb_out_view(c, 0, a->dims.n, dims, strides, c->in[0]->offset);
     else tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, a->dims.n, dims);
     return TB_OK;
 }
 
-static tb_status reshape_ref(tb_op_call *c) /* a strided input is copied in row-major order */
+static tb_status reshape_ref(tb_op_call *c) /* where no strides fit: a copy in row-major order */
 {
     tbi_copy_elements(tb_op_data(c->out[0]), NULL, c->in[0]);
     return TB_OK;
@@ -197,7 +216,7 @@ tb_tensor *tb_expand(tb_tensor *x, int rank, const int64_t *dims)
     return call_dims(&tb_op_expand, x, rank, dims);
 }
 
-/* ---- slice and its gradient: the slice's values put back into zeros ---- */
+/* ---- slice and its gradient: the slice's values put back into zeros, or added to what is there ---- */
 typedef struct slice_attrs {
     int64_t axis, start, stop, step;
 } slice_attrs;
@@ -207,6 +226,8 @@ static const tb_attr slice_attr_table[] = {
     TB_ATTR_INT(slice_attrs, stop, 0, "index after the last"),
     TB_ATTR_INT(slice_attrs, step, 1, "distance, >= 1"),
 };
+
+enum { GRAIN = 16384 /* elements worth a second thread */ };
 
 static int64_t clamp_index(int64_t i, int64_t n)
 {
@@ -243,6 +264,7 @@ static tb_status slice_shape(tb_op_call *c)
 typedef struct unslice_attrs {
     slice_attrs slice;
     tb_ints dims;
+    bool overwrite;
 } unslice_attrs;
 static const tb_attr unslice_attr_table[] = {
     {.name = "axis", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.axis), .default_value = 0,
@@ -254,6 +276,7 @@ static const tb_attr unslice_attr_table[] = {
     {.name = "step", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.step), .default_value = 1,
      .doc = "distance, >= 1"},
     TB_ATTR_LIST(unslice_attrs, dims, "shape of the result"),
+    TB_ATTR_BOOL(unslice_attrs, overwrite, 0, "what `into` holds does not count"),
 };
 
 static tb_status unslice_shape(tb_op_call *c)
@@ -266,36 +289,117 @@ static tb_status unslice_shape(tb_op_call *c)
         return TB_FAIL(TB_ERR_SHAPE, "unslice: %s is not that slice of %s", tb_shape_text(c->in[0]),
                        tb_dims_text(a->dims.n, a->dims.at));
     tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, a->dims.n, a->dims.at);
+    const tb_tensor *into = c->n_in > 1 ? c->in[1] : NULL;
+    if (!into) return TB_OK;
+    if (!tbi_has_dims(into, a->dims.n, a->dims.at) || into->dtype != c->in[0]->dtype || !into->is_contiguous)
+        return TB_FAIL(TB_ERR_SHAPE, "unslice: adds into a contiguous %s of %s, not %s of %s",
+                       tb_dims_text(a->dims.n, a->dims.at), tb_dtype_name((tb_dtype)c->in[0]->dtype),
+                       tb_shape_text(into), tb_dtype_name((tb_dtype)into->dtype));
+    c->spec[0].is_donated = true;
+    c->spec[0].view_of = 1;
     return TB_OK;
 }
 
-static tb_status unslice_ref(tb_op_call *c)
+static bool unslice_adds(const tb_op_call *c)
+{
+    return c->n_in > 1 && c->in[1] && !((const unslice_attrs *)c->attrs)->overwrite;
+}
+
+/* The place of the slice in the result, as a tensor that is nobody's. */
+static tb_status unsliced_part(const tb_op_call *c, tb_tensor *part)
 {
     const unslice_attrs *a = c->attrs;
     int64_t start, count;
     int axis;
     TB_TRY(slice_bounds("unslice", &a->slice, a->dims.n, a->dims.at, &axis, &start, &count));
-    const tb_tensor *y = c->out[0];
-    int64_t strides[TB_MAX_RANK];
-    memcpy(strides, y->strides, sizeof strides);
-    strides[axis] *= a->slice.step;
-    char *out = tb_op_data(y);
-    memset(out, 0, tb_tensor_bytes(y));
-    tbi_copy_elements(out + start * y->strides[axis] * (int64_t)tb_dtype_size((tb_dtype)y->dtype), strides, c->in[0]);
+    *part = *c->out[0];
+    part->dims[axis] = count;
+    part->is_contiguous = false;
+    part->numel = c->in[0]->numel;
+    part->offset += count ? start * part->strides[axis] : 0;
+    part->strides[axis] *= a->slice.step;
+    return TB_OK;
+}
+
+static tb_status unslice_ref(tb_op_call *c)
+{
+    const tb_tensor *y = c->out[0], *x = c->in[0];
+    tb_tensor part;
+    TB_TRY(unsliced_part(c, &part));
+    if (!unslice_adds(c)) {
+        memset(tb_op_data(y), 0, tb_tensor_bytes(y));
+        tbi_copy_elements(tb_op_data(&part), part.strides, x);
+        return TB_OK;
+    }
+    tb_dtype t = (tb_dtype)x->dtype;
+    int64_t size = (int64_t)tb_dtype_size(t);
+    char *to = tb_op_data(&part);
+    const char *from = tb_op_data(x);
+    tb_walk w;
+    tb_walk_init(&w, x->rank, x->dims);
+    tb_walk_add(&w, x);
+    tb_walk_add(&w, &part);
+    TB_WALK(&w) {
+        char *p = to + w.at[1] * size;
+        const char *q = from + w.at[0] * size;
+        if (tb_dtype_is_float(t)) tb_store_f64(t, p, tb_load_f64(t, p) + tb_load_f64(t, q));
+        else tb_store_i64(t, p, tb_load_i64(t, p) + tb_load_i64(t, q));
+    }
+    return TB_OK;
+}
+
+/* Rows of the slice, when it is added: to[r][0..n) += from[r][0..n). */
+typedef struct add_rows_job {
+    const tb_kernel *kernel;
+    int64_t n, to_row, from_row;
+    float *to;
+    const float *from;
+} add_rows_job;
+
+static void add_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const add_rows_job *j = arg;
+    for (int64_t r = begin; r < end; r++) {
+        float *to = j->to + r * j->to_row;
+        j->kernel->run(&(tb_pointwise_args){
+            .n = j->n, .out = to, .in = {to, j->from + r * j->from_row}, .step = {1, 1}});
+    }
+}
+
+/* Of the last axis, as the parts of a product are cut. */
+static tb_status unslice_fast(tb_op_call *c)
+{
+    const tb_tensor *x = c->in[0];
+    tb_tensor part;
+    add_rows_job j = {.n = tbi_last_dim(x)};
+    if (!unslice_adds(c) || x->rank == 0 || x->numel == 0) return TB_ERR_UNSUPPORTED;
+    TB_TRY(unsliced_part(c, &part));
+    if (tbi_last_stride(x) != 1 || tbi_last_stride(&part) != 1 || !tbi_rows_are_even(x, &j.from_row) ||
+        !tbi_rows_are_even(&part, &j.to_row))
+        return TB_ERR_UNSUPPORTED;
+    j.to = tb_op_data(&part);
+    j.from = tb_op_data(x);
+    j.kernel = tb_call_kernel(c, 0, (tb_dtype)x->dtype, &(tb_pointwise_args){.n = j.n, .step = {1, 1}});
+    if (!j.kernel || x->dtype != TB_F32) return TB_ERR_UNSUPPORTED;
+    if (x->numel < GRAIN) add_rows(&j, 0, tbi_rows(x), 0);
+    else tb_pool_run(c->ctx->pool, tbi_rows(x), add_rows, &j);
     return TB_OK;
 }
 
 static void unslice_grad(tb_grad_call *c)
 {
     const unslice_attrs *a = c->attrs;
-    tb_grad_set(c, 0, tb_call(&tb_op_slice, &a->slice, TB_IN(c->grad[0])));
+    if (tb_grad_wants(c, 0)) tb_grad_set(c, 0, tb_call(&tb_op_slice, &a->slice, TB_IN(c->grad[0])));
+    if (c->n_in > 1 && tb_grad_wants(c, 1) && !a->overwrite) tb_grad_set(c, 1, c->grad[0]);
 }
 
 static void slice_grad(tb_grad_call *c)
 {
     const tb_out_spec *x = &c->in_spec[0];
     unslice_attrs a = {.slice = *(const slice_attrs *)c->attrs, .dims = dims_of(x->rank, x->dims).dims};
-    tb_grad_set(c, 0, tb_call(&tb_op_unslice, &a, TB_IN(c->grad[0])));
+    tb_tensor *into = tb_grad_given(c, 0, &a.overwrite);
+    tb_grad_set(c, 0, tb_call(&tb_op_unslice, &a, TB_IN(c->grad[0], into)));
 }
 
 static void slice_samples(tb_samples *to)
@@ -311,17 +415,18 @@ static void slice_samples(tb_samples *to)
 static void unslice_samples(tb_samples *to)
 {
     static const tb_sample_in x = {.rank = 2, .dims = {5, 3}}, empty = {TB_SHAPE(5, 0)}, unit = {TB_SHAPE(1, 1)};
-    tb_sample(to, &(unslice_attrs){{1, 1, 7, 2}, {2, {5, 7}}}, 1, &x);
-    tb_sample(to, &(unslice_attrs){{1, 2, 2, 1}, {2, {5, 7}}}, 1, &empty);
-    tb_sample(to, &(unslice_attrs){{1, 2, 3, 1}, {2, {1, 4}}}, 1, &unit);
+    tb_sample(to, &(unslice_attrs){.slice = {1, 1, 7, 2}, .dims = {2, {5, 7}}}, 1, &x);
+    tb_sample(to, &(unslice_attrs){.slice = {1, 2, 2, 1}, .dims = {2, {5, 7}}}, 1, &empty);
+    tb_sample(to, &(unslice_attrs){.slice = {1, 2, 3, 1}, .dims = {2, {1, 4}}}, 1, &unit);
 }
 
 TB_OP(slice, .doc = "part of one axis", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
       TB_ATTRS(slice_attrs, slice_attr_table), .shape = slice_shape, .grad = slice_grad, .fusion = TB_FUSE_VIEW,
       .samples = slice_samples, .tol = TB_TOL_EXACT);
-TB_OP(unslice, .doc = "a slice put back into zeros (gradient of slice)", .n_in_min = 1, .n_in = 1, .n_out = 1,
-      .dtypes = TB_ALL_DTYPES, TB_ATTRS(unslice_attrs, unslice_attr_table), .shape = unslice_shape,
-      .ref = unslice_ref, .grad = unslice_grad, .samples = unslice_samples, .tol = TB_TOL_EXACT);
+TB_OP(unslice, .doc = "a slice put back into zeros, or added to `into` (gradient of slice)", .n_in_min = 1, .n_in = 2,
+      .n_out = 1, .dtypes = TB_ALL_DTYPES, TB_ATTRS(unslice_attrs, unslice_attr_table), .shape = unslice_shape,
+      .ref = unslice_ref, .fast = unslice_fast, .primitives = {"add"}, .grad = unslice_grad,
+      .samples = unslice_samples, .tol = TB_TOL_EXACT);
 
 tb_tensor *tb_slice(tb_tensor *x, int64_t axis, int64_t start, int64_t stop, int64_t step)
 {

@@ -168,6 +168,12 @@ tb_tensor *tbi_tensor_new(tb_ctx *ctx, tb_dtype dtype, int rank, const int64_t *
     return contiguous(ctx, dtype, rank, dims, NULL);
 }
 
+void tbi_lay_out(tb_tensor *t, const int64_t *strides)
+{
+    memcpy(t->strides, strides, sizeof *strides * t->rank);
+    t->is_contiguous = tbi_is_row_major(t->rank, t->dims, strides);
+}
+
 tb_tensor *tbi_tensor_view(tb_tensor *of, tb_dtype dtype, int rank, const int64_t *dims, const int64_t *strides,
                            int64_t offset)
 {

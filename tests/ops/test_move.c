@@ -47,6 +47,60 @@ static void split_gives_views_that_concat_joins_again(void **state)
     assert_same(tb_concat(3, parts, -1), x, 0);
 }
 
+/* The parts' gradients come together in one tensor, in place, by kernel or by reference; what overlaps adds up. */
+static void parts_give_their_gradients_to_one_tensor(void **state)
+{
+    enum { ROWS = 300, WIDTH = 200, PART = 67 };
+    for (int ref_only = 0; ref_only < 2; ref_only++) {
+        tb_ctx_limit_kernels(*state, tb_ctx_isa(*state), ref_only);
+        tb_tensor *x = leaf_of(randoms(TB_F32, 1, DIMS(ROWS, WIDTH))), *parts[4], *w[4], *loss = NULL;
+        tb_tensor_split(x, 1, 3, (int64_t[]){PART, PART, WIDTH - 2 * PART}, parts);
+        parts[3] = tb_slice(x, 1, PART, 2 * PART, 1);
+        for (int i = 0; i < 4; i++) {
+            w[i] = randoms(TB_F32, (uint64_t)i + 2, DIMS(ROWS, i == 2 ? WIDTH - 2 * PART : PART));
+            tb_tensor *part = tb_sum(tb_mul(parts[i], w[i]), 0, NULL, false);
+            loss = loss ? tb_add(loss, part) : part;
+        }
+        assert_ok(tb_backward(loss));
+        w[1] = tb_add(w[1], w[3]);
+        assert_same(tb_grad(x), tb_concat(3, w, 1), 0);
+    }
+    tb_ctx_limit_kernels(*state, tb_ctx_isa(*state), false);
+}
+
+static void a_gradient_put_into_a_tensor_must_fit_it(void **state)
+{
+    const tb_named_attr attrs[] = {
+        {"axis", 1, {0}}, {"start", 1, {1}}, {"stop", 1, {3}}, {"step", 1, {1}}, {"dims", 1, {4}}};
+    tb_tensor *into = F32(DIMS(4), 1, 2, 3, 4), *out[1];
+    assert_ok(tb_call_named("unslice", 5, attrs, 2, (tb_tensor *[]){F32(DIMS(2), 10, 20), into}, out));
+    assert_close(into, 0, 1, 12, 23, 4);
+    tb_tensor *wrong[] = {F32(DIMS(2), 10, 20), F32(DIMS(5), 1, 2, 3, 4, 5)};
+    assert_fails(tb_call_named("unslice", 5, attrs, 2, wrong, out), TB_ERR_SHAPE, "into a contiguous [4] of f32");
+    (void)state;
+}
+
+/* Where strides can show the other shape, nothing is copied. */
+static void reshape_of_strided_tensors_is_a_view_where_it_can_be(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t from, to;  /* columns of [4, 6, 6] that are kept */
+        int rank;
+        int64_t dims[5];
+        bool is_view;
+    } cases[] = {{0, 6, 2, {24, 6}, true},           {1, 5, 4, {2, 2, 6, 4}, true}, {1, 5, 5, {4, 6, 2, 1, 2}, true},
+                 {1, 5, 2, {24, 4}, true},           {1, 5, 1, {96}, false},        {1, 5, 3, {4, 4, 6}, false},
+                 {2, 3, 3, {1, 24, 1}, true},        {2, 3, 2, {8, 3}, true}};
+    tb_tensor *x = randoms(TB_F32, 1, DIMS(4, 6, 6));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tb_tensor *part = tb_slice(x, 2, cases[i].from, cases[i].to, 1), *whole = tb_contiguous(part);
+        tb_tensor *y = tb_reshape(part, cases[i].rank, cases[i].dims);
+        assert_same(y, tb_reshape(whole, cases[i].rank, cases[i].dims), 0);
+        assert_int_equal(tb_tensor_is_contiguous(y), !cases[i].is_view || cases[i].to - cases[i].from == 6);
+    }
+}
+
 static void gather_and_scatter_follow_the_index(void **state)
 {
     tb_tensor *x = F32(DIMS(2, 3), 1, 2, 3, 4, 5, 6), *index = I64(DIMS(2, 2), 2, 0, 1, 1);
@@ -88,6 +142,9 @@ int main(void)
         ctx_test(concat_takes_any_number_and_hands_each_its_gradient),
         ctx_test(parts_that_do_not_join_are_named),
         ctx_test(split_gives_views_that_concat_joins_again),
+        ctx_test(parts_give_their_gradients_to_one_tensor),
+        ctx_test(a_gradient_put_into_a_tensor_must_fit_it),
+        ctx_test(reshape_of_strided_tensors_is_a_view_where_it_can_be),
         ctx_test(gather_and_scatter_follow_the_index),
         ctx_test(copies_of_strided_tensors_are_row_major),
         ctx_test(strides_do_not_change_the_bits_of_a_pointwise_op),
