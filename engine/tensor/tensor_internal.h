@@ -84,7 +84,7 @@ tb_tensor *tbi_poisoned(tb_ctx *ctx);
 tb_tensor *tbi_tensor_new(tb_ctx *ctx, tb_dtype dtype, int rank, const int64_t *dims);
 tb_tensor *tbi_tensor_view(tb_tensor *of, tb_dtype dtype, int rank, const int64_t *dims, const int64_t *strides,
                            int64_t offset);
-void tbi_lay_out(tb_tensor *t, const int64_t *strides); /* a new tensor's elements lie so instead; they fill its storage */
+void tbi_lay_out(tb_tensor *t, const int64_t *strides); /* a new tensor lies so instead, filling its storage */
 void tbi_scope_adopt(tb_scope *scope, tb_tensor *t); /* the scope takes over one reference */
 void tbi_scope_disown(tb_tensor *t);                 /* the caller takes the scope's reference */
 
