@@ -13,13 +13,12 @@ def draw(points, spec):
     if not rows:
         raise ResultError("plot 'batches': no result has values 'batch.<rows>'")
     most = max(max(counts) for _, counts in rows)
-    fig, axes = style.figure(height=1.1 + 0.62 * len(rows), nrows=len(rows), sharex=True, squeeze=False)
+    fig, axes = style.figure(height=1.1 + 0.7 * len(rows), nrows=len(rows), sharex=True, squeeze=False)
     for i, (ax, (label, counts)) in enumerate(zip(axes[:, 0], rows)):
         total = sum(counts.values())
         ax.bar(list(counts), [100 * n / total for n in counts.values()], 0.85, color=style.color(i))
         mean = total / sum(n / size for size, n in counts.items())
-        ax.text(0.99, 0.86, f"{label}; mean batch {mean:.2f}", transform=ax.transAxes, fontsize=7.5, va="top",
-                ha="right")
+        ax.set_title(f"{label}; mean batch {mean:.2f}", fontsize=7.5, fontweight="normal", loc="right", pad=2)
         ax.set_xlim(0, most + 1)
     axes[-1, 0].set_xlabel("rows of the batch")
     axes[len(rows) // 2, 0].set_ylabel("% of requests")
