@@ -418,10 +418,10 @@ static void tell_slow(const tb_comm *c, int64_t waited_ns, int missing)
     tb_log_write(TB_LOG_WARN, "%s, which is slow; the deadline is %.1f s", text, (double)c->deadline_ns * 1e-9);
 }
 
-int tbi_comm_blamed(const tb_comm *c)
+const tb_comm *tbi_comm_accuser(const tb_comm *c)
 {
     while (c->blamed < 0 && c->inner) c = c->inner;
-    return c->blamed;
+    return c;
 }
 
 tb_status tbi_comm_wait_until(tb_comm *c, tb_request *request, int64_t until_ns)

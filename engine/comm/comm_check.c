@@ -38,6 +38,7 @@ static tb_status compare(tb_comm *c, const fingerprint *all)
     if (odd == c->size) return TB_OK;
     bool tie = followers(all, c->size, odd) == followers(all, c->size, most);
     c->blamed = tie && same(&all[c->rank], &all[odd]) ? most : odd;
+    c->disputed = tie;
     const fingerprint *a = &all[most], *b = &all[odd];
     return TB_FAIL(TB_ERR_COMM,
                    "rank %d calls %s of %lld %s (%.40s) where rank %d calls %s of %lld %s (%.40s): ranks must call the "

@@ -55,26 +55,31 @@ static bool stands_before(const flight_entry *a, const flight_entry *b)
     return a->state == FLIGHT_OPEN && b->state == FLIGHT_FAILED;
 }
 
-static bool blames(const state *s, int ranks)
+/* Said by a rank whose word counts, of a rank that had not been ended from outside. */
+static bool blames(const state *all, int rank, int ranks)
 {
-    bool counts = !s->excused_ns || s->failed.ended_ns < s->excused_ns;
-    return s->failed.number && s->failed.blamed >= 0 && s->failed.blamed < ranks && counts;
+    const state *s = &all[rank];
+    if (!s->failed.number || s->failed.blamed < 0 || s->failed.blamed >= ranks) return false;
+    int64_t then = s->failed.ended_ns, its = all[s->failed.blamed].excused_ns;
+    return (!s->excused_ns || then < s->excused_ns) && (!its || then < its);
 }
 
-/* Rule 1; -1: nobody blames anybody. Of two that blame each other, the one that more ranks blame; where as many blame
- * both, *other is the second. */
+/* Rule 1; -1: nobody blames anybody. Of two that say different things the one that more ranks blame; where no majority
+ * does, *other is the second. */
 static int follow_blame(const state *s, int ranks, int *other)
 {
     int at = 0;
     *other = -1;
-    while (at < ranks && !blames(&s[at], ranks)) at++;
+    while (at < ranks && !blames(s, at, ranks)) at++;
     if (at == ranks) return -1;
-    for (int hops = 0; hops < ranks && blames(&s[at], ranks); hops++) at = s[at].failed.blamed;
-    if (!blames(&s[at], ranks)) return at;
-    int votes[2] = { 0 }, against = s[at].failed.blamed;
+    int accuser = at;
+    at = s[at].failed.blamed;
+    for (int hops = 1; hops < ranks && blames(s, at, ranks) && s[at].failed.blamed != at; hops++)
+        accuser = at, at = s[at].failed.blamed;
+    int votes[2] = { 0 }, against = accuser;
     for (int r = 0; r < ranks; r++)
-        if (blames(&s[r], ranks)) votes[0] += s[r].failed.blamed == at, votes[1] += s[r].failed.blamed == against;
-    if (votes[0] == votes[1]) *other = against;
+        if (blames(s, r, ranks)) votes[0] += s[r].failed.blamed == at, votes[1] += s[r].failed.blamed == against;
+    if (s[accuser].failed.disputed && (votes[0] < 2 || votes[0] == votes[1])) *other = against;
     return votes[0] >= votes[1] ? at : against;
 }
 

@@ -11,7 +11,7 @@ typedef struct flight_entry {
     int64_t number;              /* from 1; 0: never used */
     int64_t posted_ns, ended_ns;
     int32_t peer;                /* -1: a collective */
-    int32_t blamed;              /* FAILED: the rank that the failure names, or -1 */
+    int32_t blamed, disputed;    /* FAILED: the rank that the failure names, or -1; whether it may be this one */
     _Atomic int32_t state;
     char what[96], label[96];    /* "allreduce #17 of 1048576 f32", "step 17, bucket 3" */
 } flight_entry;
@@ -28,4 +28,4 @@ typedef struct flight {
     flight_entry entries[FLIGHT_ENTRIES];
 } flight;
 
-static const uint64_t flight_magic = 0x74622d666c790002;
+static const uint64_t flight_magic = 0x74622d666c790003;

@@ -68,6 +68,7 @@ struct tb_comm {
     tb_status failed;    /* first failure that made it unusable */
     char *failure;       /* its sentence */
     int blamed;          /* the rank that the newest failure names as its cause; -1: none */
+    bool disputed;       /* that rank and this one say different things: either may be wrong */
     tb_comm_stats stats;
     struct tb_comm *inner;  /* of one that something was put around: what it was before */
     struct tb_comm *parent; /* the group that this one was made with and closes behind it, or NULL */
@@ -76,8 +77,8 @@ struct tb_comm {
 };
 
 tb_status tbi_comm_wait_until(tb_comm *c, tb_request *request, int64_t until_ns);
-/* The rank that the newest failure of c, or of what it was put around, names; -1: none. */
-int tbi_comm_blamed(const tb_comm *c);
+/* The one whose newest failure names a rank: c, or what it was put around; without such a failure, the innermost. */
+const tb_comm *tbi_comm_accuser(const tb_comm *c);
 
 /* A collective built from messages; done on return. */
 tb_status tbi_messages_collective(tb_comm *c, const tbi_collective *what);

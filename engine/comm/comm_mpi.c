@@ -197,6 +197,7 @@ static tb_status check_length(tb_comm *c, const op *o, const MPI_Status *statuse
     }
     if (!o->receives || got == o->bytes) return TB_OK;
     c->blamed = o->peer;
+    c->disputed = true;
     return TB_FAIL(TB_ERR_COMM, "rank %d of %d: %s expects %zu bytes from rank %d, which sends %zu", c->rank, c->size,
                    c->doing, o->bytes, o->peer, got);
 }
@@ -212,13 +213,16 @@ static tb_status mpi_poll(tb_comm *c, void *wanted, bool *done)
         return code == MPI_SUCCESS ? TB_OK : failed(c, code, "MPI_Iprobe");
     }
     MPI_Status statuses[MAX_PIECES];
-    int code = MPI_Testall(o->n, o->requests, &flag, statuses);
+    int class, code = MPI_Testall(o->n, o->requests, &flag, statuses);
     for (int i = 0; code == MPI_ERR_IN_STATUS && i < o->n; i++)
         if (statuses[i].MPI_ERROR != MPI_SUCCESS && statuses[i].MPI_ERROR != MPI_ERR_PENDING)
             code = statuses[i].MPI_ERROR;
     if (code != MPI_SUCCESS) {
         c->blamed = o->peer;
-        return failed(c, code, o->receives ? "receive" : "send");
+        c->disputed = MPI_Error_class(code, &class) == MPI_SUCCESS && class == MPI_ERR_TRUNCATE;
+        if (!c->disputed) return failed(c, code, o->receives ? "receive" : "send");
+        return TB_FAIL(TB_ERR_COMM, "rank %d of %d: %s expects %zu bytes from rank %d, which sends more", c->rank, c->size,
+                       c->doing, o->bytes, o->peer);
     }
     if (!flag) return TB_OK;
     TB_TRY(check_length(c, o, statuses));

@@ -30,6 +30,7 @@ static flight_entry *note(tb_comm *c, int peer)
     e->ended_ns = 0;
     e->peer = peer;
     e->blamed = -1;
+    e->disputed = 0;
     memcpy(e->what, c->doing, sizeof e->what);
     memcpy(e->label, c->label, sizeof e->label);
     atomic_store_explicit(&e->state, FLIGHT_OPEN, memory_order_release);
@@ -40,7 +41,11 @@ static flight_entry *note(tb_comm *c, int peer)
 static void ended(const tb_comm *c, flight_entry *e, tb_status st)
 {
     e->ended_ns = tb_now_ns();
-    if (st != TB_OK) e->blamed = tbi_comm_blamed(c);
+    if (st != TB_OK) {
+        const tb_comm *accuser = tbi_comm_accuser(c);
+        e->blamed = accuser->blamed;
+        e->disputed = accuser->disputed;
+    }
     atomic_store_explicit(&e->state, st == TB_OK ? FLIGHT_DONE : FLIGHT_FAILED, memory_order_release);
 }
 

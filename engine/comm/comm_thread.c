@@ -189,6 +189,7 @@ static tb_status advance_recv(tb_comm *c, op *o)
     const post *p = &ch->posts[o->index % POSTS];
     if (p->bytes != o->bytes) {
         c->blamed = o->peer;
+        c->disputed = true;
         return TB_FAIL(TB_ERR_COMM, "rank %d of %d: %s expects %zu bytes from rank %d, which sends %zu", c->rank,
                        c->size, c->doing, o->bytes, o->peer, p->bytes);
     }

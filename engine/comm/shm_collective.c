@@ -96,6 +96,7 @@ static tb_status agree(tb_comm *c, const shm_entry *mine, const shm_entry *other
         mine->reduction == other->reduction && mine->root == other->root)
         return TB_OK;
     c->blamed = rank;
+    c->disputed = true;
     return TB_FAIL(TB_ERR_COMM,
                    "rank %d of %d: %s%s%s%s meets %s of %lld %s on rank %d: ranks must call the same in the same order",
                    c->rank, c->size, c->doing, c->label[0] ? " (" : "", c->label, c->label[0] ? ")" : "",

@@ -58,6 +58,7 @@ static tb_status advance_recv(tb_comm *c, shm_message *m)
         size_t slot = got % SHM_CHUNKS, n = ch->chunk_bytes[slot];
         if (ch->message_bytes[slot] != m->bytes) {
             c->blamed = m->peer;
+            c->disputed = true;
             return TB_FAIL(TB_ERR_COMM, "rank %d of %d: %s expects %zu bytes from rank %d, which sends %zu", c->rank,
                            c->size, c->doing, m->bytes, m->peer, (size_t)ch->message_bytes[slot]);
         }

@@ -48,6 +48,36 @@ static void every_rank_learns_of_a_mismatch_before_data_moves(void **state)
     on_ranks("thread", 4, 0, checked_mismatch);
 }
 
+static void recorded_mismatch(tb_comm *c)
+{
+    char prefix[64];
+    float x[64] = { 0 };
+    prefix_of("odd", prefix);
+    MUST_OK(tb_comm_add_check(c));
+    MUST_OK(tb_comm_add_fault(c, "mismatch@2:3"));
+    MUST_OK(tb_comm_add_recorder(c, prefix));
+    for (int i = 0; i < 2; i++) MUST_OK(tb_comm_allreduce(c, x, 64, TB_F32, TB_REDUCE_SUM, NULL, NULL));
+    tb_comm_label(c, "step 2, bucket 0");
+    MUST(tb_comm_allreduce(c, x, 64, TB_F32, TB_REDUCE_SUM, NULL, NULL) != TB_OK);
+}
+
+/* Of four ranks the one that says something else is wrong; of two either may be. */
+static void the_record_names_the_odd_one(void **state)
+{
+    (void)state;
+    char prefix[64];
+    tb_text report = { 0 };
+    tb_culprit culprit;
+    prefix_of("odd", prefix);
+    on_ranks("thread", 4, 0, recorded_mismatch);
+    assert_int_equal(tb_comm_read_flight(prefix, &report, &culprit), TB_OK);
+    assert_int_equal(culprit.rank, 2);
+    assert_int_equal(culprit.other, -1);
+    assert_true(culprit.inside);
+    assert_non_null(strstr(culprit.doing, "of 64 f32 (step 2, bucket 0)"));
+    tb_text_free(&report);
+}
+
 /* ---- recorder ---- */
 static void recorded(tb_comm *c)
 {
@@ -241,6 +271,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_checked_group_passes_the_battery),
         cmocka_unit_test(every_rank_learns_of_a_mismatch_before_data_moves),
+        cmocka_unit_test(the_record_names_the_odd_one),
         cmocka_unit_test(a_recorded_group_passes_the_battery_and_closes_in_order),
         cmocka_unit_test(the_record_names_the_rank_that_others_wait_for),
         cmocka_unit_test(faults_are_spelled_strictly),
