@@ -15,15 +15,17 @@ static uint64_t stream_of(int64_t step, int64_t microbatch, int block)
     return tb_stream_index(tb_stream_index(stream, (uint64_t)microbatch), (uint64_t)block);
 }
 
+static int64_t in_step(const tb_pipeline *p, int64_t microbatch) { return p->cfg.first_microbatch + microbatch; }
+
 /* One block, and behind the last one the loss. */
 static tb_tensor *run_block(void *arg, tb_tensor *x)
 {
     const block_run *r = arg;
     const tb_pipeline_config *cfg = &r->p->cfg;
-    tb_ctx_set_stream(tb_ctx_current(), stream_of(r->p->step, r->microbatch, r->block), 0);
+    tb_ctx_set_stream(tb_ctx_current(), stream_of(r->p->step, in_step(r->p, r->microbatch), r->block), 0);
     x = tb_model_forward_blocks(cfg->model, r->block, 1, x);
     if (r->block + 1 < tb_model_blocks(cfg->model)) return x;
-    return cfg->source.loss(cfg->source.arg, r->p->step, r->microbatch, x);
+    return cfg->source.loss(cfg->source.arg, r->p->step, in_step(r->p, r->microbatch), x);
 }
 
 static tb_tensor *run_stage(const cell *c, tb_tensor *x)
@@ -84,7 +86,7 @@ static tb_status forward(cell *c)
     tb_scope *scope = tb_scope_open();
     tb_tensor *x = c->in;
     if (c->stage == 0) {
-        x = cfg->source.input(cfg->source.arg, c->p->step, c->microbatch);
+        x = cfg->source.input(cfg->source.arg, c->p->step, in_step(c->p, c->microbatch));
     } else {
         tb_tensor_set_tag(x, TB_MEM_ACT);
         (void)!tb_require_grad(x); /* a failure is pending and met below */
@@ -128,6 +130,31 @@ static tb_status weights(cell *c)
     return TB_OK;
 }
 
+/* A stage's gradients become sums over the pipelines. All are under way before the first is waited for. */
+static tb_status reduce(tb_pipeline *p, int stage)
+{
+    const tb_pipeline_config *cfg = &p->cfg;
+    const tb_params *ps = tb_model_params(cfg->model);
+    int n = 0;
+    if (!cfg->replicas) return TB_OK;
+    tb_comm_label(cfg->replicas, "step %lld, gradients of stage %d", (long long)p->step, stage);
+    for (int b = cfg->cuts[stage]; b < cfg->cuts[stage + 1]; b++) {
+        const tb_block *block = tb_model_block_at(cfg->model, b);
+        for (int i = block->first_param; i < block->first_param + block->n_params; i++) {
+            tb_tensor *g = tb_grad(tb_params_at(ps, i)->tensor);
+            if (!g) continue; /* the graph is the same everywhere */
+            void *host = g->is_contiguous ? tb_tensor_host(g) : NULL;
+            if (!host)
+                return TB_FAIL(TB_ERR_UNSUPPORTED, "the gradient of %s lies where ranks cannot sum it",
+                               tb_params_at(ps, i)->name);
+            tb_tensor_touch(g);
+            TB_TRY(tb_comm_allreduce(cfg->replicas, host, tb_tensor_numel(g), tb_tensor_dtype(g), TB_REDUCE_SUM, NULL,
+                                     &p->requests[n++]));
+        }
+    }
+    return tb_comm_wait_all(cfg->replicas, p->requests, n, 0);
+}
+
 /* All stages of a rank are updated together, when the last of them may be. */
 static tb_status update(tb_pipeline *p)
 {
@@ -144,7 +171,8 @@ static tb_status work(tb_pipeline *p, const tb_action *a)
     case TB_DO_I: return backward(c, true);
     case TB_DO_W: return weights(c);
     case TB_DO_OPT: return update(p);
-    default: return TB_OK; /* REDUCE: one replica has nothing to add */
+    case TB_DO_REDUCE: return reduce(p, a->stage);
+    default: return TB_OK; /* messages are not work */
     }
 }
 
@@ -248,6 +276,8 @@ tb_status tb_pipeline_step(tb_pipeline *p, double *loss)
     tb_status st = tbi_pipeline_run(p);
     if (st == TB_OK && p->cfg.comm)
         st = tb_comm_bcast(p->cfg.comm, &p->loss, sizeof p->loss, s->placement[s->stages - 1], NULL, NULL);
+    if (st == TB_OK && p->cfg.replicas)
+        st = tb_comm_allreduce(p->cfg.replicas, &p->loss, 1, TB_F32, TB_REDUCE_SUM, NULL, NULL);
     if (st != TB_OK) {
         tbi_pipeline_drop(p);
         return st;

@@ -28,7 +28,7 @@ struct tb_pipeline {
     float loss;
     cell *cells;          /* [stages * microbatches] */
     block_run *runs;      /* [microbatches * blocks] */
-    tb_request *requests; /* as many as the largest group */
+    tb_request *requests; /* as many as the largest group of messages, or as parameters here */
     tb_pipeline_memory memory;
     int64_t static_by_tag[TB_MEM_TAGS];
 };

@@ -131,7 +131,8 @@ static tb_status open_pipeline(const tb_pipeline_config *c, tb_pipeline **out)
     p->cells = tb_calloc((size_t)s->stages * (size_t)s->microbatches, sizeof *p->cells);
     int blocks = tb_model_blocks(c->model);
     p->runs = tb_calloc((size_t)blocks * (size_t)s->microbatches, sizeof *p->runs);
-    p->requests = tb_calloc(largest_group(&s->lists[p->rank]), sizeof *p->requests);
+    size_t group = largest_group(&s->lists[p->rank]), params = (size_t)tb_params_count(tb_model_params(c->model));
+    p->requests = tb_calloc(group > params ? group : params, sizeof *p->requests);
     if (!p->cells || !p->runs || !p->requests) {
         tb_pipeline_destroy(p);
         return TB_ERR_OOM;
@@ -228,7 +229,7 @@ tb_status tb_pipeline_stage_bytes(const tb_pipeline_config *c, tb_stage_bytes *b
     for (int i = 1; i < q.stages; i++) bytes[i].input = boundary_bytes(c, i);
     TB_GO(make_probe(c->schedule, splits_backward(c->schedule), &s));
     one.schedule = s;
-    one.comm = NULL;
+    one.comm = one.replicas = NULL;
     one.optim = NULL;
     one.on_action = on_probe;
     one.on_action_arg = &q;

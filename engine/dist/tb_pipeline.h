@@ -8,6 +8,11 @@
  * likewise; so every schedule, however many ranks it has, gives the weights of plain accumulation to the last bit.
  * Random streams are keyed by (step, micro-batch, block): they do not depend on the cuts either.
  *
+ * Several pipelines may share a step's batch (a grid: data x stages). Each has its own micro-batches; REDUCE then sums a
+ * stage's gradients over the ranks that hold it. So two orders are named: a fold over the micro-batches of a pipeline,
+ * and tb_comm.h's pairwise tree over the pipelines; any grid with as many pipelines gives the same bits, and one rank
+ * gives them that folds each pipeline's share by itself and adds the sums by the tree.
+ *
  * Memory: between two actions a rank holds what tb_schedule_peaks() says, exactly, for the stage bytes that
  * tb_pipeline_stage_bytes() counts on any device, `meta` included: before the first step. Held bytes are those of
  * tensors' elements; the graphs' own structures (tag `other`) are counted apart.
@@ -39,6 +44,9 @@ typedef struct tb_pipeline_config {
     tb_pipeline_source source;
     tb_optim *optim;             /* over the model's parameters; NULL: OPT does nothing and gradients stay */
     tb_comm *comm;               /* ranks of the schedule; NULL: one */
+    tb_comm *replicas;           /* ranks of other pipelines with the same stages; NULL: one pipeline */
+    int64_t first_microbatch;    /* of this pipeline in the step: its own are numbered from it for the source and for
+                                    random streams */
     /* Called after each action, with what is held above the static bytes. NULL: nobody listens. */
     void (*on_action)(void *arg, const tb_action *a, int64_t t0_ns, int64_t t1_ns, int64_t held_bytes);
     void *on_action_arg;
@@ -49,7 +57,7 @@ typedef struct tb_pipeline tb_pipeline;
 /* INVALID: the schedule or the cuts are not sound; the sentence says where. */
 TB_MUST_USE tb_status tb_pipeline_create(const tb_pipeline_config *config, tb_pipeline **out);
 void tb_pipeline_destroy(tb_pipeline *p); /* NULL is accepted */
-/* One step. *loss: of the whole batch before the update, the same on every rank. */
+/* One step. *loss: of the whole batch before the update, of all pipelines, the same on every rank. */
 TB_MUST_USE tb_status tb_pipeline_step(tb_pipeline *p, double *loss);
 
 typedef struct tb_pipeline_memory {

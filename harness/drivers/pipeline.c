@@ -1,7 +1,9 @@
 /* pipeline: trains a model that is cut into stages over the ranks, by a schedule, and counts what each rank holds.
  *
  * Held bytes are predicted on the meta device before the first step and must be what the allocator counts, exactly.
- * The first steps are also done by plain accumulation on one rank: the weights must be equal to the last bit. */
+ * The first steps are also done by plain accumulation on one rank: the weights must be equal to the last bit. With
+ * `replicas` as many pipelines share a step: ranks are numbered pipeline by pipeline, and the one rank folds each one's
+ * micro-batches by itself, then adds the sums by the pairwise tree. */
 #include "tb_alloc.h"
 #include "tb_autograd.h"
 #include "tb_cpu.h"
@@ -22,8 +24,9 @@ static const tb_key keys[] = {
     {"context", TB_KEY_INT, "tokens", 1, 65536, NULL, "64", "text: tokens of a row"},
     {"schedule", TB_KEY_CHOICE, "", 0, 0, "accumulate|gpipe|1f1b|interleaved_1f1b|zb_h1", "1f1b",
      "order of a step; accumulate: one rank, no pipeline; interleaved: 2 stages a rank"},
+    {"replicas", TB_KEY_INT, "", 1, 256, NULL, "1", "pipelines side by side, each with its own micro-batches"},
     {"full_batch", TB_KEY_BOOL, "", 0, 0, NULL, "false", "the micro-batches of a step in one piece (accumulate)"},
-    {"microbatches", TB_KEY_INT, "", 1, 4096, NULL, "8", "pieces of a step's batch"},
+    {"microbatches", TB_KEY_INT, "", 1, 4096, NULL, "8", "pieces of a step's batch, on each pipeline"},
     {"rows", TB_KEY_INT, "rows", 1, 65536, NULL, "8", "of one micro-batch"},
     {"recompute", TB_KEY_BOOL, "", 0, 0, NULL, "false", "keep the blocks' inputs alone, run them again in backward"},
     {"backend", TB_KEY_CHOICE, "", 0, 0, "auto|shm|mpi", "auto", "what moves messages; auto: the fastest for all"},
@@ -55,13 +58,15 @@ typedef struct arrangement {
     tb_optim *optim;
     tb_loader *loader;
     tb_tensor *count; /* labels of a step */
+    int64_t pieces;   /* micro-batches of a step, of all pipelines */
     tb_pipeline *pipeline;
 } arrangement;
 
 typedef struct state {
     const tb_run *run;
     tb_dataset *data;
-    tb_comm *comm; /* NULL: one rank */
+    tb_comm *world, *comm, *replicas; /* all ranks; those of this pipeline; those with this one's stages. NULL: one */
+    int n_replicas, replica, ranks, rank; /* ranks: of a pipeline */
     arrangement own;
     tb_stage_bytes *bytes; /* [stages] predicted */
     tb_rank_peak *peaks, *gpipe_peaks; /* [ranks] */
@@ -72,7 +77,7 @@ typedef struct state {
 /* ---- micro-batches ---- */
 static tb_status load(const arrangement *a, int64_t step, int64_t microbatch, tb_batch *out)
 {
-    TB_TRY(tb_loader_seek(a->loader, step * a->schedule->microbatches + microbatch));
+    TB_TRY(tb_loader_seek(a->loader, step * a->pieces + microbatch));
     return tb_loader_next(a->loader, out);
 }
 
@@ -153,6 +158,7 @@ static tb_status open_base(const state *s, arrangement *a, const char *schedule,
 {
     const tb_run *run = s->run;
     bool is_real = strcmp(device, "meta") != 0;
+    a->pieces = s->microbatches * s->n_replicas;
     TB_TRY(tb_ctx_create(&(tb_ctx_config){.threads = is_real ? run->threads : 1, .seed = run->seed, .device = device,
                                           .cores = is_real ? run->cores : NULL, .n_cores = is_real ? run->n_cores : 0},
                          &a->ctx));
@@ -162,9 +168,9 @@ static tb_status open_base(const state *s, arrangement *a, const char *schedule,
     TB_TRY(tb_model_create_part(tb_param_str(run, "model"), TB_F32, rank < 0 ? NULL : is_held, &f, &a->model));
     TB_TRY(tb_params_make_arena(tb_model_params(a->model), false));
     TB_TRY(tb_loader_open(&(tb_loader_config){.data = s->data, .split = TB_SPLIT_TRAIN, .mode = TB_LOAD_TRAIN,
-                                              .batch = s->rows * s->microbatches, .pieces = (int)s->microbatches,
+                                              .batch = s->rows * a->pieces, .pieces = (int)a->pieces,
                                               .context = s->time, .seed = run->seed}, &a->loader));
-    a->count = tb_retain(tb_scalar(TB_I64, (double)(s->rows * s->microbatches * s->time)));
+    a->count = tb_retain(tb_scalar(TB_I64, (double)(s->rows * a->pieces * s->time)));
     return tb_ctx_take_error(a->ctx);
 }
 
@@ -178,12 +184,19 @@ static void on_action(void *arg, const tb_action *a, int64_t t0_ns, int64_t t1_n
         tb_emit_event(s->run, names[a->kind], "", a->stage, a->microbatch, t0_ns, t1_ns);
 }
 
-static tb_status open_trainer(state *s, arrangement *a, tb_comm *comm)
+static tb_status open_optim(const state *s, arrangement *a)
 {
     tb_optim_config adamw = {.kind = TB_OPTIM_ADAMW, .rate = tb_param_num(s->run, "rate"), .decay = 0.1};
-    TB_TRY(tb_optim_create(tb_model_params(a->model), &adamw, &a->optim));
+    return tb_optim_create(tb_model_params(a->model), &adamw, &a->optim);
+}
+
+static tb_status open_trainer(state *s, arrangement *a)
+{
+    TB_TRY(open_optim(s, a));
     tb_pipeline_config c = config_of(s, a);
-    c.comm = comm;
+    c.comm = s->comm;
+    c.replicas = s->replicas;
+    c.first_microbatch = s->replica * s->microbatches;
     c.on_action = on_action;
     c.on_action_arg = s;
     return tb_pipeline_create(&c, &a->pipeline);
@@ -210,13 +223,13 @@ static tb_status predict(state *s, const char *schedule)
 {
     arrangement meta = {0};
     tb_schedule *gpipe = NULL;
-    tb_status st = open_base(s, &meta, schedule, s->run->ranks, -1, "meta");
+    tb_status st = open_base(s, &meta, schedule, s->ranks, -1, "meta");
     if (st != TB_OK) goto cleanup;
     size_t stages = (size_t)meta.schedule->stages;
     int *cuts = s->own.cuts = tb_calloc(stages + 1, sizeof *cuts);
     s->bytes = tb_calloc(stages, sizeof *s->bytes);
-    s->peaks = tb_calloc((size_t)s->run->ranks, sizeof *s->peaks);
-    s->gpipe_peaks = tb_calloc((size_t)s->run->ranks, sizeof *s->gpipe_peaks);
+    s->peaks = tb_calloc((size_t)s->ranks, sizeof *s->peaks);
+    s->gpipe_peaks = tb_calloc((size_t)s->ranks, sizeof *s->gpipe_peaks);
     if (!cuts || !s->bytes || !s->peaks || !s->gpipe_peaks) {
         st = TB_ERR_OOM;
         goto cleanup;
@@ -226,8 +239,8 @@ static tb_status predict(state *s, const char *schedule)
     c.cuts = cuts;
     TB_GO(tb_pipeline_stage_bytes(&c, s->bytes));
     tb_schedule_peaks(meta.schedule, s->bytes, s->peaks);
-    if (meta.schedule->stages == s->run->ranks) { /* other stages would be other bytes */
-        TB_GO(make_schedule(s, "gpipe", s->run->ranks, &gpipe));
+    if (meta.schedule->stages == s->ranks) { /* other stages would be other bytes */
+        TB_GO(make_schedule(s, "gpipe", s->ranks, &gpipe));
         tb_schedule_peaks(gpipe, s->bytes, s->gpipe_peaks);
     }
     s->own.schedule = meta.schedule;
@@ -238,25 +251,35 @@ cleanup:
     return st;
 }
 
-static tb_status check_setting(const tb_run *run, const char *schedule)
+static tb_status check_setting(const state *s, const char *schedule)
 {
+    const tb_run *run = s->run;
     if (!is_plain(schedule) && tb_param_bool(run, "full_batch"))
         return TB_FAIL(TB_ERR_CONFIG, "params.full_batch has no micro-batches for params.schedule %s", schedule);
-    if (is_plain(schedule) && run->ranks != 1)
-        return TB_FAIL(TB_ERR_CONFIG, "params.schedule %s runs on launch.ranks 1, not %d", schedule, run->ranks);
+    if (run->ranks % s->n_replicas)
+        return TB_FAIL(TB_ERR_CONFIG, "launch.ranks %d are no whole number of ranks for params.replicas %d", run->ranks,
+                       s->n_replicas);
+    if (is_plain(schedule) && s->ranks != 1)
+        return TB_FAIL(TB_ERR_CONFIG, "params.schedule %s runs on one rank a replica: launch.ranks %d, not %d", schedule,
+                       s->n_replicas, run->ranks);
     return TB_OK;
+}
+
+static tb_status open_groups(state *s)
+{
+    const tb_run *run = s->run;
+    if (run->ranks == 1) return TB_OK;
+    TB_TRY(tb_comm_open_world(NULL, &(tb_comm_options){.ranks = run->ranks, .deadline_ns = patience_ns}, &s->world));
+    TB_TRY(tb_comm_split(s->world, s->replica, &s->comm));
+    return s->n_replicas > 1 ? tb_comm_split(s->world, s->rank, &s->replicas) : TB_OK;
 }
 
 static tb_status open_own(state *s, const char *schedule)
 {
-    const tb_run *run = s->run;
     TB_TRY(predict(s, schedule));
-    TB_TRY(open_base(s, &s->own, schedule, run->ranks, run->rank, run->device));
-    const char *backend = tb_param_str(run, "backend");
-    if (strcmp(backend, "auto") == 0) backend = NULL;
-    if (run->ranks > 1)
-        TB_TRY(tb_run_open_comm(run, backend, &(tb_comm_options){.deadline_ns = patience_ns}, &s->comm));
-    return open_trainer(s, &s->own, s->comm);
+    TB_TRY(open_base(s, &s->own, schedule, s->ranks, s->rank, s->run->device));
+    TB_TRY(open_groups(s));
+    return open_trainer(s, &s->own);
 }
 
 static tb_status setup(const tb_run *run, void **out)
@@ -266,7 +289,11 @@ static tb_status setup(const tb_run *run, void **out)
     if (!s) return TB_ERR_OOM;
     *out = s;
     s->run = run;
-    TB_TRY(check_setting(run, schedule));
+    s->n_replicas = (int)tb_param_int(run, "replicas");
+    s->ranks = run->ranks / s->n_replicas;
+    s->rank = s->ranks ? run->rank % s->ranks : 0;
+    s->replica = s->ranks ? run->rank / s->ranks : 0;
+    TB_TRY(check_setting(s, schedule));
     TB_TRY(tb_dataset_open(tb_param_str(run, "data"), &s->data));
     bool full = tb_param_bool(run, "full_batch");
     s->microbatches = full ? 1 : tb_param_int(run, "microbatches");
@@ -276,19 +303,78 @@ static tb_status setup(const tb_run *run, void **out)
 }
 
 /* ---- the weights of plain accumulation ---- */
-static tb_status reference_hash(state *s, char hex[65])
+/* An arrangement on one rank and, over its model, a pipeline of one stage for each replica's share of a step. */
+typedef struct reference {
+    arrangement one;
+    tb_pipeline **shares; /* [replicas]; they leave their gradients where they are */
+    float **sums;         /* [replicas] gradients of a share */
+    size_t bytes;
+} reference;
+
+static tb_status open_reference(const state *s, reference *r)
 {
-    arrangement one = {0};
-    double value;
-    tb_status st = open_base(s, &one, "accumulate", 1, -1, s->run->device);
-    if (st == TB_OK && !(one.cuts = tb_calloc(2, sizeof *one.cuts))) st = TB_ERR_OOM;
-    if (st == TB_OK) {
-        one.cuts[1] = tb_model_blocks(one.model);
-        st = open_trainer(s, &one, NULL);
+    size_t n = (size_t)s->n_replicas;
+    r->shares = tb_calloc(n, sizeof *r->shares);
+    r->sums = tb_calloc(n, sizeof *r->sums);
+    r->one.cuts = tb_calloc(2, sizeof *r->one.cuts);
+    if (!r->shares || !r->sums || !r->one.cuts) return TB_ERR_OOM;
+    TB_TRY(open_base(s, &r->one, "accumulate", 1, -1, s->run->device));
+    r->one.cuts[1] = tb_model_blocks(r->one.model);
+    TB_TRY(open_optim(s, &r->one));
+    r->bytes = tb_tensor_bytes(tb_params_arena(tb_model_params(r->one.model)));
+    for (int i = 0; i < s->n_replicas; i++) {
+        tb_pipeline_config c = config_of(s, &r->one);
+        c.optim = NULL;
+        c.first_microbatch = i * s->microbatches;
+        TB_TRY(tb_pipeline_create(&c, &r->shares[i]));
+        if (!(r->sums[i] = tb_calloc(1, r->bytes))) return TB_ERR_OOM;
     }
-    for (int i = 0; st == TB_OK && i < CHECKED_STEPS; i++) st = tb_pipeline_step(one.pipeline, &value);
-    if (st == TB_OK) st = tb_pipeline_weights_hash(one.pipeline, hex);
-    close_arrangement(&one);
+    return TB_OK;
+}
+
+static void close_reference(const state *s, reference *r)
+{
+    if (r->one.ctx) tb_ctx_enter(r->one.ctx);
+    for (int i = 0; i < s->n_replicas; i++) {
+        if (r->shares) tb_pipeline_destroy(r->shares[i]);
+        if (r->sums) tb_free(r->sums[i]);
+    }
+    tb_free(r->shares);
+    tb_free(r->sums);
+    if (r->one.ctx) close_arrangement(&r->one);
+    else tb_free(r->one.cuts);
+}
+
+/* The pairwise tree in the order of replicas, as ranks sum. */
+static void add_shares(float **sums, int n, int64_t count)
+{
+    for (int step = 1; step < n; step *= 2)
+        for (int r = 0; r + step < n; r += 2 * step)
+            for (int64_t i = 0; i < count; i++) sums[r][i] += sums[r + step][i];
+}
+
+static tb_status reference_step(const state *s, reference *r)
+{
+    tb_params *ps = tb_model_params(r->one.model);
+    tb_tensor *arena = tb_params_arena(ps);
+    double value;
+    for (int i = 0; i < s->n_replicas; i++) {
+        tb_params_clear_grads(ps);
+        TB_TRY(tb_pipeline_step(r->shares[i], &value));
+        TB_TRY(tb_tensor_read(arena, r->sums[i], r->bytes));
+    }
+    add_shares(r->sums, s->n_replicas, (int64_t)(r->bytes / sizeof **r->sums));
+    TB_TRY(tb_tensor_write(arena, r->sums[0], r->bytes));
+    return tb_optim_step(r->one.optim);
+}
+
+static tb_status reference_hash(const state *s, char hex[65])
+{
+    reference r = {0};
+    tb_status st = open_reference(s, &r);
+    for (int i = 0; st == TB_OK && i < CHECKED_STEPS; i++) st = reference_step(s, &r);
+    if (st == TB_OK) st = tb_pipeline_weights_hash(r.shares[0], hex);
+    close_reference(s, &r);
     return st;
 }
 
@@ -306,7 +392,7 @@ static tb_status check(const tb_run *run, void *arg)
     TB_TRY(tb_pipeline_weights_hash(s->own.pipeline, hash));
     tb_pipeline_memory m;
     tb_pipeline_get_memory(s->own.pipeline, &m);
-    const tb_rank_peak *peak = &s->peaks[run->rank];
+    const tb_rank_peak *peak = &s->peaks[s->rank];
     tb_emit_check(run, "held_bytes.difference", "parity", (double)llabs(m.held_bytes - peak->held_bytes), 0,
                   "held bytes differ from those predicted on the meta device");
     tb_emit_check(run, "act_bytes.difference", "parity", (double)llabs(m.act_bytes - peak->act_bytes), 0,
@@ -326,7 +412,7 @@ static void emit_step(const state *s, int64_t step, double ms, double value)
     tb_pipeline_get_memory(s->own.pipeline, &m);
     double bytes = (double)(m.static_bytes + m.held_bytes);
     tb_emit_sample(run, "step_ms", step, ms);
-    tb_emit_sample(run, "samples_per_s", step, (double)(s->rows * s->microbatches) / ms * 1e3);
+    tb_emit_sample(run, "samples_per_s", step, (double)(s->rows * s->own.pieces) / ms * 1e3);
     tb_emit_sample(run, "rank0_bytes", step, bytes);
     tb_emit_sample(run, "most_bytes", step, bytes);
     tb_emit_sample(run, "sum_bytes", step, bytes);
@@ -368,14 +454,14 @@ static void emit_memory(const state *s)
     const tb_run *run = s->run;
     tb_pipeline_memory m;
     tb_pipeline_get_memory(s->own.pipeline, &m);
-    const tb_rank_peak *peak = &s->peaks[run->rank], *gpipe = &s->gpipe_peaks[run->rank];
-    int64_t flying = in_flight(tb_param_str(run, "schedule"), s->microbatches, run->ranks, run->rank);
+    const tb_rank_peak *peak = &s->peaks[s->rank], *gpipe = &s->gpipe_peaks[s->rank];
+    int64_t flying = in_flight(tb_param_str(run, "schedule"), s->microbatches, s->ranks, s->rank);
     tb_emit_value(run, "static_bytes", "B", (double)m.static_bytes);
     tb_emit_value(run, "held_bytes", "B", (double)m.held_bytes);
     tb_emit_value(run, "predicted_held_bytes", "B", (double)peak->held_bytes);
     tb_emit_value(run, "act_bytes", "B", (double)m.act_bytes);
     if (flying)
-        tb_emit_value(run, "formula_act_bytes", "B", (double)(flying * s->bytes[run->rank].act));
+        tb_emit_value(run, "formula_act_bytes", "B", (double)(flying * s->bytes[s->rank].act));
     tb_emit_value(run, "transient_peak_bytes", "B", (double)m.peak_bytes);
     tb_emit_value(run, "graph_bytes", "B", (double)m.held_by_tag[TB_MEM_OTHER]);
     if (gpipe->held_bytes) {
@@ -405,7 +491,7 @@ static tb_status finish(const tb_run *run, void *arg)
     tb_emit_text(run, "weights_hash", hash);
     tb_emit_fact(run, "data/train/sha256", tb_dataset_part(s->data, TB_SPLIT_TRAIN)->sha256);
     tb_emit_fact(run, "model/spec", tb_model_spec(s->own.model));
-    tb_emit_fact(run, "comm/backend", s->comm ? tb_comm_backend(s->comm) : "none");
+    tb_emit_fact(run, "comm/backend", s->world ? tb_comm_backend(s->world) : "none");
     return TB_OK;
 }
 
