@@ -176,7 +176,9 @@ static int write_samples(void **state)
         "{\"kind\":\"ratio\",\"base\":{\"launch.ranks\":1},\"series\":\"params.model\"},"
         "{\"kind\":\"geomean\",\"metric\":[\"samples_per_s\"],\"series\":\"launch.ranks\","
         "\"of\":[{\"params.model\":\"mlp\"},{\"params.model\":\"cnn\"}]},"
-        "{\"kind\":\"histogram\",\"metric\":\"samples_per_s\",\"series\":[\"params.model\",\"launch.ranks\"]}"
+        "{\"kind\":\"histogram\",\"metric\":\"samples_per_s\",\"series\":[\"params.model\",\"launch.ranks\"]},"
+        "{\"kind\":\"tradeoff\",\"panel\":\"params.model\",\"rows\":\"launch.ranks\",\"where\":{\"launch.ranks\":1},"
+        "\"time\":{\"samples_per_s\":\"bound.alpha_beta\"}}"
         "]";
     static const char *const serving =
         "[{\"kind\":\"latency\",\"metric\":\"latency_ms\",\"slo\":25},{\"kind\":\"spectrum\"},{\"kind\":\"batches\"},{"
@@ -234,9 +236,9 @@ static void every_kind_is_drawn_and_twice_the_same(void **state)
 {
     (void)state;
     static const char *const figures[] = {
-        "training-curve",     "training-throughput", "training-memory", "training-efficiency", "training-ratio",
-        "training-histogram", "training-geomean",    "pipeline-gantt",      "serving-latency", "serving-percentiles", "serving-spectrum",
-        "serving-batches",    "serving-stages",      "kernels-roofline"};
+        "training-curve",      "training-throughput", "training-memory",   "training-efficiency", "training-ratio",
+        "training-histogram",  "training-geomean",    "training-tradeoff", "pipeline-gantt",      "serving-latency",
+        "serving-percentiles", "serving-spectrum",    "serving-batches",   "serving-stages",      "kernels-roofline"};
     char a[64], b[64], path[128];
     tb_text out = {0};
     const char *kept = getenv("TB_PLOT_OUT");
