@@ -44,6 +44,21 @@ VEC int64_t block_slot_floats(int64_t m, int64_t n, int64_t passes, int tree)
 VEC int64_t tile_begin(const gemm_block *w, int64_t tile) { return tile * w->m / w->row_tiles; }
 VEC int tile_height(const gemm_block *w, int64_t tile) { return (int)(tile_begin(w, tile + 1) - tile_begin(w, tile)); }
 
+static void run_rows(const gemm_block *w, const tile_job *t, int rows, int count)
+{
+    int upper = (rows + 1) / 2;
+    if (w->tree > 1 && w->passes == 1 && !w->tiles && count == 1 && half_tile_fits(upper) &&
+        half_tile_fits(rows - upper)) {
+        tile_job lower = *t;
+        lower.a += upper * t->a_row;
+        lower.out += upper * t->out_row;
+        half_tiles[upper](t);
+        half_tiles[rows - upper](&lower);
+        return;
+    }
+    (w->tiles ? w->tiles : tiles)[rows - 1][count - 1](t);
+}
+
 static void run_tile(const gemm_block *w, tile_job *t, int64_t tile, int64_t panel, int count, bool first_use)
 {
     _Alignas(64) float finished[TILE], slots[4 * TILE];
@@ -57,7 +72,7 @@ static void run_tile(const gemm_block *w, tile_job *t, int64_t tile, int64_t pan
         t->out = finished;
         t->out_row = count * NR;
     }
-    (w->tiles ? w->tiles : tiles)[rows - 1][count - 1](t);
+    run_rows(w, t, rows, count);
     if (!direct && w->k1 == w->k) w->source->finish(w, finished, count * NR, i, j, rows, cols);
 }
 

@@ -3,7 +3,8 @@
  * One accumulator per element runs a chain of fused multiply-adds over ascending k. K is cut into `tree` blocks; a
  * finished block's tile goes to a slot, and finished slots of equal height are added, older first, as the carries of
  * a binary counter: the balanced pairwise tree, with log2(tree) slots and without a second pass over memory. A pass
- * that ends inside a block leaves its running chain in slot 0. */
+ * that ends inside a block leaves its running chain in slot 0. Where one pass covers K, a tile may run as two of half
+ * its rows, whose spare registers hold every second block: short blocks would cost more in slots than in products. */
 #pragma once
 #include "blocking.h"
 #include <stdint.h>
@@ -111,11 +112,58 @@ VEC void tile_rows(const int rows, const int panels, const bool scattered, const
         for (int v = 0; v < nv; v++) vf_store(t->out + i * t->out_row + v * VL, acc[i][v]);
 }
 
+/* ---- half tiles of a tree that one pass covers: of two blocks the first stays in registers ---- */
+enum { REGISTERS = VL == 16 ? 32 : 16, LATENCY_CHAINS = 8 /* latency * issue of the FMA */ };
+VEC bool half_tile_fits(const int rows)
+{
+    return rows * NV >= LATENCY_CHAINS && 2 * rows * NV + NV + 1 <= REGISTERS && 2 * rows <= MR;
+}
+
+VEC void half_tile_block(const int rows, const tile_job *t, int64_t segment, vf acc[MR][4 * NV])
+{
+    int64_t k = segment * t->block, end = segment == t->tree - 1 ? t->k_total : k + t->block;
+    const float *a = t->a + k * t->a_k, *b = t->b + k * t->b_k;
+    if (end > t->k_total) end = t->k_total;
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 16
+        for (int v = 0; v < NV; v++) acc[i][v] = vf_zero();
+    for (; k < end; k++, a += t->a_k, b += t->b_k) tile_step(rows, 1, false, t, a, b, acc);
+}
+
+VEC void half_tile(const int rows, const tile_job *t)
+{
+    vf first[MR][4 * NV], acc[MR][4 * NV];
+    for (int64_t pair = 0;; pair++) {
+        half_tile_block(rows, t, 2 * pair, first);
+        half_tile_block(rows, t, 2 * pair + 1, acc);
+        float *slot = t->slots;
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 16
+            for (int v = 0; v < NV; v++) acc[i][v] = vf_add(first[i][v], acc[i][v]);
+        for (int64_t carry = pair; carry & 1; carry >>= 1, slot += rows * NR)
+#pragma GCC unroll 16
+            for (int i = 0; i < rows; i++)
+#pragma GCC unroll 16
+                for (int v = 0; v < NV; v++) acc[i][v] = vf_add(vf_load(slot + (i * NV + v) * VL), acc[i][v]);
+        if (2 * pair + 2 == t->tree) break;
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 16
+            for (int v = 0; v < NV; v++) vf_store(slot + (i * NV + v) * VL, acc[i][v]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 16
+        for (int v = 0; v < NV; v++) vf_store(t->out + i * t->out_row + v * VL, acc[i][v]);
+}
+
 /* Few rows take more panels of B at once, so that enough independent chains hide the latency of the FMA. */
 VEC bool tile_fits(const int rows, const int panels)
 {
-    const int nv = panels * NV, held = rows < nv ? rows : nv, registers = VL == 16 ? 32 : 16;
-    return rows <= MR && (panels == 1 || (rows * panels <= MR && rows * nv + held + 1 <= registers));
+    const int nv = panels * NV, held = rows < nv ? rows : nv;
+    return rows <= MR && (panels == 1 || (rows * panels <= MR && rows * nv + held + 1 <= REGISTERS));
 }
 
 VEC int tile_panels(int rows) { return tile_fits(rows, 4) ? 4 : tile_fits(rows, 2) ? 2 : 1; }
@@ -142,3 +190,12 @@ typedef void (*tile_fn)(const tile_job *);
         TILE_ENTRY(name, 11), TILE_ENTRY(name, 12), TILE_ENTRY(name, 13), TILE_ENTRY(name, 14),                       \
     };
 TILES(tiles, false)
+
+#define HALF_TILE_FN(rows)                                                                                            \
+    static void half_tile_##rows(const tile_job *t)                                                                   \
+    {                                                                                                                 \
+        if (half_tile_fits(rows)) half_tile(half_tile_fits(rows) ? rows : 1, t);                                      \
+    }
+HALF_TILE_FN(4) HALF_TILE_FN(5) HALF_TILE_FN(6) HALF_TILE_FN(7)
+/* half_tiles[rows]; NULL: none. */
+static const tile_fn half_tiles[8] = {[4] = half_tile_4, half_tile_5, half_tile_6, half_tile_7};
