@@ -1,6 +1,6 @@
 """Accuracy against speed, a panel a point, named by the key `panel`: `time` (map of metrics, microseconds a call, to
-the value that says how good the answers are; an empty one draws a line: its speed alone was measured), `rows` (key: rows
-of a call), `where` (map of keys to values that a point must have)."""
+the value that says how good the answers are; an empty one draws a line: its speed alone was measured), `rows` (key of
+the rows of a call), `where` (map of keys to values that a point must have)."""
 import math
 
 from .. import describe, style
