@@ -11,7 +11,7 @@ int tb_pass_count(void) { return (int)(sizeof passes / sizeof passes[0]); }
 
 const tb_pass *tb_pass_at(int index) { return passes[index]; }
 
-bool tbi_may_rewrite(tb_pass_run *r)
+bool tb_pass_may_rewrite(tb_pass_run *r)
 {
     if (r->left == 0) return false;
     if (r->left != INT64_MAX) r->left--;
@@ -53,8 +53,8 @@ tb_status tb_compile(tb_graph *g, const tb_compile_opts *opts, tb_compile_report
     tb_pass_run r = {.opts = opts, .left = opts->max_rewrites ? opts->max_rewrites : INT64_MAX};
     if (report) *report = (tb_compile_report){0};
     if (opts->dump_dir) TB_TRY(dump(g, opts, 0, "captured"));
-    for (int i = 0; i < tb_pass_count(); i++) {
-        const tb_pass *p = passes[i];
+    for (int i = 0; i < tb_pass_count() + (opts->also != NULL); i++) {
+        const tb_pass *p = i < tb_pass_count() ? passes[i] : opts->also;
         bool is_fusion = p == &tbi_pass_epilogue || p == &tbi_pass_winograd || p == &tbi_pass_fuse;
         if (p->is_inexact && opts->strict) continue;
         if ((p->is_fast && !opts->fast) || (is_fusion && opts->no_fusion)) continue;

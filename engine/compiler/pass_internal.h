@@ -9,8 +9,6 @@ struct tb_pass_run {
     int64_t left;     /* of the limit; INT64_MAX without one */
 };
 
-/* Asks for one more rewrite: false when the limit is reached. */
-bool tbi_may_rewrite(tb_pass_run *r);
 /* Notes why two nodes were not fused. */
 void tbi_why(tb_pass_run *r, const tb_graph *g, int node, int user, const char *reason);
 

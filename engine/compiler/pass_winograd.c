@@ -56,8 +56,8 @@ static int pooled_by(const tb_graph *g, tb_pass_run *r, int pool)
                               ? "its windows are not 2x2 side by side"
                           : tb_graph_uses(g, n->in[0]) != 1 ? "its result has other uses"
                           : tb_graph_uses(g, n->out[1]) != 0 ? "the places of the maxima are used"
-                          : a->is_pooled || a->act > TB_ACT_RELU || c->n_in > 3 ? "it has a pooling, a residual or a gelu"
-                                                                                : NULL;
+                          : a->is_pooled || a->act > TB_ACT_RELU || c->n_in > 3
+                              ? "it has a pooling, a residual or a gelu" : NULL;
     if (refusal) tbi_why(r, g, conv, pool, refusal);
     return refusal ? -1 : conv;
 }
@@ -79,13 +79,13 @@ static tb_status winograd(tb_graph *g, tb_pass_run *r)
     for (int i = 0, n = g->n_nodes; i < n; i++) {
         const tb_op *op = g->nodes[i].op;
         if ((op != &tb_op_conv2d && op != &tb_op_conv2d_act) || !pays(g, &g->nodes[i])) continue;
-        if (!tbi_may_rewrite(r)) return TB_OK;
+        if (!tb_pass_may_rewrite(r)) return TB_OK;
         TB_TRY(replace_convolution(g, i));
     }
     for (int i = 0, n = g->n_nodes; i < n; i++) {
         int conv = g->nodes[i].op ? pooled_by(g, r, i) : -1;
         if (conv < 0) continue;
-        if (!tbi_may_rewrite(r)) return TB_OK;
+        if (!tb_pass_may_rewrite(r)) return TB_OK;
         TB_TRY(take_pooling(g, conv, i));
     }
     return TB_OK;

@@ -20,6 +20,7 @@ typedef struct tb_compile_opts {
     bool no_fusion;         /* graph passes only (simplify, fold, plan) */
     int64_t max_rewrites;   /* 0: no limit */
     const char *dump_dir;   /* writes NN-<pass>.tbir after every pass; NULL: no dumps */
+    const tb_pass *also;    /* one more pass, run last: for tests of what finds a wrong rewrite; or NULL */
     tb_text *why;           /* gets a line for every fusion that was refused, with the reason; or NULL */
 } tb_compile_opts;
 
@@ -32,6 +33,8 @@ typedef struct tb_compile_report {
     } pass[16];
 } tb_compile_report;
 
+/* For passes: asks for one more rewrite; false when the limit is reached. */
+bool tb_pass_may_rewrite(tb_pass_run *r);
 int tb_pass_count(void);
 const tb_pass *tb_pass_at(int index); /* in the order in which they run */
 /* Runs all passes on `g`. `opts` and `report` may be NULL. The current context runs what is folded. */

@@ -1,5 +1,6 @@
-/* chain: six pointwise ops in a row, max(relu(x a + b) a - b, x), as the compiler runs them, in one program whose values
- * in between stay in L1. The peer "eager" is the same ops one by one. Both must have the bits of the formula in plain C. */
+/* chain: six pointwise ops in a row, max(relu(x a + b) a - b, x), as the compiler runs them, in one program whose
+ * values in between stay in L1. The peer "eager" is the same ops one by one. Both must have the bits of the formula in
+ * plain C. */
 #include "tb_alloc.h"
 #include "tb_bench.h"
 #include "tb_exec.h"
@@ -91,8 +92,9 @@ static tb_status prepare(chain *s, tb_ctx *ctx)
 static tb_status run_chain(tb_bench_run *run)
 {
     chain s = {.n = run->shape.at[0]};
-    tb_bench_case c = {.op = "chain", .kernel = "tile_interpreter", .isa = tb_ctx_isa(run->ctx), .ours = {run_fused, &s},
-                       .check = check_fused, .flops = 6.0 * (double)s.n, .bytes = 4.0 * (STREAMS + 1) * (double)s.n};
+    tb_bench_case c = {.op = "chain", .kernel = "tile_interpreter", .isa = tb_ctx_isa(run->ctx),
+                       .ours = {run_fused, &s}, .check = check_fused, .flops = 6.0 * (double)s.n,
+                       .bytes = 4.0 * (STREAMS + 1) * (double)s.n};
     snprintf(c.shape, sizeof c.shape, "%lld", (long long)s.n);
     if (run->peer) {
         c.peer = (tb_bench_side){run_eager, &s};

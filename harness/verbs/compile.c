@@ -103,7 +103,8 @@ static int run(const tb_args *args)
              .name = tb_args_get(args, "name"),
              .max_batch = option_int(args, "max-batch", tb_args_has(args, "generate") ? 16 : 64),
              .context = option_int(args, "context", 128), .why = tb_args_has(args, "why"),
-             .dump_dir = tb_args_get(args, "dump-after"), .no_fusion = tb_args_has(args, "no-fusion"), .fast = tb_args_has(args, "fast"),
+             .dump_dir = tb_args_get(args, "dump-after"), .no_fusion = tb_args_has(args, "no-fusion"),
+             .fast = tb_args_has(args, "fast"),
              .generate = tb_args_has(args, "generate")};
     if (!j.out) {
         (void)TB_FAIL(TB_ERR_INVALID, "tb compile: where to? --out DIR names the folder that is written");

@@ -1,13 +1,13 @@
-/* conv2d f32 by minimal filtering in two dimensions (Winograd; Lavin and Gray: "Fast Algorithms for Convolutional Neural
- * Networks", 2016): for square kernels of r = 3 and 5 and stride 1. Outputs are made in tiles of m x m, m = 7 - r, from
- * 6 x 6 inputs:
+/* conv2d f32 by minimal filtering in two dimensions (Winograd; Lavin and Gray: "Fast Algorithms for Convolutional
+ * Neural Networks", 2016): for square kernels of r = 3 and 5 and stride 1. Outputs are made in tiles of m x m, where
+ * m = 7 - r, from 6 x 6 inputs:
  *     tile = A' [ (G w G') . (B' d B) ] A        with the points 0, 1, -1, 2, -2, infinity
- * so 36 products take the place of (m r)^2: 144 or 100. Over channels they are 36 gemms of tiles by filters, each sum one
- * chain over ascending channels. G w G' is packed once, rounded once.
+ * so 36 products take the place of (m r)^2: 144 or 100. Over channels they are 36 gemms of tiles by filters, each sum
+ * one chain over ascending channels. G w G' is packed once, rounded once.
  *
- * A unit of work is some whole images, or a band of an image's rows of tiles, whose transformed inputs and products stay
- * in L2. Channels fill the vectors: VL of them are turned into a frame [row][column][VL], and results back. Nothing that
- * is added depends on how units are cut. */
+ * A unit of work is some whole images, or a band of an image's rows of tiles, whose transformed inputs and products
+ * stay in L2. Channels fill the vectors: VL of them are turned into a frame [row][column][VL], and results back.
+ * Nothing that is added depends on how units are cut. */
 #pragma once
 #include "blocking.h"
 #include "gemm_epilogue.h"
@@ -263,7 +263,7 @@ VEC void winograd_output_tile(const int m, const float *in, int64_t plane, float
 
 VEC vf greater_of(vf a, vf b) { return vf_select(vf_isnan(a), a, vf_max(a, b)); } /* NaN wins */
 
-/* The tile whose first output is (y, x) of the band -> results [row][column][VL]; pooled: the greatest of every 2 x 2. */
+/* The tile whose first output is (y, x) of the band -> results [row][column][VL]; pooled: the greatest of every 2x2. */
 static void winograd_output(const winograd *w, const float *in, int64_t y, int64_t x, int64_t rows, float *result)
 {
     _Alignas(64) float tile[4][4 * VL];
@@ -272,7 +272,8 @@ static void winograd_output(const winograd *w, const float *in, int64_t y, int64
     else winograd_output_tile(2, in, w->out_plane, tile);
     if (!w->a->is_pooled) {
         for (int64_t i = 0; i < min_i64(w->m, rows - y); i++)
-            memcpy(result + ((y + i) * width + x) * VL, tile[i], (size_t)(min_i64(w->m, width - x) * VL) * sizeof(float));
+            memcpy(result + ((y + i) * width + x) * VL, tile[i],
+                   (size_t)(min_i64(w->m, width - x) * VL) * sizeof(float));
         return;
     }
     for (int64_t i = 0; i + 2 <= min_i64(w->m, rows - y); i += 2)
@@ -295,8 +296,8 @@ static void winograd_finish(const winograd *w, const float *result, int64_t pixe
         vf_transpose(r);
         for (int64_t c = 0; c < count; c++) {
             int64_t to = first + c * plane + p;
-            epilogue_vector(r[c], (float *)a->out + to, pixels - p, false, bias, bias ? vf_set1(bias[o + c]) : vf_zero(),
-                            residual ? residual + to : NULL, a->act);
+            epilogue_vector(r[c], (float *)a->out + to, pixels - p, false, bias,
+                            bias ? vf_set1(bias[o + c]) : vf_zero(), residual ? residual + to : NULL, a->act);
         }
     }
 }

@@ -86,6 +86,18 @@ static void a_run_can_be_shown_and_compared(void **state)
     expect(&run, 2, "missing: No such file or directory");
 }
 
+static void random_graphs_verify(void **state)
+{
+    (void)state;
+    program_run run = run_program("verify --random 5 --json");
+    tb_conf *root = json_of(&run);
+    assert_string_equal(tb_conf_find(root, "is_right")->text, "true");
+    assert_string_equal(tb_conf_find(root, "random_graphs")->text, "5");
+    tb_conf_free(root);
+    run = run_program("verify");
+    expect(&run, 2, "names a checkpoint, or --random N graphs");
+}
+
 static void a_traced_run_shows_its_profile(void **state)
 {
     (void)state;
@@ -130,6 +142,7 @@ int main(void)
         IN_SCRATCH(list_tells_what_an_experiment_asks),
         IN_SCRATCH(keys_are_shown_from_the_tables_that_check_them),
         IN_SCRATCH(a_run_can_be_shown_and_compared),
+        IN_SCRATCH(random_graphs_verify),
         IN_SCRATCH(a_traced_run_shows_its_profile),
         IN_SCRATCH(info_and_doctor_know_this_machine),
     };
