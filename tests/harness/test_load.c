@@ -5,7 +5,6 @@
 #include "tb_load.h"
 #include <math.h>
 
-static live server;
 static float rows[64][4], answers[64][3];
 static tb_load_samples samples;
 

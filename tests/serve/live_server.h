@@ -26,7 +26,8 @@ typedef struct live {
     char dir[64];
     int in, hidden, out, max_batch;
     int step_tokens; /* above 0: a model that steps, with this capacity */
-    atomic_int delay_us, slow_after, broken, destroyed, opened;
+    atomic_int delay_us, broken, destroyed, opened;
+    atomic_int held, stopped; /* live_hold */
 } live;
 
 static inline tb_status live_open(void *arg, const char *dir, const char *name, const char *version,
@@ -46,9 +47,10 @@ static inline tb_status live_open(void *arg, const char *dir, const char *name, 
     mlp *m = mlp_make(name, version, l->in, l->hidden, l->out, l->max_batch);
     if (!m) return TB_FAIL(TB_ERR_OOM, "no memory");
     m->delay_us = atomic_load(&l->delay_us);
-    m->slow_after = atomic_load(&l->slow_after);
     m->broken = atomic_load(&l->broken);
     m->destroyed = &l->destroyed;
+    m->held = &l->held;
+    m->stopped = &l->stopped;
     atomic_fetch_add(&l->opened, 1);
     *out = &m->base;
     return TB_OK;
@@ -216,6 +218,36 @@ static inline void wait_ready(const live *l)
     fail_msg("the server did not become ready: %s", r.body);
 }
 
+/* Until /metrics has this line; what a test waits for is seen, not slept for. */
+static inline void await_metric(const live *l, const char *line)
+{
+    static reply r;
+    char want[128];
+    snprintf(want, sizeof want, "\ntensorbrain_%s\n", line);
+    for (int i = 0; i < 2000; i++) {
+        if (get(l, &r, "/metrics") == 200 && strstr(r.body, want)) return;
+        usleep(5000);
+    }
+    fail_msg("no line '%s' in the metrics:\n%s", line, r.body);
+}
+
+static inline void await_queue(const live *l, int rows)
+{
+    char line[64];
+    snprintf(line, sizeof line, "queue_rows{model=\"mlp\"} %d", rows);
+    await_metric(l, line);
+}
+
+/* From here on the model's runs wait, until live_release. */
+static inline void live_hold(live *l) { atomic_store(&l->held, 1); }
+static inline void live_release(live *l) { atomic_store(&l->held, 0); }
+
+static inline void await_stopped(const live *l) /* a run that waits */
+{
+    for (int i = 0; i < 10000 && atomic_load(&l->stopped) == 0; i++) usleep(1000);
+    assert_true(atomic_load(&l->stopped) > 0);
+}
+
 static inline void live_start_with(live *l, tb_serve_config *config)
 {
     if (!l->in) l->in = 4, l->hidden = 8, l->out = 3;
@@ -255,6 +287,23 @@ static inline void live_stop(live *l)
 {
     tb_server_drain(l->server);
     if (live_join(l) != TB_OK) fail_msg("draining: %s", l->run_message);
+}
+
+/* A server that all tests of a program share. */
+static live server;
+
+static inline int server_setup(void **state)
+{
+    (void)state;
+    live_start(&server);
+    return 0;
+}
+
+static inline int server_teardown(void **state)
+{
+    (void)state;
+    live_stop(&server);
+    return 0;
 }
 
 /* What the model answers to one row, computed here. */

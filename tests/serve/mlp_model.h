@@ -1,6 +1,6 @@
 /* A real model for the server's tests: relu(x W1 + b1) W2 + b2 in plain f32 loops, weights from a seed. Each
  * output row is computed on its own, in one order, so it has the same bits in any batch. `delay_us` makes it
- * slow. */
+ * slow, `held` stops it until the test lets it go. */
 #pragma once
 #include "tb_alloc.h"
 #include "tb_rng.h"
@@ -14,8 +14,7 @@ typedef struct mlp {
     tb_serve_model base;
     int in, hidden, out;
     int delay_us;          /* extra time of every run */
-    int slow_after;        /* runs before the delay begins */
-    atomic_int runs;
+    atomic_int *held, *stopped; /* while *held is set a run waits, counted in *stopped */
     int broken;            /* 1: a row depends on its batch; 2: answers are NaN */
     atomic_int *destroyed; /* counts, when not NULL */
     float *w1, *b1, *w2, *b2;
@@ -43,8 +42,12 @@ static inline tb_status mlp_run(const tb_serve_model *model, int n, const void *
         if (m->broken == 1) y[0] += (float)n;
         if (m->broken == 2) y[0] = 0.0f / (m->b1[0] - m->b1[0]);
     }
-    if (m->delay_us && atomic_fetch_add(&m->runs, 1) >= m->slow_after)
-        nanosleep(&(struct timespec){.tv_nsec = m->delay_us * 1000L}, NULL);
+    if (m->held && atomic_load(m->held)) {
+        atomic_fetch_add(m->stopped, 1);
+        while (atomic_load(m->held)) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        atomic_fetch_sub(m->stopped, 1);
+    }
+    if (m->delay_us) nanosleep(&(struct timespec){.tv_nsec = m->delay_us * 1000L}, NULL);
     return TB_OK;
 }
 

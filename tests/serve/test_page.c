@@ -56,7 +56,10 @@ static int class_of_first(const live *l, reply *r)
 static void a_browser_shows_the_prediction(void **state)
 {
     (void)state;
-    if (!getenv("TB_TEST_FULL") || system("command -v chromium >/dev/null") != 0) skip();
+    if (!getenv("TB_TEST_FULL") || system("command -v chromium >/dev/null") != 0) {
+        print_message("SKIPPED: a browser is asked for by scripts/dev test --full, which installs chromium\n");
+        skip();
+    }
     live l = {.in = PIXELS, .hidden = 8, .out = CLASSES};
     static reply r;
     static char dom[1 << 18], expected[64], command[512];

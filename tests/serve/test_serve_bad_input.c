@@ -2,8 +2,6 @@
  * after it. Also run under ThreadSanitizer. */
 #include "live_server.h"
 
-static live server;
-
 static void check_well(const char *after)
 {
     static reply r;
@@ -475,20 +473,6 @@ static void mutated_requests_never_hurt(void **state)
     check_well("mutation");
 }
 
-static int setup(void **state)
-{
-    (void)state;
-    live_start(&server);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    live_stop(&server);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -508,5 +492,5 @@ int main(void)
         cmocka_unit_test(an_error_does_not_spoil_the_next_request_on_the_connection),
         cmocka_unit_test(mutated_requests_never_hurt),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, server_setup, server_teardown);
 }

@@ -33,7 +33,7 @@ static void requests_that_meet_share_a_batch(void **state)
 {
     (void)state;
     for (int mode = TB_SERVE_LOOP; mode <= TB_SERVE_WORKER; mode++) {
-        live l = {.delay_us = 30000, .max_batch = 8};
+        live l = {.max_batch = 8};
         tb_serve_config config = {.mode = (tb_serve_mode)mode, .limits = {.drain_delay_ms = 1}};
         static reply r;
         int fd[CLIENTS], sizes[9] = {0};
@@ -42,9 +42,13 @@ static void requests_that_meet_share_a_batch(void **state)
         wait_ready(&l);
         for (int i = 0; i < CLIENTS; i++) {
             for (int k = 0; k < 4; k++) x[i][k] = (float)tb_random_normal(1, 9, (uint64_t)(i * 4 + k));
+            if (i == 0) live_hold(&l);
             fd[i] = dial(&l);
             send_predict(fd[i], x[i], "");
+            if (i == 0) await_stopped(&l);
         }
+        if (mode == TB_SERVE_WORKER) await_queue(&l, CLIENTS - 1);
+        live_release(&l);
         for (int i = 0; i < CLIENTS; i++) {
             assert_int_equal(read_reply(fd[i], &r), 200);
             expect_answer(&l, &r, x[i]);
@@ -60,18 +64,19 @@ static void requests_that_meet_share_a_batch(void **state)
 static void health_is_answered_while_a_worker_computes(void **state)
 {
     (void)state;
-    live l = {.delay_us = 300000, .max_batch = 1};
+    live l = {.max_batch = 1};
     tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 1}};
     static reply r;
     float x[4] = {1, 2, 3, 4};
     live_start_with(&l, &config);
     wait_ready(&l);
     int fd = dial(&l);
+    live_hold(&l);
     send_predict(fd, x, "");
-    int64_t begin = tb_now_ns();
+    await_stopped(&l);
     assert_int_equal(get(&l, &r, "/v2/health/live"), 200);
     assert_int_equal(get(&l, &r, "/metrics"), 200);
-    assert_true(tb_now_ns() - begin < 250000000);
+    live_release(&l);
     assert_int_equal(read_reply(fd, &r), 200);
     expect_answer(&l, &r, x);
     close(fd);
@@ -88,16 +93,16 @@ static void what_cannot_be_in_time_is_refused_at_once(void **state)
     live_start_with(&l, &config);
     wait_ready(&l);
     int fd = dial(&l);
-    int64_t begin = tb_now_ns();
     send_predict(fd, x, "X-Request-Timeout-Ms: 20\r\n"); /* one run takes 100 ms */
     assert_int_equal(read_reply(fd, &r), 503);
     assert_true(has_code(&r, "deadline_unattainable"));
     assert_non_null(reply_header(&r, "Retry-After"));
-    assert_true(tb_now_ns() - begin < 80000000);
     static const char body[] = "{\"parameters\":{\"timeout\":20000},\"inputs\":[{\"name\":\"x\",\"shape\":[1,"
                                "4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}]}";
     assert_int_equal(request(fd, &r, "POST", "/v2/models/mlp/infer", "", body, strlen(body)), 503);
     assert_true(has_code(&r, "deadline_unattainable"));
+    assert_int_equal(request(fd, &r, "GET", "/v2/models/mlp/stats", "", NULL, 0), 200);
+    assert_int_equal((int)json_field(r.body, "execution_count"), 0); /* nothing was computed for them */
     close(fd);
     live_stop(&l);
 }
@@ -105,20 +110,20 @@ static void what_cannot_be_in_time_is_refused_at_once(void **state)
 static void what_became_late_is_told_504(void **state)
 {
     (void)state;
-    live l = {.delay_us = 200000,
-              .slow_after = 26,
-              .max_batch = 1}; /* fast while it is measured, slow when it serves */
+    live l = {.max_batch = 1};
     tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 1}};
     static reply r;
     float x[4] = {1, 2, 3, 4};
     live_start_with(&l, &config);
     wait_ready(&l);
     int fd[2] = {dial(&l), dial(&l)};
+    live_hold(&l);
     send_predict(fd[0], x, "");
-    usleep(20000);
-    send_predict(fd[1], x, "X-Request-Timeout-Ms: 60\r\n");
+    await_stopped(&l);
+    send_predict(fd[1], x, "X-Request-Timeout-Ms: 500\r\n");
     assert_int_equal(read_reply(fd[1], &r), 504);
     assert_true(has_code(&r, "deadline_expired"));
+    live_release(&l);
     assert_int_equal(read_reply(fd[0], &r), 200);
     close(fd[0]);
     close(fd[1]);
@@ -128,15 +133,19 @@ static void what_became_late_is_told_504(void **state)
 static void a_full_queue_refuses_with_503_and_keeps_what_it_has(void **state)
 {
     (void)state;
-    live l = {.delay_us = 50000, .max_batch = 1};
+    live l = {.max_batch = 1};
     tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 1, .queue_rows = 4}};
     static reply r;
     int fd[CLIENTS], ok = 0, refused = 0;
     float x[4] = {1, 2, 3, 4};
     live_start_with(&l, &config);
     wait_ready(&l);
-    for (int i = 0; i < CLIENTS; i++) send_predict(fd[i] = dial(&l), x, "");
-    for (int i = 0; i < CLIENTS; i++) {
+    live_hold(&l);
+    send_predict(fd[0] = dial(&l), x, "");
+    await_stopped(&l);
+    for (int i = 1; i < CLIENTS; i++) send_predict(fd[i] = dial(&l), x, "");
+    for (int i = CLIENTS - 1; i >= 0; i--) { /* one runs, four wait: the last ones are answered while it is held */
+        if (i == 4) live_release(&l);
         int status = read_reply(fd[i], &r);
         if (status == 200) ok++, expect_answer(&l, &r, x);
         else {
@@ -147,7 +156,8 @@ static void a_full_queue_refuses_with_503_and_keeps_what_it_has(void **state)
         }
         close(fd[i]);
     }
-    assert_true(ok >= 4 && refused >= CLIENTS / 2);
+    assert_int_equal(ok, 5);
+    assert_int_equal(refused, CLIENTS - 5);
     live_stop(&l);
 }
 
@@ -155,7 +165,7 @@ static void a_quota_refuses_with_429(void **state)
 {
     (void)state;
     live l = {0};
-    tb_serve_config config = {.limits = {.drain_delay_ms = 1, .quota_per_s = 5}};
+    tb_serve_config config = {.limits = {.drain_delay_ms = 1, .quota_per_s = 1}};
     static reply r;
     live_start_with(&l, &config);
     wait_ready(&l);
@@ -166,31 +176,34 @@ static void a_quota_refuses_with_429(void **state)
         over += status == 429 && has_code(&r, "quota_exceeded") && reply_header(&r, "Retry-After");
     }
     assert_int_equal(ok + over, 20);
-    assert_true(ok >= 5 && over >= 5);
+    assert_true(ok >= 1 && over >= 1);
     live_stop(&l);
 }
 
 static void a_client_that_leaves_is_not_computed_for(void **state)
 {
     (void)state;
-    live l = {.delay_us = 100000, .max_batch = 1};
+    live l = {.max_batch = 1};
     tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 1}};
     static reply r;
     float x[4] = {1, 2, 3, 4};
     live_start_with(&l, &config);
     wait_ready(&l);
     int first = dial(&l), gone[3];
+    live_hold(&l);
     send_predict(first, x, "");
+    await_stopped(&l);
     for (int i = 0; i < 3; i++) send_predict(gone[i] = dial(&l), x, "");
-    usleep(20000);
+    await_queue(&l, 3);
     for (int i = 0; i < 3; i++) { /* RST */
         struct linger now = {.l_onoff = 1};
         setsockopt(gone[i], SOL_SOCKET, SO_LINGER, &now, sizeof now);
         close(gone[i]);
     }
+    await_queue(&l, 0);
+    live_release(&l);
     assert_int_equal(read_reply(first, &r), 200);
     close(first);
-    usleep(50000);
     assert_int_equal(get(&l, &r, "/v2/models/mlp/stats"), 200);
     assert_int_equal((int)json_field(r.body, "execution_count"), 1);
     live_stop(&l);

@@ -3,8 +3,6 @@
 #include "live_server.h"
 #include <jansson.h>
 
-static live server;
-
 static void expect_floats(const json_t *array, const float *want, int n)
 {
     assert_int_equal(json_array_size(array), (size_t)n);
@@ -253,20 +251,6 @@ static void requests_of_one_row_allocate_nothing_from_the_first_on(void **state)
     live_stop(&l);
 }
 
-static int setup(void **state)
-{
-    (void)state;
-    live_start(&server);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    live_stop(&server);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -278,5 +262,5 @@ int main(void)
         cmocka_unit_test(metadata_health_and_statistics_tell_the_truth),
         cmocka_unit_test(requests_of_one_row_allocate_nothing_from_the_first_on),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, server_setup, server_teardown);
 }

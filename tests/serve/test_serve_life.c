@@ -10,9 +10,20 @@ typedef struct asker {
     const live *l;
     pthread_t thread;
     atomic_bool stop;
-    int answered, failed;
+    atomic_int answered;
+    int failed;
     int versions[8];
 } asker;
+
+/* Until each has had an answer from now on. */
+static void await_answers(const asker *a, int n)
+{
+    for (int i = 0; i < n; i++) {
+        int before = atomic_load(&a[i].answered);
+        for (int k = 0; k < 10000 && atomic_load(&a[i].answered) < before + 2; k++) usleep(1000);
+        assert_true(atomic_load(&a[i].answered) >= before + 2); /* the first may have been on its way */
+    }
+}
 
 static void *ask(void *arg)
 {
@@ -23,8 +34,8 @@ static void *ask(void *arg)
         if (fd < 0) fd = dial(a->l);
         int status = request(fd, r, "POST", "/v1/predict", "", "{\"data\":[1,2,3,4]}", 18);
         if (status == 200) {
-            a->answered++;
             a->versions[atoi(reply_header(r, "X-Model-Version")) & 7]++;
+            atomic_fetch_add(&a->answered, 1);
         } else {
             a->failed++;
         }
@@ -55,10 +66,10 @@ static void a_reload_under_load_loses_nothing(void **state)
         char text[8];
         snprintf(text, sizeof text, "%d", version);
         live_add_version(&l, "mlp", text);
-        usleep(30000);
+        await_answers(askers, 4);
         assert_int_equal(post(&l, &r, "/v2/repository/models/mlp/load", "{}"), 200);
     }
-    usleep(30000);
+    await_answers(askers, 4);
     int answered = 0, failed = 0, seen[8] = {0};
     for (int i = 0; i < 4; i++) {
         atomic_store(&askers[i].stop, true);
@@ -68,7 +79,7 @@ static void a_reload_under_load_loses_nothing(void **state)
         for (int v = 0; v < 8; v++) seen[v] += askers[i].versions[v];
     }
     assert_int_equal(failed, 0);
-    assert_true(answered > 100);
+    assert_true(answered >= 2 * 4);
     assert_true(seen[1] > 0 && seen[6] > 0);
     assert_int_equal(get(&l, &r, "/v2/models/mlp"), 200);
     assert_non_null(strstr(r.body, "\"versions\":[\"6\"]"));
@@ -102,25 +113,27 @@ static void a_broken_model_is_not_loaded_and_the_old_one_serves_on(void **state)
 static void an_unloaded_model_is_gone_and_its_queue_is_answered(void **state)
 {
     (void)state;
-    live l = {.delay_us = 50000, .max_batch = 1};
+    live l = {.max_batch = 1};
     tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 1}};
     static reply r;
     int fd[3];
     live_start_with(&l, &config);
     wait_ready(&l);
+    live_hold(&l);
     for (int i = 0; i < 3; i++)
         assert_true(send_all(fd[i] = dial(&l), predict_request, strlen(predict_request)));
-    usleep(20000);
+    await_queue(&l, 2);
     assert_int_equal(
         post(&l, &r, "/v2/repository/models/mlp/unload", "{\"parameters\":{\"unload_dependents\":false}}"),
         200);
     assert_int_equal(post(&l, &r, "/v2/models/mlp/infer", "{}"), 404);
     assert_true(has_code(&r, "unknown_model"));
+    live_release(&l);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(read_reply(fd[i], &r), 200);
         close(fd[i]);
     }
-    usleep(600000);
+    for (int i = 0; i < 1000 && atomic_load(&l.destroyed) == 0; i++) usleep(10000);
     assert_int_equal(atomic_load(&l.destroyed), 1);
     live_stop(&l);
 }
@@ -149,21 +162,23 @@ static void new_models_are_found_and_folders_that_are_none_are_not(void **state)
 static void draining_answers_all_that_was_asked(void **state)
 {
     (void)state;
-    live l = {.delay_us = 100000, .max_batch = 1};
-    tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 300}};
+    live l = {.max_batch = 1};
+    tb_serve_config config = {.mode = TB_SERVE_WORKER, .limits = {.drain_delay_ms = 1500}};
     static reply r;
     int fd[4];
     live_start_with(&l, &config);
     wait_ready(&l);
     int idle = dial(&l);
+    live_hold(&l);
     for (int i = 0; i < 4; i++)
         assert_true(send_all(fd[i] = dial(&l), predict_request, strlen(predict_request)));
-    usleep(20000);
+    await_queue(&l, 3);
     tb_server_drain(l.server);
-    usleep(20000);
-    assert_int_equal(get(&l, &r, "/v2/health/ready"), 503); /* balancers go elsewhere */
+    for (int i = 0; i < 100 && get(&l, &r, "/v2/health/ready") == 200; i++) usleep(5000);
+    assert_int_equal(r.status, 503); /* balancers go elsewhere */
     assert_true(has_code(&r, "draining"));
     assert_int_equal(get(&l, &r, "/v2/health/live"), 200);
+    live_release(&l);
     assert_int_equal(post(&l, &r, "/v1/predict", "{\"data\":[1,2,3,4]}"),
                      200); /* but who still comes is served */
     assert_string_equal(reply_header(&r, "Connection"), "close");
@@ -180,7 +195,7 @@ static void draining_under_load_fails_no_request(void **state)
 {
     (void)state;
     live l = {0};
-    tb_serve_config config = {.limits = {.drain_delay_ms = 300}};
+    tb_serve_config config = {.limits = {.drain_delay_ms = 1000}};
     asker askers[4];
     live_start_with(&l, &config);
     wait_ready(&l);
@@ -212,13 +227,13 @@ static void a_second_call_ends_at_once_and_a_deadline_ends_the_rest(void **state
         wait_ready(&l);
         for (int i = 0; i < 3; i++)
             assert_true(send_all(fd[i] = dial(&l), predict_request, strlen(predict_request)));
-        usleep(20000);
+        await_queue(&l, 2);
         int64_t begin = tb_now_ns();
         tb_server_drain(l.server);
         if (twice) tb_server_drain(l.server);
         tb_status st = live_join(&l);
         assert_int_equal(st, twice ? TB_ERR_CANCELLED : TB_ERR_TIMEOUT);
-        assert_true(tb_now_ns() - begin < 1500000000);
+        assert_true(tb_now_ns() - begin < 5000000000); /* of the 10 s that a drain may take */
         for (int i = 0; i < 3; i++) {
             int status = read_reply(fd[i], &r);
             if (!twice) assert_int_equal(status, 503);
@@ -231,7 +246,7 @@ static void slow_headers_and_bodies_are_cut(void **state)
 {
     (void)state;
     live l = {0};
-    tb_serve_config config = {.limits = {.drain_delay_ms = 1, .header_ms = 600, .body_ms = 600}};
+    tb_serve_config config = {.limits = {.drain_delay_ms = 1, .header_ms = 1000, .body_ms = 1000}};
     static reply r;
     live_start_with(&l, &config);
     wait_ready(&l);
@@ -239,21 +254,19 @@ static void slow_headers_and_bodies_are_cut(void **state)
         /* 0: a first header byte by byte; 1: a body; 2: a second header on a connection that has been served
          */
         int fd = dial(&l), i = 0;
-        int64_t begin = tb_now_ns();
-        const char *head = "POST /v1/predict HTTP/1.1\r\nHost: t\r\nContent-Length: 18\r\n\r\n";
+        const char *head = "POST /v1/predict HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n";
         if (body == 1) assert_true(send_all(fd, head, strlen(head)));
         if (body == 2) {
             assert_true(send_all(fd, predict_request, strlen(predict_request)));
             assert_int_equal(read_reply(fd, &r), 200);
-            usleep(600000); /* idle is no sin */
+            usleep(1100000); /* idle is no sin */
         }
         while (poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 50) == 0 && i < 100)
-            if (!send_all(fd, body == 1 ? " " : &head[i % 20], 1)) break;
+            if (!send_all(fd, body == 1 ? " " : &head[i < 8 ? i : 8], 1)) break; /* a path without an end */
             else i++;
         assert_int_equal(read_reply(fd, &r), 408);
         assert_true(has_code(&r, "slow_request"));
         assert_true(peer_closed(fd));
-        assert_true(tb_now_ns() - begin < 4000000000);
         close(fd);
     }
     assert_int_equal(post(&l, &r, "/v1/predict", "{\"data\":[1,2,3,4]}"), 200);
@@ -290,7 +303,9 @@ static void too_many_connections_are_told_so(void **state)
     int fd[30], refused = 0;
     live_start_with(&l, &config);
     wait_ready(&l);
-    usleep(20000);
+    int stays = dial(&l); /* and is the only one, once what asked before has left */
+    do assert_int_equal(request(stays, &r, "GET", "/metrics", "", NULL, 0), 200);
+    while (!strstr(r.body, "\ntensorbrain_connections 1\n"));
     for (int i = 0; i < 30; i++) {
         fd[i] = dial(&l);
         (void)!send(fd[i], predict_request, strlen(predict_request), MSG_NOSIGNAL);
@@ -301,10 +316,11 @@ static void too_many_connections_are_told_so(void **state)
         else if (status) assert_int_equal(status, 200);
         else refused++; /* a reset may overtake the refusal, since the request was not read */
     }
-    assert_int_equal(refused, 10);
+    assert_int_equal(refused, 11);
+    close(stays);
     for (int i = 0; i < 30; i++) close(fd[i]);
-    usleep(50000);
-    assert_int_equal(post(&l, &r, "/v1/predict", "{\"data\":[1,2,3,4]}"), 200);
+    for (int i = 0; i < 1000 && post(&l, &r, "/v1/predict", "{\"data\":[1,2,3,4]}") != 200; i++) usleep(10000);
+    assert_int_equal(r.status, 200);
     live_stop(&l);
 }
 
@@ -355,13 +371,8 @@ static void a_reader_that_never_reads_holds_nobody_up(void **state)
         if (!send_all(fd, head, strlen(head))) break;
         if (!send_all(fd, body, n)) break;
     }
-    for (int i = 0; i < 10; i++) {
-        assert_int_equal(post(&l, &r, "/v1/predict", "{\"data\":[1,2,3,4]}"), 200);
-        usleep(100000);
-    }
-    assert_int_equal(get(&l, &r, "/metrics"), 200);
-    const char *cut = strstr(r.body, "\ntensorbrain_slow_requests_cut_total ");
-    assert_true(cut && atoi(cut + strlen("\ntensorbrain_slow_requests_cut_total ")) >= 1);
+    for (int i = 0; i < 5; i++) assert_int_equal(post(&l, &r, "/v1/predict", "{\"data\":[1,2,3,4]}"), 200);
+    await_metric(&l, "slow_requests_cut_total 1");
     close(fd);
     live_stop(&l);
 }
