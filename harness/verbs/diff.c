@@ -51,19 +51,40 @@ static bool print_metric(const tb_summary *a, const tb_summary *b, const tb_metr
     return false;
 }
 
-static void print_conf_differences(const tb_conf *a, const tb_conf *b, const char *prefix)
+static void print_difference(const char *name, const char *a, const char *b) /* NULL: that side lacks it */
+{
+    printf("  %-32s %.60s -> %.60s\n", name, a ? a : "(absent)", b ? b : "(absent)");
+}
+
+/* Scalars of A that B has otherwise or not at all; with `only`, A is the second run, and what the first lacks is told. */
+static void print_conf_differences(const tb_conf *a, const tb_conf *b, const char *prefix, bool only)
 {
     for (int i = 0; a && a->kind == TB_CONF_MAP && i < a->n_items; i++) {
         char name[256];
-        const tb_conf *other = tb_conf_find(b, a->keys[i]);
+        const tb_conf *other = b ? tb_conf_find(b, a->keys[i]) : NULL;
+        const char *text = other ? other->text : NULL;
         snprintf(name, sizeof name, "%s%s%s", prefix, *prefix ? "." : "", a->keys[i]);
         if (a->items[i]->kind == TB_CONF_MAP) {
-            print_conf_differences(a->items[i], other, name);
-        } else if (a->items[i]->kind == TB_CONF_SCALAR && (!other || !other->text ||
-                                                           strcmp(a->items[i]->text, other->text) != 0)) {
-            printf("  %-32s %s -> %s\n", name, a->items[i]->text,
-                   other && other->text ? other->text : "(absent)");
+            print_conf_differences(a->items[i], other, name, only);
+        } else if (a->items[i]->kind == TB_CONF_SCALAR && only) {
+            if (!text) print_difference(name, NULL, a->items[i]->text);
+        } else if (a->items[i]->kind == TB_CONF_SCALAR && (!text || strcmp(a->items[i]->text, text) != 0)) {
+            print_difference(name, a->items[i]->text, text);
         }
+    }
+}
+
+/* Facts of A that B has otherwise or not at all; with `only` as above. */
+static void print_fact_differences(const tb_launch *a, const tb_launch *b, bool only)
+{
+    static const char *const told[] = {"build/", "source/", "host/", "mpi/", "lib/"};
+    for (int i = 0; i < a->n_facts; i++) {
+        const char *key = a->facts[i].key, *own = a->facts[i].value, *other = tb_launch_fact(b, key);
+        bool wanted = false;
+        for (int k = 0; k < 5; k++) wanted |= strncmp(key, told[k], strlen(told[k])) == 0;
+        if (!wanted || a->facts[i].rank > 0 || strncmp(key, "host/psi", 8) == 0) continue;
+        if (only && !*other && *own) print_difference(key, NULL, own);
+        if (!only && strcmp(other, own) != 0) print_difference(key, own, *other ? other : NULL);
     }
 }
 
@@ -71,19 +92,14 @@ static void print_origin(const tb_launch *a, const tb_launch *b)
 {
     tb_conf *left = NULL, *right = NULL;
     if (tb_conf_parse(a->point.config, strlen(a->point.config), "A", &left) == TB_OK &&
-        tb_conf_parse(b->point.config, strlen(b->point.config), "B", &right) == TB_OK)
-        print_conf_differences(left, right, "");
+        tb_conf_parse(b->point.config, strlen(b->point.config), "B", &right) == TB_OK) {
+        print_conf_differences(left, right, "", false);
+        print_conf_differences(right, left, "", true);
+    }
     tb_conf_free(left);
     tb_conf_free(right);
-    static const char *const told[] = {"build/", "source/", "host/", "mpi/", "lib/"};
-    for (int i = 0; i < a->n_facts; i++) {
-        const char *value = tb_launch_fact(b, a->facts[i].key);
-        bool wanted = false;
-        for (int k = 0; k < 5; k++) wanted |= strncmp(a->facts[i].key, told[k], strlen(told[k])) == 0;
-        if (wanted && a->facts[i].rank <= 0 && strcmp(value, a->facts[i].value) != 0 &&
-            strncmp(a->facts[i].key, "host/psi", 8) != 0)
-            printf("  %-32s %.60s -> %.60s\n", a->facts[i].key, a->facts[i].value, value);
-    }
+    print_fact_differences(a, b, false);
+    print_fact_differences(b, a, true);
 }
 
 static int diff(const tb_args *args)
