@@ -20,6 +20,17 @@
 #define BLOCKING_BF16_AVX2 BLOCKING(4, 2, 256, 256, 1024, 12)
 #define BLOCKING_BF16_AVX512BF16 BLOCKING(14, 2, 512, 256, 1024, 28)
 
+/* What the floating gemms choose by, whatever the dtype and ISA:
+ *   PACKED_ELEMENT_MACS  packing an element of B whose columns lie along memory (transposed in registers) takes about
+ *                        as long as so many multiply-adds; the transposed product, which packs A, is weighed against it
+ *   A_GAP                floats between rows of A that are copied: a line, so that rows a power of two apart do not
+ *                        share the sets of L1
+ *   SHARED_SETS_FLOATS   rows of A so far apart (or a multiple) share them: 64 sets of 64 bytes are 4096 bytes
+ *   SET_PANELS           copying such rows pays where so many panels of B at least read the copy
+ *   TALL                 with so many times more rows than columns, threads share rows: each packs all of B then, at
+ *                        most 1/TALL of what there is of A */
+enum { PACKED_ELEMENT_MACS = 8, A_GAP = 16, SHARED_SETS_FLOATS = 1024, SET_PANELS = 4, TALL = 4 };
+
 /* The integer kernel reads A where it lies and passes over K once. BLOCK_BYTES of weights stay in half of L2; up to
  * DIRECT_M rows, A stays there instead and the weights are read once. */
 #define BLOCKING_U8S8_AVX512VNNI enum { MR = 14, BLOCK_BYTES = 512 << 10, DIRECT_M = 56 }

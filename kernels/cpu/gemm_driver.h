@@ -13,9 +13,6 @@ typedef struct gemm_plan {
     int64_t a_floats, b_floats, slot_floats; /* one thread's scratch */
 } gemm_plan;
 
-/* A row of A that is copied is followed by a gap: rows a power of two apart would share the sets of L1. */
-enum { A_GAP = 16 };
-
 /* Cuts C so that every thread has a block. Columns first, which repeats no packing of B; where they are few, rows: then
  * that packing is small, and every thread reads its own part of A. */
 static void plan_grid(gemm_plan *p)
@@ -26,7 +23,7 @@ static void plan_grid(gemm_plan *p)
     threads = min_i64(threads, max_i64(g->m * g->n * g->k / MACS_PER_THREAD, 1));
     p->grid_n = div_up(panels, NC / NR);
     p->grid_m = div_up(row_tiles, MC / MR);
-    if (threads > 1 && g->m >= 4 * g->n && row_tiles >= threads) {
+    if (threads > 1 && g->m >= TALL * g->n && row_tiles >= threads) {
         p->grid_m = min_i64(row_tiles, round_up(p->grid_m, threads));
     } else if (threads > 1) {
         p->grid_n = min_i64(panels, round_up(p->grid_n, threads));

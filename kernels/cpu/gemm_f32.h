@@ -111,9 +111,7 @@ static void finish_transposed(const gemm_block *w, const float *sum, int64_t sum
 
 static const gemm_source transposed_source = {gemm_pass, gemm_a, gemm_b, no_target, finish_transposed};
 
-/* Work per k, in multiply-adds: of the tiles, padded to whole panels, and of packing B, whose transposition takes about
- * as long for an element as 8 multiply-adds. */
-enum { PACKED_ELEMENT_MACS = 8 };
+/* Work per k, in multiply-adds: of the tiles, padded to whole panels, and of packing B. */
 VEC int64_t work_packing_b(int64_t m, int64_t n) { return (m + PACKED_ELEMENT_MACS) * round_up(n, NR); }
 
 static void plan_f32(const tb_gemm_args *g, f32_plan *p)
@@ -127,7 +125,7 @@ static void plan_f32(const tb_gemm_args *g, f32_plan *p)
         g = &p->transposed;
         source = &transposed_source;
     }
-    bool shares_sets = g->a_col == 1 && g->m > 1 && g->n >= 4 * NR && g->a_row % (4096 / (int64_t)sizeof(float)) == 0;
+    bool shares_sets = g->a_col == 1 && g->m > 1 && g->n >= SET_PANELS * NR && g->a_row % SHARED_SETS_FLOATS == 0;
     p->plan = plan_blocks(g, source, g->k, (g->a_col != 1 && g->k > 1) || shares_sets, g->b_col == 1 || g->n == 1);
 }
 
