@@ -50,6 +50,15 @@ static void a_run_with_a_wrong_peer_ends_at_once(void **state)
     expect(&run, 3, "no peer 'nobody' in params.peers");
 }
 
+static void images_are_not_read_byte_by_byte(void **state)
+{
+    (void)state;
+    write_file("experiments/x.yaml", "driver: infer\nparams: {form: step, train_steps: 10000000}\n"
+                                     "measure: {launches: 1}\nlaunch: {timeout_s: 20}\n");
+    program_run run = run_program("run x --out out");
+    expect(&run, 3, "'fashion-mnist' holds images; only text is read byte by byte");
+}
+
 /* ---- rest ---- */
 /* Letter of its state and the ticks of the processor that it took so far (proc(5)). */
 static char state_of(pid_t pid, unsigned long *ticks)
@@ -126,6 +135,7 @@ int main(void)
         cmocka_unit_test(names_are_told_apart),
         cmocka_unit_test(a_name_that_is_not_there_is_said_with_those_that_are),
         IN_SCRATCH(a_run_with_a_wrong_peer_ends_at_once),
+        IN_SCRATCH(images_are_not_read_byte_by_byte),
         IN_SCRATCH(a_peer_at_rest_stands_still_until_it_is_asked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
