@@ -4,6 +4,7 @@
  * The first steps are also done by plain accumulation on one rank: the weights must be equal to the last bit. With
  * `replicas` as many pipelines share a step: ranks are numbered pipeline by pipeline, and the one rank folds each one's
  * micro-batches by itself, then adds the sums by the pairwise tree. */
+#include "pipeline_model.h"
 #include "tb_alloc.h"
 #include "tb_autograd.h"
 #include "tb_cpu.h"
@@ -11,6 +12,7 @@
 #include "tb_driver.h"
 #include "tb_ops.h"
 #include "tb_pipeline.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +34,11 @@ static const tb_key keys[] = {
     {"backend", TB_KEY_CHOICE, "", 0, 0, "auto|shm|mpi", "auto", "what moves messages; auto: the fastest for all"},
     {"steps", TB_KEY_INT, "", 1, 1000000, NULL, "10", "timed steps"},
     {"rate", TB_KEY_NUM, "", 0, 1e3, NULL, "1e-3", "learning rate of AdamW"},
+    {"project", TB_KEY_INT, "ranks", 0, 1024, NULL, "0", "also model the step of so many ranks of a cluster; 0: no"},
+    {"project_stages", TB_KEY_INT, "", 0, 1024, NULL, "0", "of them, a pipeline; the rest are its replicas; 0: all"},
+    {"ranks_per_node", TB_KEY_INT, "", 1, 1024, NULL, "8", "of the cluster; within a node the link measured here"},
+    {"far_latency_us", TB_KEY_NUM, "us", 0, 1e6, NULL, "5", "of the cluster, between nodes"},
+    {"far_gb_per_s", TB_KEY_NUM, "GB/s", 1e-3, 1e6, NULL, "12.5", "of the cluster, between nodes"},
 };
 
 static const tb_metric metrics[] = {
@@ -45,6 +52,16 @@ static const tb_metric metrics[] = {
      .statistic = "max", .deterministic = 1},
     {.name = "sum_bytes", .unit = "B", .dir = "lower", .kind = "exact", .reduce = "sum", .scope = "measured",
      .statistic = "max", .deterministic = 1},
+#define MODELLED(name_, unit_, dir_) {.name = name_, .unit = unit_, .dir = dir_, .kind = "trend", .reduce = "rank0", \
+                                      .scope = "modelled", .statistic = "last", .margin = 0.1}
+    MODELLED("modelled_samples_per_s", "samples/s", "higher"),
+    MODELLED("modelled_efficiency", "", "higher"),
+    MODELLED("modelled_step_ms", "ms", "lower"),
+    MODELLED("modelled_bubble", "", "lower"),
+    MODELLED("modelled_exposed_ms", "ms", "lower"),
+    MODELLED("modelled_peak_bytes", "B", "lower"),
+    {.name = "model_error", .unit = "", .dir = "lower", .kind = "trend", .reduce = "rank0", .scope = "measured",
+     .statistic = "last", .margin = 0.1},
     {.name = "loss", .unit = "", .dir = "lower", .kind = "curve", .reduce = "rank0", .scope = "measured",
      .statistic = "last", .margin = 0.05},
 };
@@ -71,7 +88,8 @@ typedef struct state {
     tb_stage_bytes *bytes; /* [stages] predicted */
     tb_rank_peak *peaks, *gpipe_peaks; /* [ranks] */
     int64_t microbatches, rows, time;
-    bool keeps_events;
+    bool keeps_events, keeps_costs;
+    tb_action_costs costs; /* of the timed steps, where there is a cluster to model */
 } state;
 
 /* ---- micro-batches ---- */
@@ -178,8 +196,9 @@ static void on_action(void *arg, const tb_action *a, int64_t t0_ns, int64_t t1_n
 {
     static const char *const names[TB_ACTION_KINDS] = {"forward", "backward", "input grad", "weight grad", "send",
                                                        "receive", "send", "receive", "reduce", "update"};
-    const state *s = arg;
+    state *s = arg;
     (void)held;
+    if (s->costs.sum_ns && s->keeps_costs) tb_action_costs_add(&s->costs, a, t1_ns - t0_ns);
     if (s->keeps_events && a->kind != TB_DO_REDUCE)
         tb_emit_event(s->run, names[a->kind], "", a->stage, a->microbatch, t0_ns, t1_ns);
 }
@@ -254,6 +273,8 @@ cleanup:
 static tb_status check_setting(const state *s, const char *schedule)
 {
     const tb_run *run = s->run;
+    if (tb_param_int(run, "project") > 0 && (run->ranks < 2 || s->n_replicas > 1))
+        return TB_FAIL(TB_ERR_CONFIG, "params.project models from one pipeline on launch.ranks 2 or more, not from replicas");
     if (!is_plain(schedule) && tb_param_bool(run, "full_batch"))
         return TB_FAIL(TB_ERR_CONFIG, "params.full_batch has no micro-batches for params.schedule %s", schedule);
     if (run->ranks % s->n_replicas)
@@ -268,10 +289,16 @@ static tb_status check_setting(const state *s, const char *schedule)
 static tb_status open_groups(state *s)
 {
     const tb_run *run = s->run;
+    const char *backend = tb_param_str(run, "backend");
     if (run->ranks == 1) return TB_OK;
-    TB_TRY(tb_comm_open_world(NULL, &(tb_comm_options){.ranks = run->ranks, .deadline_ns = patience_ns}, &s->world));
+    if (strcmp(backend, "auto") == 0) backend = NULL;
+    TB_TRY(tb_run_open_comm(run, backend, &(tb_comm_options){.deadline_ns = patience_ns}, &s->world));
+    if (s->n_replicas == 1) {
+        s->comm = s->world; /* not split: the flight record is of the group that was opened */
+        return TB_OK;
+    }
     TB_TRY(tb_comm_split(s->world, s->replica, &s->comm));
-    return s->n_replicas > 1 ? tb_comm_split(s->world, s->rank, &s->replicas) : TB_OK;
+    return tb_comm_split(s->world, s->rank, &s->replicas);
 }
 
 static tb_status open_own(state *s, const char *schedule)
@@ -279,6 +306,7 @@ static tb_status open_own(state *s, const char *schedule)
     TB_TRY(predict(s, schedule));
     TB_TRY(open_base(s, &s->own, schedule, s->ranks, s->rank, s->run->device));
     TB_TRY(open_groups(s));
+    if (tb_param_int(s->run, "project") > 0) TB_TRY(tb_action_costs_open(&s->costs, s->own.schedule->stages));
     return open_trainer(s, &s->own);
 }
 
@@ -429,10 +457,13 @@ static tb_status run_steps(const tb_run *run, void *arg)
         tb_run_warming(run, i < WARMUP_STEPS);
         tb_run_phase(run, "step", i, WARMUP_STEPS + steps);
         TB_TRY(tb_run_barrier(run));
+        s->keeps_costs = i >= WARMUP_STEPS;
         s->keeps_events = i + 1 == WARMUP_STEPS + steps;
         int64_t t0 = tb_now_ns();
         TB_TRY(tb_pipeline_step(s->own.pipeline, &value));
-        emit_step(s, i, (double)(tb_now_ns() - t0) * 1e-6, value);
+        int64_t ns = tb_now_ns() - t0;
+        emit_step(s, i, (double)ns * 1e-6, value);
+        if (s->keeps_costs) s->costs.steps_ns += (double)ns, s->costs.steps++;
         tb_run_headline(run, "loss", value, "");
         TB_TRY(tb_run_sync(run, &stop));
     }
@@ -476,11 +507,58 @@ static void emit_memory(const state *s)
     }
 }
 
+/* ---- elsewhere ---- */
+/* Of the whole arrangement: micro-batches of all replicas. */
+static void emit_projection(const state *s, const tb_cluster *c, int64_t microbatches, const tb_projection *p)
+{
+    const tb_run *run = s->run;
+    double rows = (double)(s->rows * microbatches * c->replicas);
+    tb_emit_sample(run, "modelled_samples_per_s", 0, rows / p->step_ns * 1e9);
+    tb_emit_sample(run, "modelled_efficiency", 0, p->busy);
+    tb_emit_sample(run, "modelled_step_ms", 0, p->step_ns * 1e-6);
+    tb_emit_sample(run, "modelled_bubble", 0, p->bubble);
+    tb_emit_sample(run, "modelled_exposed_ms", 0, p->exposed_ns * 1e-6);
+    tb_emit_sample(run, "modelled_peak_bytes", 0, (double)p->peak_bytes);
+}
+
+/* Micro-batches per stage stay what they are here. Behind it the error of the same model for the ranks that ran. */
+static tb_status project(const state *s)
+{
+    const tb_run *run = s->run;
+    int ranks = (int)tb_param_int(run, "project"), stages = (int)tb_param_int(run, "project_stages");
+    tb_cluster c = {.stages = stages && stages < ranks ? stages : ranks,
+                    .ranks_per_node = (int)tb_param_int(run, "ranks_per_node"),
+                    .far = {tb_param_num(run, "far_latency_us") * 1e3, 1 / tb_param_num(run, "far_gb_per_s")}};
+    tb_projection p;
+    double here_ns, steps_ns = s->costs.steps_ns / (double)s->costs.steps;
+    tb_stage_time *times = tb_calloc((size_t)s->costs.stages, sizeof *times);
+    if (!times) return TB_ERR_OOM;
+    tb_status st = tb_action_costs_gather(&s->costs, s->comm, times);
+    if (st == TB_OK) st = tb_measure_link(s->comm, &c.near);
+    if (st == TB_OK && ranks % c.stages)
+        st = TB_FAIL(TB_ERR_CONFIG, "params.project %d is no multiple of params.project_stages %d", ranks, c.stages);
+    if (st != TB_OK || run->rank != 0) goto cleanup;
+    c.replicas = ranks / c.stages;
+    int64_t microbatches = s->microbatches * c.stages / run->ranks;
+    double grad_bytes = (double)(tb_params_numel(tb_model_params(s->own.model)) * (int64_t)sizeof(float));
+    TB_GO(tb_predict_step(s->own.schedule, times, s->bytes, &c.near, &here_ns));
+    TB_GO(tb_project(s->own.schedule, times, s->bytes, grad_bytes, (int)microbatches, &c, &p));
+    tb_emit_sample(run, "model_error", 0, fabs(here_ns - steps_ns) / steps_ns);
+    tb_emit_value(run, "predicted_step_ms", "ms", here_ns * 1e-6);
+    tb_emit_value(run, "link.latency_us", "us", c.near.latency_ns * 1e-3);
+    tb_emit_value(run, "link.gb_per_s", "GB/s", c.near.ns_per_byte > 0 ? 1 / c.near.ns_per_byte : 0);
+    emit_projection(s, &c, microbatches, &p);
+cleanup:
+    tb_free(times);
+    return st;
+}
+
 static tb_status finish(const tb_run *run, void *arg)
 {
     const state *s = arg;
     char hash[65];
     tb_ctx_enter(s->own.ctx);
+    if (s->costs.sum_ns) TB_TRY(project(s));
     TB_TRY(tb_pipeline_weights_hash(s->own.pipeline, hash));
     emit_memory(s);
     if (run->rank != 0) return TB_OK;
@@ -500,11 +578,14 @@ static void teardown(void *arg)
     state *s = arg;
     if (!s) return;
     close_arrangement(&s->own);
-    tb_run_close_comm(s->comm);
+    tb_comm_close(s->replicas);
+    if (s->comm != s->world) tb_comm_close(s->comm);
+    tb_run_close_comm(s->world);
     tb_dataset_close(s->data);
     tb_free(s->bytes);
     tb_free(s->peaks);
     tb_free(s->gpipe_peaks);
+    tb_action_costs_close(&s->costs);
     tb_free(s);
 }
 
@@ -513,7 +594,8 @@ static const char *const emits[] = {"static_bytes", "held_bytes", "held_bytes.*"
                                     "act_bytes", "act_bytes.difference", "formula_act_bytes",
                                     "transient_peak_bytes", "graph_bytes", "saved_against_gpipe",
                                     "static_to_gpipe_act", "weights.differ", "weights.stood_still",
-                                    "weights_hash", "schedule", NULL};
+                                    "weights_hash", "schedule", "predicted_step_ms", "link.latency_us",
+                                    "link.gb_per_s", NULL};
 
 TB_DRIVER(pipeline, .version = 1, .doc = "training cut into stages: memory, time and weights of a pipeline schedule",
           .keys = keys, .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,

@@ -32,10 +32,10 @@ def draw(points, spec):
     for i, total in enumerate(left):
         style.note(ax, describe.short(total), (total, i))
     ax.set_yticks(range(len(bars)), [label for label, _ in bars])
-    ax.invert_yaxis()
+    ax.set_ylim(len(bars) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.1)
     ax.set_xlabel(f"memory at the peak ({unit})")
-    ax.legend(ncol=5, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
+    ax.legend(ncol=4, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
     return fig, describe.title(points, spec, "peak memory by purpose"), describe.caption(
         points, "counted by the allocator, not sampled; the rank with the highest peak, first launch")
