@@ -11,7 +11,7 @@ const tb_key tb_launch_keys[] = {
     {"device", TB_KEY_CHOICE, "", 0, 0, "cpu", "cpu", "where tensors live"},
     {"timeout_s", TB_KEY_NUM, "s", 1, 1e6, NULL, "600", "a launch that takes longer is ended and marked"},
     {"deadline_s", TB_KEY_NUM, "s", 0, 1e6, NULL, "0", "of every wait among ranks; 0: as the driver thinks fit"},
-    {"fault", TB_KEY_STR, "", 0, 0, NULL, "", "kind@rank:operation[:ms], to see what follows (tb_comm.h, tb_comm_add_fault)"},
+    {"fault", TB_KEY_STR, "", 0, 0, NULL, "", "kind@rank:operation[:ms], to see what follows (see tb_comm_add_fault)"},
 };
 const int tb_n_launch_keys = sizeof tb_launch_keys / sizeof tb_launch_keys[0];
 

@@ -9,7 +9,8 @@ enum { LINK_ROUNDS = 21, LINK_SMALL = 8, LINK_LARGE = 1 << 20 };
 tb_status tb_action_costs_open(tb_action_costs *c, int stages)
 {
     size_t n = (size_t)stages * TB_ACTION_KINDS;
-    *c = (tb_action_costs){.stages = stages, .sum_ns = tb_calloc(n, sizeof *c->sum_ns), .n = tb_calloc(n, sizeof *c->n)};
+    *c = (tb_action_costs){.stages = stages, .sum_ns = tb_calloc(n, sizeof *c->sum_ns),
+                           .n = tb_calloc(n, sizeof *c->n)};
     return c->sum_ns && c->n ? TB_OK : TB_ERR_OOM;
 }
 
@@ -83,7 +84,8 @@ tb_status tb_measure_link(tb_comm *comm, tb_link *out)
     tb_status st = time_message(comm, data, LINK_SMALL, &small);
     if (st == TB_OK) st = time_message(comm, data, LINK_LARGE, &large);
     tb_free(data);
-    *out = (tb_link){.latency_ns = small, .ns_per_byte = large > small ? (large - small) / (LINK_LARGE - LINK_SMALL) : 0};
+    double slope = (large - small) / (LINK_LARGE - LINK_SMALL);
+    *out = (tb_link){.latency_ns = small, .ns_per_byte = slope > 0 ? slope : 0};
     return st;
 }
 
@@ -148,14 +150,15 @@ tb_status tb_predict_step(const tb_schedule *here, const tb_stage_time *times, c
     return TB_OK;
 }
 
-tb_status tb_project(const tb_schedule *here, const tb_stage_time *times, const tb_stage_bytes *bytes, double grad_bytes,
-                     int microbatches, const tb_cluster *cluster, tb_projection *out)
+tb_status tb_project(const tb_schedule *here, const tb_stage_time *times, const tb_stage_bytes *bytes,
+                     double grad_bytes, int microbatches, const tb_cluster *cluster, tb_projection *out)
 {
     int chunks = here->stages / here->ranks, stages = cluster->stages * chunks;
     tb_schedule *s = NULL;
     tb_stage_time *t = tb_calloc((size_t)stages, sizeof *t);
     tb_stage_bytes *b = tb_calloc((size_t)stages, sizeof *b);
-    const tb_link *ring = cluster->stages * cluster->replicas > cluster->ranks_per_node ? &cluster->far : &cluster->near;
+    bool many_nodes = cluster->stages * cluster->replicas > cluster->ranks_per_node;
+    const tb_link *ring = many_nodes ? &cluster->far : &cluster->near;
     double reduce_ns = cluster->replicas > 1 ? tb_link_ring_ns(ring, cluster->replicas, grad_bytes / chunks) : 0;
     tb_status st = t && b ? TB_OK : TB_ERR_OOM;
     tb_schedule_config c = {.ranks = cluster->stages, .microbatches = microbatches, .chunks = chunks};

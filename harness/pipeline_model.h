@@ -1,6 +1,6 @@
 /* What a pipeline would do on a cluster that is not here: the simulator (tb_schedule_sim.h) fed with the costs that two
- * ranks had here. Nothing of it is a measurement but the error, which stands beside it: the same simulator's step of the
- * ranks that ran, against the step that they took. */
+ * ranks had here. Nothing of it is a measurement but the error, which stands beside it: the same simulator's step of
+ * the ranks that ran, against the step that they took. */
 #pragma once
 #include "tb_comm.h"
 #include "tb_schedule_sim.h"
@@ -16,7 +16,7 @@ typedef struct tb_action_costs {
 TB_MUST_USE tb_status tb_action_costs_open(tb_action_costs *c, int stages);
 void tb_action_costs_close(tb_action_costs *c);
 void tb_action_costs_add(tb_action_costs *c, const tb_action *a, int64_t ns);
-/* Collective: every rank gets all stages' mean times, times[stages]. REDUCE costs nothing here: there is one replica. */
+/* Collective: every rank gets all stages' mean times, times[stages]. REDUCE costs nothing: there is one replica. */
 TB_MUST_USE tb_status tb_action_costs_gather(const tb_action_costs *c, tb_comm *comm, tb_stage_time *times);
 
 /* Collective over 2 ranks or more: latency and time a byte of a message between ranks 0 and 1, out and back halved. */

@@ -49,7 +49,8 @@ static void *run_rank(void *arg)
     return NULL;
 }
 
-static void examine(const tb_struck_plan *p, const rank_thread *ranks, const char *prefix, int64_t end_ns, tb_struck *out)
+static void examine(const tb_struck_plan *p, const rank_thread *ranks, const char *prefix, int64_t end_ns,
+                    tb_struck *out)
 {
     tb_text report = {0};
     tb_culprit culprit;

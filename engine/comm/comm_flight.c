@@ -40,7 +40,8 @@ static void digest(flight *f, state *out)
         if (e->state == FLIGHT_DONE) {
             if (e->number > out->last.number) memcpy(&out->last, e, sizeof *e);
         } else {
-            if (!out->oldest_open.number || e->number < out->oldest_open.number) memcpy(&out->oldest_open, e, sizeof *e);
+            if (!out->oldest_open.number || e->number < out->oldest_open.number)
+                memcpy(&out->oldest_open, e, sizeof *e);
             if (e->number > out->newest_open.number) memcpy(&out->newest_open, e, sizeof *e);
             bool failed = e->state == FLIGHT_FAILED;
             if (failed && (!out->failed.number || e->number < out->failed.number)) memcpy(&out->failed, e, sizeof *e);

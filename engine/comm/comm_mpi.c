@@ -221,8 +221,8 @@ static tb_status mpi_poll(tb_comm *c, void *wanted, bool *done)
         c->blamed = o->peer;
         c->disputed = MPI_Error_class(code, &class) == MPI_SUCCESS && class == MPI_ERR_TRUNCATE;
         if (!c->disputed) return failed(c, code, o->receives ? "receive" : "send");
-        return TB_FAIL(TB_ERR_COMM, "rank %d of %d: %s expects %zu bytes from rank %d, which sends more", c->rank, c->size,
-                       c->doing, o->bytes, o->peer);
+        return TB_FAIL(TB_ERR_COMM, "rank %d of %d: %s expects %zu bytes from rank %d, which sends more", c->rank,
+                       c->size, c->doing, o->bytes, o->peer);
     }
     if (!flag) return TB_OK;
     TB_TRY(check_length(c, o, statuses));

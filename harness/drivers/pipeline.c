@@ -274,7 +274,7 @@ static tb_status check_setting(const state *s, const char *schedule)
 {
     const tb_run *run = s->run;
     if (tb_param_int(run, "project") > 0 && (run->ranks < 2 || s->n_replicas > 1))
-        return TB_FAIL(TB_ERR_CONFIG, "params.project models from one pipeline on launch.ranks 2 or more, not from replicas");
+        return TB_FAIL(TB_ERR_CONFIG, "params.project models from one pipeline on launch.ranks 2 or more");
     if (!is_plain(schedule) && tb_param_bool(run, "full_batch"))
         return TB_FAIL(TB_ERR_CONFIG, "params.full_batch has no micro-batches for params.schedule %s", schedule);
     if (run->ranks % s->n_replicas)

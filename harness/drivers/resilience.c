@@ -26,7 +26,8 @@ static const tb_key keys[] = {
     {"deadline_s", TB_KEY_NUM, "s", 0.1, 60, NULL, "1", "of every wait of the training"},
 };
 
-#define COUNT(name_) {.name = name_, .dir = "none", .kind = "exact", .reduce = "sum", .scope = "measured", .statistic = "total"}
+#define COUNT(name_)                                                                                                  \
+    {.name = name_, .dir = "none", .kind = "exact", .reduce = "sum", .scope = "measured", .statistic = "total"}
 static const tb_metric metrics[] = {
     COUNT("struck"),
     COUNT("named"),

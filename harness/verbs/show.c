@@ -157,7 +157,8 @@ static void print_flight(const char *prefix)
     tb_culprit culprit;
     char sentence[256];
     if (tb_flight_tell(prefix, &report, sentence, sizeof sentence, &culprit)) {
-        printf("\n  flight records %s.*, of a launch that did not end well or goes on\n%s", prefix, tb_text_str(&report));
+        printf("\n  flight records %s.*, of a launch that did not end well or goes on\n%s", prefix,
+               tb_text_str(&report));
         printf("  culprit: %s\n", *sentence ? sentence : "none, all ranks had finished what they began");
     }
     tb_text_free(&report);
