@@ -37,6 +37,7 @@ static const tb_key keys[] = {
      "torch: DistributedDataParallel over gloo with the same sizes: mlp, mlp:widths=.., cnn, gpt"},
     {"backend", TB_KEY_CHOICE, "", 0, 0, "auto|shm|mpi", "auto", "what moves sums; auto: the fastest that reaches all"},
     {"checked_steps", TB_KEY_INT, "steps", 1, 1 << 20, NULL, "3", "behind which ranks must have one rank's weights"},
+    {"other_seed", TB_KEY_BOOL, "", 0, 0, NULL, "false", "also check that another seed gives other weights"},
     {"sync", TB_KEY_BOOL, "", 0, 0, NULL, "true", "sum the gradients; false: to measure what the sums cost"},
 };
 
@@ -97,10 +98,10 @@ static tb_status open_comm(const tb_run *run, int ranks, tb_comm **out)
 }
 
 /* The reference of one rank is never fused. */
-static tb_status open_training(const state *s, training *t, int rank, int ranks)
+static tb_status open_training(const state *s, training *t, int rank, int ranks, uint64_t seed)
 {
     const tb_run *run = s->run;
-    TB_TRY(tb_ctx_create(&(tb_ctx_config){.threads = run->threads, .seed = run->seed, .device = run->device,
+    TB_TRY(tb_ctx_create(&(tb_ctx_config){.threads = run->threads, .seed = seed, .device = run->device,
                                           .cores = run->cores, .n_cores = run->n_cores}, &t->ctx));
     tb_ctx_enter(t->ctx);
     TB_TRY(tb_ctx_set_batch_blocks(t->ctx, blocks_of(ranks)));
@@ -113,7 +114,7 @@ static tb_status open_training(const state *s, training *t, int rank, int ranks)
     TB_TRY(tb_ddp_create(&(tb_ddp_config){.params = ps, .comm = t->comm, .update = fused ? &optimizer : NULL,
                                           .bucket_bytes = tb_param_int(run, "bucket_kib") << 10}, &t->ddp));
     TB_TRY(tb_loader_open(&(tb_loader_config){.data = s->data, .split = TB_SPLIT_TRAIN, .mode = TB_LOAD_TRAIN,
-                                              .batch = s->global_rows, .context = s->time, .seed = run->seed,
+                                              .batch = s->global_rows, .context = s->time, .seed = seed,
                                               .rank = rank, .ranks = ranks}, &t->loader));
     t->count = tb_retain(tb_scalar(TB_I64, (double)(s->global_rows * s->time)));
     tb_model_set_training(t->model, true);
@@ -134,7 +135,8 @@ static void close_training(training *t)
     *t = (training){0};
 }
 
-static tb_status train_step(training *t, int64_t step, bool sync)
+/* *part: this rank's of the loss; NULL: not asked for. */
+static tb_status train_step(training *t, int64_t step, bool sync, float *part)
 {
     tb_batch batch;
     tb_scope *scope = tb_scope_open();
@@ -145,6 +147,7 @@ static tb_status train_step(training *t, int64_t step, bool sync)
         tb_tensor *loss = tb_cross_entropy(logits, batch.y, &(tb_ce_opts){.count = t->count});
         tb_ddp_begin(t->ddp, sync);
         st = tb_backward(loss);
+        if (st == TB_OK && part) st = tb_item_f32(loss, part);
     }
     tb_scope_close(scope);
     if (st == TB_OK && !t->optim) return tb_ddp_step(t->ddp);
@@ -209,39 +212,54 @@ static tb_status setup(const tb_run *run, void **out)
         return TB_FAIL(TB_ERR_CONFIG, "params.update fused has no params.sync false: it happens in the sums");
     TB_TRY(count_flop(s));
     if (strcmp(tb_param_str(run, "engine"), "torch") == 0) return start_peer(s);
-    return open_training(s, &s->own, run->rank, run->ranks);
+    return open_training(s, &s->own, run->rank, run->ranks, run->seed);
 }
 
-static tb_status steps_hash(training *t, int64_t steps, char hex[65])
+/* losses[2]: this rank's part of the first and of the last. */
+static tb_status steps_hash(training *t, int64_t steps, char hex[65], float losses[2])
 {
     tb_ctx_enter(t->ctx);
-    for (int64_t i = 0; i < steps; i++) TB_TRY(train_step(t, i, true));
+    for (int64_t i = 0; i < steps; i++) TB_TRY(train_step(t, i, true, &losses[i > 0]));
     return tb_params_hash(tb_model_params(t->model), hex);
+}
+
+/* One rank with the whole batch. */
+static tb_status hash_alone(const state *s, uint64_t seed, char hex[65])
+{
+    training alone = {0};
+    float losses[2];
+    tb_status st = open_training(s, &alone, 0, 1, seed);
+    if (st == TB_OK) st = steps_hash(&alone, tb_param_int(s->run, "checked_steps"), hex, losses);
+    close_training(&alone);
+    return st;
 }
 
 static tb_status check(const tb_run *run, void *arg)
 {
     state *s = arg;
-    char before[65], mine[65], wanted[65] = "";
+    char before[65], mine[65], wanted[65] = "", other[65] = "";
+    float losses[2] = {0, 0};
     int64_t steps = tb_param_int(run, "checked_steps");
-    training alone = {0};
-    tb_status st = TB_OK;
     if (s->peer) return TB_OK;
     if (run->rank == 0) {
         tb_run_phase(run, "reference", -1, 0);
-        st = open_training(s, &alone, 0, 1);
-        if (st == TB_OK) st = steps_hash(&alone, steps, wanted);
-        close_training(&alone);
-        TB_TRY(st);
+        TB_TRY(hash_alone(s, run->seed, wanted));
+        if (tb_param_bool(run, "other_seed")) TB_TRY(hash_alone(s, run->seed + 1, other));
     }
     tb_run_phase(run, "check", -1, 0);
-    TB_TRY(steps_hash(&s->own, 0, before));
-    TB_TRY(steps_hash(&s->own, steps, mine));
+    TB_TRY(steps_hash(&s->own, 0, before, losses));
+    TB_TRY(steps_hash(&s->own, steps, mine, losses));
     s->step = steps;
     TB_TRY(tb_comm_bcast(s->own.comm, wanted, sizeof wanted, 0, NULL, NULL));
     tb_emit_check(run, "weights.differ", "parity", strcmp(mine, wanted) != 0, 0,
                   "the ranks do not have the weights of one rank with the whole batch");
     tb_emit_check(run, "weights.unmoved", "parity", strcmp(mine, before) == 0, 0, "the steps have changed no weight");
+    if (other[0])
+        tb_emit_check(run, "weights.seedless", "parity", strcmp(mine, other) == 0, 0,
+                      "another seed gives the same weights");
+    TB_TRY(tb_comm_allreduce(s->own.comm, losses, 2, TB_F32, TB_REDUCE_SUM, NULL, NULL));
+    tb_emit_value(run, "loss.first", "", (double)losses[0]);
+    tb_emit_value(run, "loss.last", "", (double)losses[1]);
     if (run->rank == 0) tb_emit_text(run, "weights_hash", mine);
     return TB_OK;
 }
@@ -268,7 +286,7 @@ static tb_status run_once(const tb_run *run, void *arg)
     int64_t t0 = tb_now_ns();
     tb_comm_stats before, after;
     tb_comm_get_stats(s->own.comm, &before);
-    TB_TRY(train_step(&s->own, s->step, tb_param_bool(run, "sync")));
+    TB_TRY(train_step(&s->own, s->step, tb_param_bool(run, "sync"), NULL));
     int64_t ns = tb_now_ns() - t0, at = s->step++ - tb_param_int(run, "checked_steps");
     tb_comm_get_stats(s->own.comm, &after);
     emit_speed(s, at, (double)ns * 1e-6);
@@ -345,7 +363,8 @@ static void teardown(void *arg)
 }
 
 /* Beside the metrics. */
-static const char *const emits[] = {"weights.differ", "weights.unmoved", "weights_hash", "link.alpha_us",
+static const char *const emits[] = {"weights.differ", "weights.unmoved", "weights.seedless",
+                                    "weights_hash", "loss.first", "loss.last", "link.alpha_us",
                                     "link.beta_ns_per_byte", "alpha_beta_ms", "params", "buckets",
                                     "gradient_bytes", NULL};
 

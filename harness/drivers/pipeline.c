@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHECKED_STEPS = 2, WARMUP_STEPS = 2 };
+enum { WARMUP_STEPS = 2 };
 static const int64_t patience_ns = INT64_C(300000000000); /* the others wait while rank 0 makes the reference */
 
 static const tb_key keys[] = {
@@ -32,6 +32,7 @@ static const tb_key keys[] = {
     {"rows", TB_KEY_INT, "rows", 1, 65536, NULL, "8", "of one micro-batch"},
     {"recompute", TB_KEY_BOOL, "", 0, 0, NULL, "false", "keep the blocks' inputs alone, run them again in backward"},
     {"backend", TB_KEY_CHOICE, "", 0, 0, "auto|shm|mpi", "auto", "what moves messages; auto: the fastest for all"},
+    {"checked_steps", TB_KEY_INT, "steps", 1, 1 << 20, NULL, "2", "behind which weights must be those of one rank"},
     {"steps", TB_KEY_INT, "", 1, 1000000, NULL, "10", "timed steps"},
     {"rate", TB_KEY_NUM, "", 0, 1e3, NULL, "1e-3", "learning rate of AdamW"},
     {"project", TB_KEY_INT, "ranks", 0, 1024, NULL, "0", "also model the step of so many ranks of a cluster; 0: no"},
@@ -399,8 +400,9 @@ static tb_status reference_step(const state *s, reference *r)
 static tb_status reference_hash(const state *s, char hex[65])
 {
     reference r = {0};
+    int64_t steps = tb_param_int(s->run, "checked_steps");
     tb_status st = open_reference(s, &r);
-    for (int i = 0; st == TB_OK && i < CHECKED_STEPS; i++) st = reference_step(s, &r);
+    for (int64_t i = 0; st == TB_OK && i < steps; i++) st = reference_step(s, &r);
     if (st == TB_OK) st = tb_pipeline_weights_hash(r.shares[0], hex);
     close_reference(s, &r);
     return st;
@@ -410,13 +412,19 @@ static tb_status check(const tb_run *run, void *arg)
 {
     state *s = arg;
     char hash[65], before[65], wanted[65] = "";
-    double value;
+    double value = 0, first = 0;
+    int64_t steps = tb_param_int(run, "checked_steps");
     tb_run_phase(run, "reference", -1, 0);
     if (run->rank == 0) TB_TRY(reference_hash(s, wanted));
     tb_ctx_enter(s->own.ctx);
     TB_TRY(tb_pipeline_weights_hash(s->own.pipeline, before));
     tb_run_phase(run, "check", -1, 0);
-    for (int i = 0; i < CHECKED_STEPS; i++) TB_TRY(tb_pipeline_step(s->own.pipeline, &value));
+    for (int64_t i = 0; i < steps; i++) {
+        TB_TRY(tb_pipeline_step(s->own.pipeline, &value));
+        if (i == 0) first = value;
+    }
+    tb_emit_value(run, "loss.first", "", first);
+    tb_emit_value(run, "loss.last", "", value);
     TB_TRY(tb_pipeline_weights_hash(s->own.pipeline, hash));
     tb_pipeline_memory m;
     tb_pipeline_get_memory(s->own.pipeline, &m);
@@ -594,8 +602,8 @@ static const char *const emits[] = {"static_bytes", "held_bytes", "held_bytes.*"
                                     "act_bytes", "act_bytes.difference", "formula_act_bytes",
                                     "transient_peak_bytes", "graph_bytes", "saved_against_gpipe",
                                     "static_to_gpipe_act", "weights.differ", "weights.stood_still",
-                                    "weights_hash", "schedule", "predicted_step_ms", "link.latency_us",
-                                    "link.gb_per_s", NULL};
+                                    "weights_hash", "loss.first", "loss.last", "schedule",
+                                    "predicted_step_ms", "link.latency_us", "link.gb_per_s", NULL};
 
 TB_DRIVER(pipeline, .version = 1, .doc = "training cut into stages: memory, time and weights of a pipeline schedule",
           .keys = keys, .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,

@@ -21,6 +21,8 @@ typedef struct setting {
     bool fused;
     tb_optim_kind optim;
     const char *backend; /* NULL: thread */
+    int steps;           /* 0: STEPS; else so many over one batch, which they learn; -1: none */
+    uint64_t seed;       /* 0: 9 */
 } setting;
 
 typedef struct rank_job {
@@ -28,6 +30,7 @@ typedef struct rank_job {
     tb_comm_id id;
     int rank, buckets;
     char hash[65];
+    float losses[2]; /* this rank's part of the first and of the last */
     int64_t state_bytes;
     pthread_t thread;
 } rank_job;
@@ -66,12 +69,15 @@ static tb_tensor *text_loss(const tb_model *m, int step, int micro, int first, i
 static void train(rank_job *j, const tb_model *m, tb_optim *o, tb_ddp *d)
 {
     int rows = BATCH / j->s->ranks;
-    for (int step = 0; step < STEPS; step++) {
+    int steps = j->s->steps < 0 ? 0 : j->s->steps ? j->s->steps : STEPS;
+    for (int step = 0; step < steps; step++) {
         for (int micro = 0; micro < j->s->micro_batches; micro++) {
             tb_scope *scope = tb_scope_open();
             tb_ddp_begin(d, micro + 1 == j->s->micro_batches);
-            assert_ok(
-                tb_backward((j->s->model == tied_gpt ? text_loss : image_loss)(m, step, micro, j->rank * rows, rows)));
+            tb_tensor *loss = (j->s->model == tied_gpt ? text_loss : image_loss)(m, j->s->steps ? 0 : step, micro,
+                                                                                 j->rank * rows, rows);
+            assert_ok(tb_backward(loss));
+            assert_ok(tb_item_f32(loss, &j->losses[step > 0]));
             tb_scope_close(scope);
         }
         if (j->s->fused) {
@@ -91,7 +97,7 @@ static void *run_rank(void *arg)
     tb_optim *o;
     tb_comm *c;
     tb_ddp *d;
-    assert_ok(tb_ctx_create(&(tb_ctx_config){.seed = 9}, &ctx));
+    assert_ok(tb_ctx_create(&(tb_ctx_config){.seed = j->s->seed ? j->s->seed : 9}, &ctx));
     tb_ctx_enter(ctx);
     assert_ok(tb_ctx_set_batch_blocks(ctx, 8 / j->s->ranks));
     const tb_optim_config optim = {j->s->optim, .rate = 0.1, .momentum = 0.9, .decay = 0.01};
@@ -113,7 +119,9 @@ static void *run_rank(void *arg)
     return NULL;
 }
 
-static int64_t state_bytes; /* of rank 0, in the last run */
+/* Of the last run. */
+static int64_t state_bytes; /* of rank 0 */
+static float losses[2];     /* first and last, of all ranks */
 
 /* All ranks end with the same weights; returns how many buckets there were. */
 static int run(setting s, char hash[65])
@@ -130,6 +138,10 @@ static int run(setting s, char hash[65])
     for (int r = 1; r < s.ranks; r++) assert_string_equal(jobs[r].hash, jobs[0].hash);
     memcpy(hash, jobs[0].hash, 65);
     state_bytes = jobs[0].state_bytes;
+    for (int i = 0; i < 2; i++) {
+        losses[i] = 0;
+        for (int r = 0; r < s.ranks; r++) losses[i] += jobs[r].losses[i];
+    }
     return jobs[0].buckets;
 }
 
@@ -146,6 +158,32 @@ static void ranks_and_buckets_change_no_bit(void **state)
             if (i == 0) assert_int_equal(n, 6); /* one a parameter */
             if (i == 4) assert_int_equal(n, 1);
         }
+}
+
+static void fifty_steps_have_one_hash_on_all_ranks_buckets_and_backends(void **state)
+{
+    (void)state;
+    const int64_t sizes[] = {1, 256, 2048, 4096, 1 << 20};
+    const char *const backends[] = {"thread", "shm"};
+    char one[65], many[65], other[65];
+    setting s = {.ranks = 1, .micro_batches = 1, .model = mlp, .steps = -1};
+    (void)run(s, other); /* before the first step */
+    s.steps = 50;
+    (void)run(s, one);
+    assert_string_not_equal(one, other);
+    assert_true(losses[1] < losses[0]);
+    for (s.ranks = 2; s.ranks <= 8; s.ranks *= 2)
+        for (int i = 0; i < 10; i++) {
+            s.backend = backends[i / 5];
+            s.bucket_bytes = sizes[i % 5];
+            s.fused = i % 2;
+            (void)run(s, many);
+            assert_string_equal(many, one);
+        }
+    s.ranks = 1;
+    s.seed = 10;
+    (void)run(s, other);
+    assert_string_not_equal(one, other);
 }
 
 /* The head reads the byte embedding: one gradient from two sums over the batch. */
@@ -248,6 +286,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_and_buckets_change_no_bit),
+        cmocka_unit_test(fifty_steps_have_one_hash_on_all_ranks_buckets_and_backends),
         cmocka_unit_test(a_tied_head_has_the_bits_of_one_rank),
         cmocka_unit_test(updates_on_sums_have_the_bits_of_an_optimizer),
         cmocka_unit_test(the_state_of_an_optimizer_is_shared_out),

@@ -8,10 +8,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-enum { ROWS = 8, TIME = 4, WIDTH = 12, CLASSES = 4, STEPS = 3, MOST_RANKS = 4, MOST_STAGES = 8 };
+enum { ROWS = 8, TIME = 4, WIDTH = 12, CLASSES = 4, STEPS = 3, MOST_RANKS = 8, MOST_STAGES = 8 };
 static const char spec[] = "mlp:widths=12-16-20-16-24-16-20-16-4,act=gelu";
 /* Residual blocks: what arrives as a gradient is kept for the weights too. */
 static const char gpt_spec[] = "gpt:layers=6,width=16,heads=2,context=4,vocab=12,tie=false";
+static const char uniform_spec[] = "mlp:widths=12-12-12-12-12-12-12-12-4,act=relu";
 static const char relu_spec[] = "mlp:widths=12-16-20-16-24-16-20-16-4,act=relu";
 
 typedef struct job { /* one arrangement of the same training */
@@ -206,6 +207,8 @@ static const job arrangements[] = {
     {"zb_h1", relu_spec, 4, 1, 8, false, ALONE}, {"gpipe", gpt_spec, 2, 1, 4, false, ALONE},
     {"1f1b", gpt_spec, 4, 1, 4, true, ALONE}, {"zb_h1", gpt_spec, 2, 1, 4, false, ALONE},
     {"zb_h1", gpt_spec, 4, 1, 4, false, ALONE}, {"interleaved_1f1b", gpt_spec, 2, 2, 4, false, ALONE},
+    {"gpipe", spec, 8, 1, 8, false, ALONE}, {"1f1b", spec, 8, 1, 16, false, ALONE},
+    {"1f1b", spec, 8, 1, 8, true, ALONE}, {"zb_h1", spec, 8, 1, 8, false, ALONE},
 };
 enum { ARRANGEMENTS = sizeof arrangements / sizeof arrangements[0] };
 
@@ -389,6 +392,29 @@ static void a_rank_of_1f1b_holds_min_m_p_minus_r_microbatches(void **state)
     }
 }
 
+/* Eight equal blocks, one a rank; the last has the loss, so it is not one of them. */
+static void on_a_uniform_stack_that_is_the_closed_form(void **state)
+{
+    (void)state;
+    enum { P = 8 };
+    for (int m = 1; m <= 16; m *= 4) {
+        job j = {.schedule = "1f1b", .model = uniform_spec, .ranks = P, .chunks = 1, .microbatches = m};
+        tb_rank_peak peaks[MOST_RANKS];
+        tb_stage_bytes bytes[MOST_STAGES];
+        outcome out;
+        predict(&j, peaks, bytes);
+        run(&j, &out);
+        int64_t of_a_block = bytes[1].act; /* A/p */
+        assert_true(of_a_block > 0);
+        for (int r = 0; r < P; r++) {
+            assert_int_equal(out.memory[r].act_bytes, peaks[r].act_bytes);
+            if (r + 1 == P) continue;
+            assert_int_equal(bytes[r].act, of_a_block);
+            assert_int_equal(out.memory[r].act_bytes, of_a_block * (m < P - r ? m : P - r));
+        }
+    }
+}
+
 static void recomputation_holds_less_and_a_split_backward_is_refused(void **state)
 {
     (void)state;
@@ -436,6 +462,7 @@ int main(void)
         cmocka_unit_test(another_seed_gives_other_weights),
         cmocka_unit_test(what_is_held_is_what_was_predicted_on_meta),
         cmocka_unit_test(a_rank_of_1f1b_holds_min_m_p_minus_r_microbatches),
+        cmocka_unit_test(on_a_uniform_stack_that_is_the_closed_form),
         cmocka_unit_test(recomputation_holds_less_and_a_split_backward_is_refused),
         cmocka_unit_test(cuts_make_the_dearest_stage_as_cheap_as_possible),
     };
