@@ -51,10 +51,11 @@ VEC void direct_outputs(const int pixels, const int vectors, const direct_tile *
         for (int64_t q = 0; q < t->n_taps; q++, w += NR) {
             const float *x = t->pixel + channel * t->plane + t->taps[q];
             vf held[NV];
-            __builtin_prefetch(w + PREFETCH_K * NR);
-            __builtin_prefetch(x + MR * t->step); /* the next tile's */
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) held[v] = vf_load(w + v * VL);
+            for (int v = 0; v < vectors; v++) {
+                __builtin_prefetch(w + PREFETCH_K * NR + v * VL);
+                held[v] = vf_load(w + v * VL);
+            }
 #pragma GCC unroll 16
             for (int i = 0; i < pixels; i++) {
                 vf one = vf_set1(x[i * t->step]);
