@@ -4,6 +4,7 @@
 
 #include "blocking.h"
 BLOCKING_F32_AVX512;
+#include "conv_depthwise_3x3_f32.h"
 #include "conv_depthwise_f32.h"
 #include "conv_direct_f32.h"
 #include "conv_weight_grad_f32.h"
@@ -13,6 +14,8 @@ TB_KERNEL(conv2d_input_grad_f32_avx512) = CONV_KERNEL(conv2d_input_grad);
 TB_KERNEL(conv2d_weight_grad_f32_avx512) = CONV_KERNEL(conv2d_weight_grad);
 TB_KERNEL(conv2d_depthwise_f32_avx512) = DEPTHWISE_KERNEL(conv2d);
 TB_KERNEL(conv2d_input_grad_depthwise_f32_avx512) = DEPTHWISE_KERNEL(conv2d_input_grad);
+TB_KERNEL(conv2d_depthwise_3x3_f32_avx512) = DEPTHWISE_3X3_KERNEL(conv2d);
+TB_KERNEL(conv2d_input_grad_depthwise_3x3_f32_avx512) = DEPTHWISE_3X3_KERNEL(conv2d_input_grad);
 TB_KERNEL(conv2d_direct_f32_avx512) =
     DIRECT_KERNEL(conv2d, .pack_bytes = conv2d_direct_pack_bytes, .pack = conv2d_direct_pack);
 TB_KERNEL(conv2d_input_grad_direct_f32_avx512) = DIRECT_KERNEL(conv2d_input_grad, .pack = NULL);

@@ -63,6 +63,8 @@ VEC vm vf_eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 VEC vm vf_isnan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 VEC vm vi_eq(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
 VEC vm vm_first(int n) { return lanes_below(n); }
+VEC vm vm_between(int from, int to) { return lanes_below(to) & ~lanes_below(from); }
+VEC vf vf_load_if(vm m, const float *p) { return _mm512_maskz_loadu_ps(m, p); }
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 VEC vi vi_select(vm m, vi yes, vi no) { return _mm512_mask_blend_epi32(m, no, yes); }
 

@@ -85,6 +85,8 @@ VEC vm vf_eq(vf a, vf b) { return a == b; }
 VEC vm vf_isnan(vf a) { return a != a; }
 VEC vm vi_eq(vi a, vi b) { return a == b; }
 VEC vm vm_first(int n) { return n > 0; }
+VEC vm vm_between(int from, int to) { return from <= 0 && to > 0; }
+VEC vf vf_load_if(vm m, const float *p) { return m ? *p : 0.0f; }
 VEC vf vf_select(vm m, vf yes, vf no) { return m ? yes : no; }
 VEC vi vi_select(vm m, vi yes, vi no) { return m ? yes : no; }
 

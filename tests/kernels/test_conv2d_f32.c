@@ -22,8 +22,12 @@ static const conv_case cases[] = {
     {3, 16, 17, 13, 14, 3, 3, {2, 2}, {1, 1}, {1, 1}, 1}, {1, 300, 12, 12, 31, 1, 1, {1, 1}, {0, 0}, {1, 1}, 1},
     {2, 32, 8, 9, 64, 3, 3, {1, 1}, {1, 1}, {1, 1}, 2},   {1, 16, 6, 8, 16, 3, 3, {1, 1}, {4, 4}, {2, 1}, 1},
     {1, 13, 10, 28, 33, 1, 1, {2, 2}, {1, 1}, {1, 1}, 1},
+    /* depthwise 3x3: strips of one and two vectors, rows beyond the last four, borders wider than the taps */
+    {2, 3, 8, 28, 3, 3, 3, {1, 1}, {1, 1}, {1, 1}, 3},    {1, 2, 7, 16, 2, 3, 3, {1, 1}, {1, 1}, {1, 1}, 2},
+    {1, 2, 5, 33, 4, 3, 3, {1, 1}, {0, 2}, {1, 1}, 2},    {2, 2, 2, 17, 2, 3, 3, {1, 1}, {2, 0}, {1, 1}, 2},
+    {1, 3, 9, 50, 3, 3, 3, {1, 1}, {3, 4}, {1, 1}, 3},    {1, 2, 1, 1, 2, 3, 3, {1, 1}, {1, 1}, {1, 1}, 2},
 };
-enum { CASES = sizeof cases / sizeof *cases, MAX_KERNELS = 8 };
+enum { CASES = sizeof cases / sizeof *cases, MAX_KERNELS = 16 };
 
 static tb_conv_args args_of(const conv_case *c)
 {
@@ -130,7 +134,7 @@ static float *run_case(const tb_kernel *k, tb_conv_args *a, int64_t out_floats, 
     if (!a->accumulate && !a->residual)
         for (int64_t i = 0; i < out_floats; i++) ((float *)a->out)[i] = NAN;
     memcpy(*before, a->out, (size_t)out_floats * sizeof(float));
-    a->scratch = guarded((k->scratch_bytes(a) + 63) / 64 * 64);
+    a->scratch = guarded(((k->scratch_bytes ? k->scratch_bytes(a) : 0) + 63) / 64 * 64);
     k->run(a);
     return a->out;
 }
