@@ -76,7 +76,10 @@ void tb_cross(tb_crossing way, tb_isa isa, float *const *data, int64_t n, int ra
 {
     int64_t share = n / ranks, first = rank * share;
     *checksum = 0;
-    if (way == TB_CROSSING_COPY) copy_share(data, first, share, rank, ranks);
-    else if (way == TB_CROSSING_SUM) sum_share(kernel_of(isa, ranks, ranks), data, first, share, ranks);
-    else *checksum = read_others(kernel_of(isa, 2, 1), data, share, rank, ranks);
+    if (way == TB_CROSSING_COPY)
+        copy_share(data, first, share, rank, ranks);
+    else if (way == TB_CROSSING_SUM)
+        sum_share(kernel_of(isa, ranks, ranks), data, first, share, ranks);
+    else
+        *checksum = read_others(kernel_of(isa, 2, 1), data, share, rank, ranks);
 }

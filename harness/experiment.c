@@ -346,7 +346,8 @@ static tb_status check_geomean(const tb_experiment *e, const tb_conf *plot)
         for (int k = 0; fits && k < of->items[i]->n_items; k++) fits = of->items[i]->items[k]->kind == TB_CONF_SCALAR;
     }
     if (!fits)
-        return tb_conf_fail(plot, TB_ERR_CONFIG, "plots: a geomean has lists metric (names) and of (maps of keys to "
+        return tb_conf_fail(plot, TB_ERR_CONFIG,
+                            "plots: a geomean has lists metric (names) and of (maps of keys to "
                             "values), and may have a series (one key)");
     for (int i = 0; i < metrics->n_items; i++) {
         const char *name, *near = NULL;

@@ -29,8 +29,11 @@ bool tb_flight_tell(const char *prefix, tb_text *report, char *sentence, size_t 
     int n = culprit->other < 0 ? 0 : snprintf(sentence, bytes, "rank %d or ", culprit->other);
     sentence += n;
     bytes -= (size_t)n;
-    if (!culprit->doing[0]) snprintf(sentence, bytes, "rank %d was in no communication", culprit->rank);
-    else if (culprit->inside) snprintf(sentence, bytes, "rank %d was in %s", culprit->rank, culprit->doing);
-    else snprintf(sentence, bytes, "rank %d was behind %s", culprit->rank, culprit->doing);
+    if (!culprit->doing[0])
+        snprintf(sentence, bytes, "rank %d was in no communication", culprit->rank);
+    else if (culprit->inside)
+        snprintf(sentence, bytes, "rank %d was in %s", culprit->rank, culprit->doing);
+    else
+        snprintf(sentence, bytes, "rank %d was behind %s", culprit->rank, culprit->doing);
     return true;
 }

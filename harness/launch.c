@@ -330,8 +330,10 @@ static tb_status conclude(watch *w, tb_outcome *out)
         return TB_OK;
     }
     int rank, signal;
-    if (!failed || find_killed(w->log.text, &rank, &signal)) explain(w, &end, out->reason, sizeof out->reason);
-    else end.status = "failed";
+    if (!failed || find_killed(w->log.text, &rank, &signal))
+        explain(w, &end, out->reason, sizeof out->reason);
+    else
+        end.status = "failed";
     end.reason = out->reason;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);

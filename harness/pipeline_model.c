@@ -9,8 +9,8 @@ enum { LINK_ROUNDS = 21, LINK_SMALL = 8, LINK_LARGE = 1 << 20 };
 tb_status tb_action_costs_open(tb_action_costs *c, int stages)
 {
     size_t n = (size_t)stages * TB_ACTION_KINDS;
-    *c = (tb_action_costs){.stages = stages, .sum_ns = tb_calloc(n, sizeof *c->sum_ns),
-                           .n = tb_calloc(n, sizeof *c->n)};
+    *c =
+        (tb_action_costs){.stages = stages, .sum_ns = tb_calloc(n, sizeof *c->sum_ns), .n = tb_calloc(n, sizeof *c->n)};
     return c->sum_ns && c->n ? TB_OK : TB_ERR_OOM;
 }
 
@@ -41,8 +41,11 @@ tb_status tb_action_costs_gather(const tb_action_costs *c, tb_comm *comm, tb_sta
             int64_t at = (int64_t)s * TB_ACTION_KINDS + k;
             mean[k] = all[n + at] > 0 ? all[at] / all[n + at] : 0;
         }
-        times[s] = (tb_stage_time){.f_ns = mean[TB_DO_F], .b_ns = mean[TB_DO_B], .i_ns = mean[TB_DO_I],
-                                   .w_ns = mean[TB_DO_W], .opt_ns = mean[TB_DO_OPT]};
+        times[s] = (tb_stage_time){.f_ns = mean[TB_DO_F],
+                                   .b_ns = mean[TB_DO_B],
+                                   .i_ns = mean[TB_DO_I],
+                                   .w_ns = mean[TB_DO_W],
+                                   .opt_ns = mean[TB_DO_OPT]};
     }
     tb_free(all);
     return st;
@@ -165,7 +168,10 @@ tb_status tb_project(const tb_schedule *here, const tb_stage_time *times, const 
     if (st == TB_OK) st = tb_schedule_make(here->name, &c, &s);
     if (st == TB_OK) {
         stretch(here, times, bytes, reduce_ns, stages, t, b);
-        tb_sim_config config = {.times = t, .bytes = b, .link = cluster->near, .far_link = cluster->far,
+        tb_sim_config config = {.times = t,
+                                .bytes = b,
+                                .link = cluster->near,
+                                .far_link = cluster->far,
                                 .ranks_per_node = cluster->ranks_per_node};
         st = simulate(s, &config, out);
     }

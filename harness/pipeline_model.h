@@ -23,15 +23,15 @@ TB_MUST_USE tb_status tb_action_costs_gather(const tb_action_costs *c, tb_comm *
 TB_MUST_USE tb_status tb_measure_link(tb_comm *comm, tb_link *out);
 
 typedef struct tb_cluster {
-    int stages, replicas;   /* stages x replicas ranks */
+    int stages, replicas; /* stages x replicas ranks */
     int ranks_per_node;
-    tb_link near, far;      /* within a node, between nodes */
+    tb_link near, far; /* within a node, between nodes */
 } tb_cluster;
 
 typedef struct tb_projection {
-    double step_ns, exposed_ns;         /* exposed communication: of the worst rank */
-    double busy, bubble;                /* shares of the ranks' time, mean: at work; waiting for others' work */
-    int64_t peak_bytes;                 /* of the worst rank: activations and boundaries */
+    double step_ns, exposed_ns; /* exposed communication: of the worst rank */
+    double busy, bubble;        /* shares of the ranks' time, mean: at work; waiting for others' work */
+    int64_t peak_bytes;         /* of the worst rank: activations and boundaries */
 } tb_projection;
 
 /* A schedule on the ranks of a cluster. The first and the last stage cost what they did here, those between the mean

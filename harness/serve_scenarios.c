@@ -235,7 +235,7 @@ typedef struct disturbance {
     int64_t n, done;
     atomic_int in_flight;
     int want_in_flight, least_in_flight;
-    double after_s;   /* how long the load goes on behind the last action */
+    double after_s; /* how long the load goes on behind the last action */
     atomic_bool over;
     tb_status status;
     char message[256];
@@ -274,9 +274,8 @@ static tb_status disturbed(const tb_run *run, tb_serve_state *s, int64_t i, dist
     pthread_t thread;
     tb_load_result *r = NULL;
     tb_load_config c = target(run, s);
-    tb_load_schedule closed = {.kind = TB_ARRIVALS_CLOSED,
-                               .duration_s = 10 * tb_param_num(run, "seconds") + 10,
-                               .seed = run->seed};
+    tb_load_schedule closed = {
+        .kind = TB_ARRIVALS_CLOSED, .duration_s = 10 * tb_param_num(run, "seconds") + 10, .seed = run->seed};
     d->serving = s->serving;
     d->want_in_flight = c.connections < TB_IN_FLIGHT ? c.connections : TB_IN_FLIGHT;
     c.connections *= 2; /* between an answer and the next request a connection has nothing in flight */

@@ -38,8 +38,10 @@ static void forget_mpirun(void)
         char name[128];
         bool theirs = strncmp(*e, "OMPI_", 5) == 0 || strncmp(*e, "PMIX_", 5) == 0 || strncmp(*e, "ORTE_", 5) == 0;
         snprintf(name, sizeof name, "%.*s", (int)strcspn(*e, "="), *e);
-        if (theirs && unsetenv(name) == 0) e = environ;
-        else e++;
+        if (theirs && unsetenv(name) == 0)
+            e = environ;
+        else
+            e++;
     }
     if (geteuid() != 0) return;
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
@@ -48,7 +50,10 @@ static void forget_mpirun(void)
 
 static _Noreturn void become(const char *const *words, int output)
 {
-    union { const char *const *in; char *const *out; } argv = {.in = words};
+    union {
+        const char *const *in;
+        char *const *out;
+    } argv = {.in = words};
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     setpgid(0, 0);
     forget_mpirun();
@@ -104,8 +109,8 @@ static tb_status start(trial *t)
     snprintf(backend, sizeof backend, "params.backend=%s", p->backend);
     snprintf(deadline, sizeof deadline, "launch.deadline_s=%g", p->deadline_s);
     const char *const launcher[] = {"mpirun", "--oversubscribe", "--bind-to", "none", "-n", ranks};
-    const char *const command[] = {t->program, "run", t->experiment, "--out", t->results, "-s", set_ranks,
-                                   "-s", fault, "-s", backend, "-s", deadline};
+    const char *const command[] = {t->program, "run", t->experiment, "--out", t->results, "-s",    set_ranks,
+                                   "-s",       fault, "-s",          backend, "-s",       deadline};
     for (size_t i = 0; p->direct && i < sizeof launcher / sizeof *launcher; i++) words[n++] = launcher[i];
     for (size_t i = 0; i < sizeof command / sizeof *command; i++) words[n++] = command[i];
     if (strcmp(p->work, "fused") == 0) {
@@ -263,8 +268,10 @@ tb_status tb_struck_program(const tb_struck_plan *plan, tb_struck *out)
     snprintf(t->results, sizeof t->results, "%s/out", t->folder);
     clock_gettime(CLOCK_REALTIME, &now);
     TB_GO(start(t));
-    if (plan->lives) examine_alive(t, out);
-    else examine_dead(t, out);
+    if (plan->lives)
+        examine_alive(t, out);
+    else
+        examine_dead(t, out);
     out->left_behind = left_behind(now.tv_sec);
 cleanup:
     if (t->results[0]) remove_folder(t->folder);

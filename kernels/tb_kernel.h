@@ -110,8 +110,8 @@ typedef struct tb_gemm_args {
  * Orders: forward one chain of fused multiply-adds over ascending (c, kh, kw); input_grad over ascending (o, kh, kw);
  * weight_grad: the images are cut into `tree` blocks of ceil(n / tree), each a chain over ascending (n, i, j), summed
  * as a balanced pairwise tree.
- * conv2d_winograd is conv2d with fewer products and sums in another order (of a result's own, whatever the batch and the
- * threads). It always takes packed weights. is_pooled: no residual, and act is none or relu. ---- */
+ * conv2d_winograd is conv2d with fewer products and sums in another order (of a result's own, whatever the batch and
+ * the threads). It always takes packed weights. is_pooled: no residual, and act is none or relu. ---- */
 typedef struct tb_conv_args {
     int64_t n, c, h, w;    /* x */
     int64_t o, kh, kw;     /* weight */

@@ -232,8 +232,7 @@ static tb_status give_to_node(const pass *p, node *to, int output, tb_tensor *g)
     tb_tensor *before = to->grads[output], *open = open_sum(p, to, output);
     bool is_there = before && g->storage == before->storage && g->offset == before->offset; /* the rule took the sum */
     tb_tensor *sum = g;
-    if (before && !is_there)
-        sum = open && g->is_contiguous ? tb_accumulate(open, g, false) : tb_add(before, g);
+    if (before && !is_there) sum = open && g->is_contiguous ? tb_accumulate(open, g, false) : tb_add(before, g);
     if (tb_is_poison(sum)) return tb_ctx_take_error(to->ctx);
     tb_retain(sum);
     tb_release(to->grads[output]);
@@ -261,7 +260,8 @@ static tb_status distribute(const pass *p, node *n, uint64_t wants)
         const edge *e = &n->edges[i];
         if (!(wants >> i & 1)) continue;
         if (e->leaf) TB_TRY(give_to_leaf(p, e->leaf, n->result[i]));
-        else if (n->result[i]) TB_TRY(give_to_node(p, e->to, e->output, n->result[i]));
+        else if (n->result[i])
+            TB_TRY(give_to_node(p, e->to, e->output, n->result[i]));
     }
     return TB_OK;
 }

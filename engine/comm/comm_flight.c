@@ -31,8 +31,7 @@ static bool read_file(const char *prefix, int rank, flight *to)
 
 static void digest(flight *f, state *out)
 {
-    *out = (state){ .readable = true, .closed = f->head.closed, .pid = f->head.pid,
-                     .excused_ns = f->head.excused_ns };
+    *out = (state){.readable = true, .closed = f->head.closed, .pid = f->head.pid, .excused_ns = f->head.excused_ns};
     for (int i = 0; i < FLIGHT_ENTRIES; i++) {
         flight_entry *e = &f->entries[i];
         e->what[sizeof e->what - 1] = e->label[sizeof e->label - 1] = 0;
@@ -77,7 +76,7 @@ static int follow_blame(const state *s, int ranks, int *other)
     at = s[at].failed.blamed;
     for (int hops = 1; hops < ranks && blames(s, at, ranks) && s[at].failed.blamed != at; hops++)
         accuser = at, at = s[at].failed.blamed;
-    int votes[2] = { 0 }, against = accuser;
+    int votes[2] = {0}, against = accuser;
     for (int r = 0; r < ranks; r++)
         if (blames(s, r, ranks)) votes[0] += s[r].failed.blamed == at, votes[1] += s[r].failed.blamed == against;
     if (s[accuser].failed.disputed && (votes[0] < 2 || votes[0] == votes[1])) *other = against;
@@ -134,13 +133,13 @@ static void describe_rank(tb_text *to, const state *s, int rank, int64_t end_ns)
 static void tell_culprit(const state *s, int ranks, tb_culprit *out)
 {
     int other, rank = find_culprit(s, ranks, &other);
-    *out = (tb_culprit){ .rank = rank, .other = other };
+    *out = (tb_culprit){.rank = rank, .other = other};
     if (rank < 0 || !s[rank].readable) return;
     out->inside = s[rank].oldest_open.number > 0;
     const flight_entry *e = out->inside ? &s[rank].newest_open : &s[rank].last;
     if (!e->number) return;
     out->since_ns = out->inside ? e->posted_ns : e->ended_ns;
-    tb_text text = { 0 };
+    tb_text text = {0};
     describe(&text, e);
     snprintf(out->doing, sizeof out->doing, "%s", tb_text_str(&text));
     tb_text_free(&text);
@@ -162,7 +161,7 @@ tb_status tb_comm_read_flight(const char *prefix, tb_text *report, tb_culprit *c
     state *s = tb_calloc((size_t)ranks + 1, sizeof *s);
     tb_status st = f && s ? TB_OK : tb_error_code();
     int64_t end_ns = 0;
-    *culprit = (tb_culprit){ .rank = -1, .other = -1 };
+    *culprit = (tb_culprit){.rank = -1, .other = -1};
     if (st == TB_OK && ranks <= 0) st = TB_FAIL(TB_ERR_IO, "no flight record %s.<rank> can be read", prefix);
     for (int r = 0; st == TB_OK && r < ranks; r++) {
         if (!read_file(prefix, r, f)) continue;

@@ -111,7 +111,7 @@ void tbi_reduce_tree(const void *const *in, int n, void *out, int64_t count, tb_
 
 const tb_kernel *tbi_reduce_kernel(int n, int n_out, tb_dtype dtype, tb_reduction kind, tb_isa isa)
 {
-    tb_rank_sum_args a = { .ranks = n, .n_out = n_out };
+    tb_rank_sum_args a = {.ranks = n, .n_out = n_out};
     const tb_kernel *kernels[TB_ISAS];
     int found = kind == TB_REDUCE_SUM ? tb_kernel_find("rank_sum", dtype, isa, kernels, TB_ISAS) : 0;
     for (int k = 0; k < found; k++)
@@ -123,7 +123,7 @@ void tbi_reduce_to(const void *const *in, int n, void *const *out, int n_out, in
                    tb_reduction kind, const tb_kernel *kernel)
 {
     if (kernel) {
-        kernel->run(&(tb_rank_sum_args){ .n = count, .ranks = n, .n_out = n_out, .in = in, .out = out });
+        kernel->run(&(tb_rank_sum_args){.n = count, .ranks = n, .n_out = n_out, .in = in, .out = out});
         return;
     }
     size_t bytes = (size_t)count * tb_dtype_size(dtype);

@@ -194,8 +194,8 @@ static tb_status check_others(tb_comm *c)
         int pid = atomic_load(&s->head->pids[r]);
         if (pid <= 0 || kill(pid, 0) == 0 || errno != ESRCH) continue;
         c->blamed = r;
-        return TB_FAIL(TB_ERR_COMM, "rank %d of %d: %s%s%s%s: rank %d (process %d) is gone", c->rank, c->size,
-                       c->doing, c->label[0] ? " (" : "", c->label, c->label[0] ? ")" : "", r, pid);
+        return TB_FAIL(TB_ERR_COMM, "rank %d of %d: %s%s%s%s: rank %d (process %d) is gone", c->rank, c->size, c->doing,
+                       c->label[0] ? " (" : "", c->label, c->label[0] ? ")" : "", r, pid);
     }
     return TB_OK;
 }

@@ -113,7 +113,8 @@ static void apply_spec(tb_tensor *t, const tb_out_spec *s)
         t->dims[i] = s->dims[i];
         t->numel *= s->dims[i];
     }
-    if (s->is_view || s->is_laid_out) memcpy(t->strides, s->strides, sizeof t->strides);
+    if (s->is_view || s->is_laid_out)
+        memcpy(t->strides, s->strides, sizeof t->strides);
     else tbi_row_major(s->rank, t->dims, t->strides);
     t->offset = s->is_view ? s->offset : 0;
     t->is_contiguous = tbi_is_row_major(s->rank, t->dims, t->strides);

@@ -57,7 +57,8 @@ static int anchor_for(tb_graph *g, tb_pass_run *r, int user, int k)
     if (!a || !with_epilogue(a->op)) return -1;
     bool adds = u->op == &tb_op_add;
     if (tb_graph_uses(g, u->in[k]) != 1) refusal = "its result has other uses";
-    else if (tbi_act_of(a) != TB_ACT_NONE) refusal = "it has an activation already";
+    else if (tbi_act_of(a) != TB_ACT_NONE)
+        refusal = "it has an activation already";
     else if (adds && a->n_in > residual_place(a->op)) refusal = "it has a residual already";
     else if (adds && !same_dims(&g->values[u->in[1 - k]], &g->values[u->out[0]]))
         refusal = "the sum broadcasts its other operand";
@@ -105,9 +106,9 @@ static tb_status epilogue(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_epilogue = {
-    "epilogue", "moves residual sums and activations into the linear or convolution before them", false, false,
-    epilogue};
+const tb_pass tbi_pass_epilogue = {"epilogue",
+                                   "moves residual sums and activations into the linear or convolution before them",
+                                   false, false, epilogue};
 
 /* ---- pointwise groups ---- */
 typedef struct group {

@@ -91,5 +91,5 @@ static tb_status norm(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_norm = {"norm", "moves batch norm into the weights of the convolution before it", true,
-                               false, norm};
+const tb_pass tbi_pass_norm = {"norm", "moves batch norm into the weights of the convolution before it", true, false,
+                               norm};

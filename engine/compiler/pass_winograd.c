@@ -54,10 +54,11 @@ static int pooled_by(const tb_graph *g, tb_pass_run *r, int pool)
     const tbi_conv2d_winograd_attrs *a = c->attrs;
     const char *refusal = !is_pair(&p->kernel, 2) || !is_pair(&p->stride, 2) || !is_pair(&p->pad, 0)
                               ? "its windows are not 2x2 side by side"
-                          : tb_graph_uses(g, n->in[0]) != 1 ? "its result has other uses"
+                          : tb_graph_uses(g, n->in[0]) != 1  ? "its result has other uses"
                           : tb_graph_uses(g, n->out[1]) != 0 ? "the places of the maxima are used"
                           : a->is_pooled || a->act > TB_ACT_RELU || c->n_in > 3
-                              ? "it has a pooling, a residual or a gelu" : NULL;
+                              ? "it has a pooling, a residual or a gelu"
+                              : NULL;
     if (refusal) tbi_why(r, g, conv, pool, refusal);
     return refusal ? -1 : conv;
 }
@@ -91,5 +92,5 @@ static tb_status winograd(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_winograd = {
-    "winograd", "convolves by minimal filtering, with the pooling behind it", true, true, winograd};
+const tb_pass tbi_pass_winograd = {"winograd", "convolves by minimal filtering, with the pooling behind it", true, true,
+                                   winograd};

@@ -7,9 +7,9 @@ enum { WIDTH = TB_RANDOM_GRAPH_WIDTH, MAX_VALUES = 48 };
 
 typedef struct generator {
     tb_graph *g;
-    uint64_t seed, at; /* of the draws */
+    uint64_t seed, at;         /* of the draws */
     int values[MAX_VALUES], n; /* of shape [N, WIDTH] */
-    tb_status st; /* the first failure; nothing happens after it */
+    tb_status st;              /* the first failure; nothing happens after it */
 } generator;
 
 static int roll(generator *r, int n) { return (int)tb_random_below(r->seed, 5, r->at++, (uint64_t)n); }
@@ -34,9 +34,12 @@ static int constant(generator *r, const char *prefix, int rank, const int64_t *d
 static int small_constant(generator *r)
 {
     switch (roll(r, 3)) {
-    case 0: return constant(r, "k", 1, (int64_t[]){WIDTH});
-    case 1: return constant(r, "k", 2, (int64_t[]){1, 1});
-    default: return constant(r, "k", 0, NULL);
+    case 0:
+        return constant(r, "k", 1, (int64_t[]){WIDTH});
+    case 1:
+        return constant(r, "k", 2, (int64_t[]){1, 1});
+    default:
+        return constant(r, "k", 0, NULL);
     }
 }
 
@@ -102,11 +105,17 @@ static int next_value(generator *r)
     const tb_op *op;
     switch (roll(r, 9)) {
     case 0:
-    case 1: return node(r, unary(r), 1, (int[]){a});
-    case 2: return node(r, binary(r), 2, (int[]){a, b});
-    case 3: k = small_constant(r); return node(r, binary(r), 2, roll(r, 4) ? (int[]){a, k} : (int[]){k, a});
-    case 4: return layer(r, a);
-    case 5: return reshaped(r, a);
+    case 1:
+        return node(r, unary(r), 1, (int[]){a});
+    case 2:
+        return node(r, binary(r), 2, (int[]){a, b});
+    case 3:
+        k = small_constant(r);
+        return node(r, binary(r), 2, roll(r, 4) ? (int[]){a, k} : (int[]){k, a});
+    case 4:
+        return layer(r, a);
+    case 5:
+        return reshaped(r, a);
     case 6: /* constants only: folded */
         k = node(r, &tb_op_neg, 1, (int[]){small_constant(r)});
         k = node(r, &tb_op_add, 2, (int[]){k, small_constant(r)});
@@ -115,7 +124,8 @@ static int next_value(generator *r)
         op = unary(r);
         k = node(r, op, 1, (int[]){a});
         return node(r, &tb_op_add, 2, (int[]){k, node(r, op, 1, (int[]){a})});
-    default: return column(r, a);
+    default:
+        return column(r, a);
     }
 }
 
@@ -135,7 +145,9 @@ tb_status tb_random_graph(uint64_t seed, tb_graph **out)
     if (r.st == TB_OK) r.st = tb_graph_output(r.g, r.values[r.n - 1], "y");
     if (r.st == TB_OK && roll(&r, 2)) r.st = tb_graph_output(r.g, r.values[roll(&r, r.n - 1) + 1], "z");
     if (r.st == TB_OK) r.st = tb_graph_compact(r.g);
-    if (r.st == TB_OK) *out = r.g;
-    else tb_graph_free(r.g);
+    if (r.st == TB_OK)
+        *out = r.g;
+    else
+        tb_graph_free(r.g);
     return r.st;
 }

@@ -9,21 +9,21 @@
 #include "tb_pass.h"
 
 typedef struct tb_verify_group {
-    int node;             /* of the compiled graph */
+    int node; /* of the compiled graph */
     const char *op;
     char kernel[64];
     double max_abs, sqnr_db; /* difference; signal over its noise, infinite where there is none */
-    double worst;         /* the largest difference in units of what is allowed: above 1 is wrong */
+    double worst;            /* the largest difference in units of what is allowed: above 1 is wrong */
 } tb_verify_group;
 
 typedef struct tb_verify_report {
-    double difference, limit;  /* of the whole */
+    double difference, limit; /* of the whole */
     int n_groups;
-    tb_verify_group *groups;   /* in the order of the compiled graph */
-    int n_wrong;               /* groups */
-    int64_t culprit;           /* the rewrite that makes the whole wrong, from 1; 0: none does */
+    tb_verify_group *groups; /* in the order of the compiled graph */
+    int n_wrong;             /* groups */
+    int64_t culprit;         /* the rewrite that makes the whole wrong, from 1; 0: none does */
     const char *culprit_pass;
-    tb_text culprit_change;    /* ops that it took away and put in: "-relu +neg" */
+    tb_text culprit_change; /* ops that it took away and put in: "-relu +neg" */
 } tb_verify_report;
 
 /* `g` (unchanged) as captured; sizes and in as for tb_session_run. Runs in ctx, the current one, which from here on is

@@ -54,10 +54,10 @@ static tb_status run(tb_graph *g, tb_ctx *ctx, const int64_t *sizes, const void 
     tb_exec *e;
     tb_session *s = NULL;
     TB_TRY(tb_exec_create(g, &e));
-    tb_status st = g->n_inputs + g->n_outputs > 2 * MAX_OPERANDS
-                       ? TB_FAIL(TB_ERR_UNSUPPORTED, "graph %s: more than %d values to look at", g->name,
-                                 2 * MAX_OPERANDS)
-                       : TB_OK;
+    tb_status st =
+        g->n_inputs + g->n_outputs > 2 * MAX_OPERANDS
+            ? TB_FAIL(TB_ERR_UNSUPPORTED, "graph %s: more than %d values to look at", g->name, 2 * MAX_OPERANDS)
+            : TB_OK;
     for (out->n = 0; st == TB_OK && out->n < g->n_outputs; out->n++) {
         tb_tensor t = {0};
         tbi_describe(&g->values[g->outputs[out->n]], sizes, &t);
@@ -143,8 +143,10 @@ static tb_status find_culprit(const tb_graph *g, const results *expected, const 
     while (wrong - right > 1) {
         int64_t middle = (right + wrong) / 2;
         TB_TRY(difference_of(g, expected, opts, middle, ctx, sizes, in, &passes, &difference));
-        if (difference <= out->limit) right = middle;
-        else wrong = middle;
+        if (difference <= out->limit)
+            right = middle;
+        else
+            wrong = middle;
     }
     TB_TRY(difference_of(g, expected, opts, wrong, ctx, sizes, in, &passes, &difference));
     for (int p = 0; p < passes.n_passes; p++)

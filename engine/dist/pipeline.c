@@ -171,8 +171,10 @@ static tb_status work(tb_pipeline *p, const tb_action *a)
     case TB_DO_I: return backward(c, true);
     case TB_DO_W: return weights(c);
     case TB_DO_OPT: return update(p);
-    case TB_DO_REDUCE: return reduce(p, a->stage);
-    default: return TB_OK; /* messages are not work */
+    case TB_DO_REDUCE:
+        return reduce(p, a->stage);
+    default:
+        return TB_OK; /* messages are not work */
     }
 }
 

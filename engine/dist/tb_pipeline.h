@@ -8,10 +8,10 @@
  * likewise; so every schedule, however many ranks it has, gives the weights of plain accumulation to the last bit.
  * Random streams are keyed by (step, micro-batch, block): they do not depend on the cuts either.
  *
- * Several pipelines may share a step's batch (a grid: data x stages). Each has its own micro-batches; REDUCE then sums a
- * stage's gradients over the ranks that hold it. So two orders are named: a fold over the micro-batches of a pipeline,
- * and tb_comm.h's pairwise tree over the pipelines; any grid with as many pipelines gives the same bits, and one rank
- * gives them that folds each pipeline's share by itself and adds the sums by the tree.
+ * Several pipelines may share a step's batch (a grid: data x stages). Each has its own micro-batches; REDUCE then sums
+ * a stage's gradients over the ranks that hold it. So two orders are named: a fold over the micro-batches of a
+ * pipeline, and tb_comm.h's pairwise tree over the pipelines; any grid with as many pipelines gives the same bits, and
+ * one rank gives them that folds each pipeline's share by itself and adds the sums by the tree.
  *
  * Memory: between two actions a rank holds what tb_schedule_peaks() says, exactly, for the stage bytes that
  * tb_pipeline_stage_bytes() counts on any device, `meta` included: before the first step. Held bytes are those of

@@ -35,8 +35,8 @@ static tb_status shape(tb_op_call *c)
     const int64_t dims[4] = {g.n, g.o, a->is_pooled ? g.out[0] / 2 : g.out[0], a->is_pooled ? g.out[1] / 2 : g.out[1]};
     if (w->dtype != x->dtype || (b && (b->dtype != x->dtype || !tbi_has_dims(b, 1, w->dims))) ||
         (r && (r->dtype != x->dtype || !tbi_has_dims(r, 4, dims))))
-        return TB_FAIL(TB_ERR_SHAPE, "conv2d_winograd: weight, bias [%lld] and residual %s must be %s",
-                       (long long)g.o, tb_dims_text(4, dims), tb_dtype_name((tb_dtype)x->dtype));
+        return TB_FAIL(TB_ERR_SHAPE, "conv2d_winograd: weight, bias [%lld] and residual %s must be %s", (long long)g.o,
+                       tb_dims_text(4, dims), tb_dtype_name((tb_dtype)x->dtype));
     if (a->act < TB_ACT_NONE || a->act > TB_ACT_SILU || (a->is_pooled && (r || a->act > TB_ACT_RELU)))
         return TB_FAIL(TB_ERR_INVALID, "conv2d_winograd: act is 0 to 4; pooled, 0 or 1 and without a residual");
     tb_out_set(c, 0, (tb_dtype)x->dtype, 4, dims);
@@ -101,12 +101,27 @@ static tb_status fast(tb_op_call *c)
     TB_TRY(geometry_of(c, &g));
     for (int i = 0; i < c->n_in; i++)
         if (c->in[i] && !c->in[i]->is_contiguous) return TB_ERR_UNSUPPORTED;
-    tb_conv_args a = {.n = g.n, .c = g.c, .h = g.in[0], .w = g.in[1], .o = g.o, .kh = g.kernel[0], .kw = g.kernel[1],
-                      .oh = g.out[0], .ow = g.out[1], .stride = {1, 1}, .pad = {g.pad[0], g.pad[1]},
-                      .dilation = {1, 1}, .groups = 1, .x = tb_op_data(c->in[X]), .weight = tb_op_data(c->in[W]),
-                      .out = tb_op_data(c->out[0]), .bias = operand(c, BIAS) ? tb_op_data(c->in[BIAS]) : NULL,
+    tb_conv_args a = {.n = g.n,
+                      .c = g.c,
+                      .h = g.in[0],
+                      .w = g.in[1],
+                      .o = g.o,
+                      .kh = g.kernel[0],
+                      .kw = g.kernel[1],
+                      .oh = g.out[0],
+                      .ow = g.out[1],
+                      .stride = {1, 1},
+                      .pad = {g.pad[0], g.pad[1]},
+                      .dilation = {1, 1},
+                      .groups = 1,
+                      .x = tb_op_data(c->in[X]),
+                      .weight = tb_op_data(c->in[W]),
+                      .out = tb_op_data(c->out[0]),
+                      .bias = operand(c, BIAS) ? tb_op_data(c->in[BIAS]) : NULL,
                       .residual = operand(c, RESIDUAL) ? tb_op_data(c->in[RESIDUAL]) : NULL,
-                      .act = (tb_epilogue_act)attrs->act, .is_pooled = attrs->is_pooled, .pool = c->ctx->pool};
+                      .act = (tb_epilogue_act)attrs->act,
+                      .is_pooled = attrs->is_pooled,
+                      .pool = c->ctx->pool};
     const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)c->in[X]->dtype, &a);
     if (!k) return TB_ERR_UNSUPPORTED;
     TB_TRY(pack(c, k, &a));
@@ -123,7 +138,8 @@ static void cost(const tb_op_call *c, tb_cost *out)
     double all = (double)(y->dims[0] * y->dims[1] * y->dims[2] * y->dims[3]);
     int64_t k = w->dims[1] * w->dims[2] * w->dims[3];
     int pooled = ((const tbi_conv2d_winograd_attrs *)c->attrs)->is_pooled ? 4 : 1;
-    *out = (tb_cost){.flops = 2 * all * pooled * (double)k, .k = 36 * k,
+    *out = (tb_cost){.flops = 2 * all * pooled * (double)k,
+                     .k = 36 * k,
                      .bytes = (double)tb_dtype_size((tb_dtype)x->dtype) * ((double)x->numel + (double)w->numel + all)};
 }
 
@@ -139,7 +155,8 @@ static void samples(tb_samples *to)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const int64_t *x = cases[i].x, *w = cases[i].w, pad = cases[i].pad;
         tbi_conv2d_winograd_attrs a = {{2, {pad, pad}}, (int64_t)i % 5, false}, pooled = {{2, {pad, pad}}, i % 2, true};
-        tb_sample_in in[] = {{TB_SHAPE(x[0], x[1], x[2], x[3])}, {TB_SHAPE(w[0], w[1], w[2], w[3])},
+        tb_sample_in in[] = {{TB_SHAPE(x[0], x[1], x[2], x[3])},
+                             {TB_SHAPE(w[0], w[1], w[2], w[3])},
                              {TB_SHAPE(w[0]), .absent = i % 3 == 1},
                              {TB_SHAPE(x[0], w[0], cases[i].out, cases[i].out), .absent = i % 3 == 2}};
         tb_sample(to, &a, 4, in);

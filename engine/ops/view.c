@@ -79,7 +79,8 @@ static tb_status reshape_shape(tb_op_call *c)
     const dims_attrs *a = c->attrs;
     int64_t dims[TB_MAX_RANK], strides[TB_MAX_RANK];
     TB_TRY(wanted_dims(c, dims));
-    if (strides_as(c->in[0], a->dims.n, dims, strides)) tb_out_view(c, 0, a->dims.n, dims, strides, c->in[0]->offset);
+    if (strides_as(c->in[0], a->dims.n, dims, strides))
+        tb_out_view(c, 0, a->dims.n, dims, strides, c->in[0]->offset);
     else tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, a->dims.n, dims);
     return TB_OK;
 }
@@ -267,13 +268,25 @@ typedef struct unslice_attrs {
     bool overwrite;
 } unslice_attrs;
 static const tb_attr unslice_attr_table[] = {
-    {.name = "axis", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.axis), .default_value = 0,
+    {.name = "axis",
+     .type = TB_ATTR_I64,
+     .offset = offsetof(unslice_attrs, slice.axis),
+     .default_value = 0,
      .doc = "axis cut along"},
-    {.name = "start", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.start), .default_value = 0,
+    {.name = "start",
+     .type = TB_ATTR_I64,
+     .offset = offsetof(unslice_attrs, slice.start),
+     .default_value = 0,
      .doc = "first index"},
-    {.name = "stop", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.stop), .default_value = 0,
+    {.name = "stop",
+     .type = TB_ATTR_I64,
+     .offset = offsetof(unslice_attrs, slice.stop),
+     .default_value = 0,
      .doc = "index after the last"},
-    {.name = "step", .type = TB_ATTR_I64, .offset = offsetof(unslice_attrs, slice.step), .default_value = 1,
+    {.name = "step",
+     .type = TB_ATTR_I64,
+     .offset = offsetof(unslice_attrs, slice.step),
+     .default_value = 1,
      .doc = "distance, >= 1"},
     TB_ATTR_LIST(unslice_attrs, dims, "shape of the result"),
     TB_ATTR_BOOL(unslice_attrs, overwrite, 0, "what `into` holds does not count"),
@@ -339,11 +352,14 @@ static tb_status unslice_ref(tb_op_call *c)
     tb_walk_init(&w, x->rank, x->dims);
     tb_walk_add(&w, x);
     tb_walk_add(&w, &part);
-    TB_WALK(&w) {
+    TB_WALK(&w)
+    {
         char *p = to + w.at[1] * size;
         const char *q = from + w.at[0] * size;
-        if (tb_dtype_is_float(t)) tb_store_f64(t, p, tb_load_f64(t, p) + tb_load_f64(t, q));
-        else tb_store_i64(t, p, tb_load_i64(t, p) + tb_load_i64(t, q));
+        if (tb_dtype_is_float(t))
+            tb_store_f64(t, p, tb_load_f64(t, p) + tb_load_f64(t, q));
+        else
+            tb_store_i64(t, p, tb_load_i64(t, p) + tb_load_i64(t, q));
     }
     return TB_OK;
 }
@@ -362,8 +378,8 @@ static void add_rows(void *arg, int64_t begin, int64_t end, int thread)
     const add_rows_job *j = arg;
     for (int64_t r = begin; r < end; r++) {
         float *to = j->to + r * j->to_row;
-        j->kernel->run(&(tb_pointwise_args){
-            .n = j->n, .out = to, .in = {to, j->from + r * j->from_row}, .step = {1, 1}});
+        j->kernel->run(
+            &(tb_pointwise_args){.n = j->n, .out = to, .in = {to, j->from + r * j->from_row}, .step = {1, 1}});
     }
 }
 
@@ -382,8 +398,10 @@ static tb_status unslice_fast(tb_op_call *c)
     j.from = tb_op_data(x);
     j.kernel = tb_call_kernel(c, 0, (tb_dtype)x->dtype, &(tb_pointwise_args){.n = j.n, .step = {1, 1}});
     if (!j.kernel || x->dtype != TB_F32) return TB_ERR_UNSUPPORTED;
-    if (x->numel < GRAIN) add_rows(&j, 0, tbi_rows(x), 0);
-    else tb_pool_run(c->ctx->pool, tbi_rows(x), add_rows, &j);
+    if (x->numel < GRAIN)
+        add_rows(&j, 0, tbi_rows(x), 0);
+    else
+        tb_pool_run(c->ctx->pool, tbi_rows(x), add_rows, &j);
     return TB_OK;
 }
 
@@ -425,8 +443,8 @@ TB_OP(slice, .doc = "part of one axis", .n_in_min = 1, .n_in = 1, .n_out = 1, .d
       .samples = slice_samples, .tol = TB_TOL_EXACT);
 TB_OP(unslice, .doc = "a slice put back into zeros, or added to `into` (gradient of slice)", .n_in_min = 1, .n_in = 2,
       .n_out = 1, .dtypes = TB_ALL_DTYPES, TB_ATTRS(unslice_attrs, unslice_attr_table), .shape = unslice_shape,
-      .ref = unslice_ref, .fast = unslice_fast, .primitives = {"add"}, .grad = unslice_grad,
-      .samples = unslice_samples, .tol = TB_TOL_EXACT);
+      .ref = unslice_ref, .fast = unslice_fast, .primitives = {"add"}, .grad = unslice_grad, .samples = unslice_samples,
+      .tol = TB_TOL_EXACT);
 
 tb_tensor *tb_slice(tb_tensor *x, int64_t axis, int64_t start, int64_t stop, int64_t step)
 {

@@ -149,8 +149,7 @@ void tbi_conn_reserve(tb_server *s, const tb_serve_model *m)
         left -= bytes;
         if (c->state != TBI_CONN_FREE && c->state != TBI_CONN_IDLE) continue;
         bool good = tb_text_reserve(&c->body, reply);
-        for (int k = 0; k < m->n_inputs && good; k++)
-            good = tbi_rows_reserve(&c->in[k], tbi_row_bytes(&m->inputs[k]));
+        for (int k = 0; k < m->n_inputs && good; k++) good = tbi_rows_reserve(&c->in[k], tbi_row_bytes(&m->inputs[k]));
         if (!good) { /* requests ask again, and say so */
             c->body.failed = false;
             tb_error_clear();

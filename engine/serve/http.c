@@ -13,9 +13,8 @@
 #include <string.h>
 
 enum {
-    SMALL_BODY =
-        65536, /* a refused request's body up to this size is read to its end, to keep the connection */
-    MAX_PIECES = 4096, /* of a chunked body */
+    SMALL_BODY = 65536, /* a refused request's body up to this size is read to its end, to keep the connection */
+    MAX_PIECES = 4096,  /* of a chunked body */
     /* The library's memory of a connection, which it clears behind every request: of 128 KiB that is a tenth of the
      * server's time, and it costs the caches; with much less, long bodies come in many pieces. */
     POOL = 65536
@@ -494,13 +493,12 @@ static void on_log(void *arg, const char *format, va_list args)
 
 tb_status tbi_http_start(tb_server *s)
 {
-    s->http = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s,
-        MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_URI_LOG_CALLBACK, on_uri, s,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->config.limits.connections,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL, MHD_OPTION_CONNECTION_TIMEOUT, 0u,
-        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+    s->http = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request,
+                               s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_URI_LOG_CALLBACK, on_uri, s,
+                               MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION,
+                               on_connection, s, MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->config.limits.connections,
+                               MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL, MHD_OPTION_CONNECTION_TIMEOUT, 0u,
+                               MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
     if (!s->http) return TB_FAIL(TB_ERR_INTERNAL, "serve: libmicrohttpd did not start");
     return TB_OK;
 }

@@ -268,7 +268,8 @@ static bool drained(tb_server *s, tb_status *st)
     if (s->closing && s->n_conns == 0) return true;
     if (elapsed_ms < s->config.limits.drain_delay_ms + s->config.limits.drain_ms) return false;
     for (int i = 0; i < s->config.limits.connections; i++)
-        if (s->conns[i].state == TBI_CONN_STREAMING) shutdown(s->conns[i].fd, SHUT_RDWR);
+        if (s->conns[i].state == TBI_CONN_STREAMING)
+            shutdown(s->conns[i].fd, SHUT_RDWR);
         else if (s->conns[i].state == TBI_CONN_WAITING)
             tbi_conn_cut(&s->conns[i], TBI_FAULT_DRAINING, "the server has stopped");
     *st = TB_FAIL(TB_ERR_TIMEOUT, "serve: %d connections were still open %d ms after draining began",

@@ -42,7 +42,7 @@ typedef struct team {
     tb_comm_id id;
     pthread_barrier_t gate; /* before and after each task */
     task task;
-    tb_crossing way;        /* of CROSS */
+    tb_crossing way; /* of CROSS */
     tb_isa isa;
     int64_t times;
     rank_state rank[MOST_RANKS];

@@ -48,7 +48,8 @@ static tb_status run_attention(tb_bench_run *run)
         if (!tb_bench_wants(run, ops[i].name)) continue;
         for (int l = 0; ops[i].trains && l < 3; l++) TB_TRY(tb_require_grad(h.in[l]));
         h.causal = ops[i].causal;
-        tb_bench_case c = {.op = ops[i].name, .flops = ops[i].products * product,
+        tb_bench_case c = {.op = ops[i].name,
+                           .flops = ops[i].products * product,
                            .operand_bytes = (ops[i].trains ? 32.0 : 16.0) * (double)(d[0] * d[1] * d[2] * d[3])};
         snprintf(c.shape, sizeof c.shape, "%lldx%lldx%lldx%lld", (long long)d[0], (long long)d[1],
                  (long long)d[2], (long long)d[3]);

@@ -92,8 +92,12 @@ static tb_status prepare(chain *s, tb_ctx *ctx)
 static tb_status run_chain(tb_bench_run *run)
 {
     chain s = {.n = run->shape.at[0]};
-    tb_bench_case c = {.op = "chain", .kernel = "tile_interpreter", .isa = tb_ctx_isa(run->ctx),
-                       .ours = {run_fused, &s}, .check = check_fused, .flops = 6.0 * (double)s.n,
+    tb_bench_case c = {.op = "chain",
+                       .kernel = "tile_interpreter",
+                       .isa = tb_ctx_isa(run->ctx),
+                       .ours = {run_fused, &s},
+                       .check = check_fused,
+                       .flops = 6.0 * (double)s.n,
                        .bytes = 4.0 * (STREAMS + 1) * (double)s.n};
     snprintf(c.shape, sizeof c.shape, "%lld", (long long)s.n);
     if (run->peer) {
@@ -113,5 +117,5 @@ static tb_status run_chain(tb_bench_run *run)
 static const char *const shapes[] = {"65536", NULL};
 static const char *const peers[] = {"eager", NULL};
 
-TB_BENCH(chain, .doc = "six pointwise ops as one program", .shape_form = "N", .shapes = shapes,
-         .dtypes = 1u << TB_F32, .peers = peers, .run = run_chain);
+TB_BENCH(chain, .doc = "six pointwise ops as one program", .shape_form = "N", .shapes = shapes, .dtypes = 1u << TB_F32,
+         .peers = peers, .run = run_chain);

@@ -103,8 +103,8 @@ static tb_status measure(tb_bench_run *run, image_case *s, bool trains)
     double depth = (double)(s->c / s->groups * s->k * s->k), outputs = (double)(s->n * s->oh * s->ow);
     tb_bench_case c = {.op = trains ? "conv2d_train" : "conv2d",
                        .flops = (trains ? 6 : 2) * outputs * (double)s->o * depth,
-                       .operand_bytes = (trains ? 8 : 4) * ((double)(s->n * s->c * s->h * s->w) +
-                                                            depth * (double)s->o + outputs * (double)s->o)};
+                       .operand_bytes = (trains ? 8 : 4) * ((double)(s->n * s->c * s->h * s->w) + depth * (double)s->o +
+                                                            outputs * (double)s->o)};
     snprintf(sizes, sizeof sizes, "%lld %lld %lld %lld %lld %lld %lld %lld", (long long)s->n, (long long)s->c,
              (long long)s->h, (long long)s->w, (long long)s->o, (long long)s->k, (long long)s->stride,
              (long long)s->groups);

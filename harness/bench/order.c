@@ -1,11 +1,11 @@
-/* order: what the canonical order costs. Sums over the batch are a pairwise tree over 8 fixed blocks, so that 1, 2, 4 or
- * 8 ranks have the same bits; the peer "free_order" is the same op and kernel with one block, a plain chain (what a rank
- * of 8 computes). cost_pct: how much longer the canonical order takes. One thread by default: threads split outputs,
- * never a sum, in either order.
+/* order: what the canonical order costs. Sums over the batch are a pairwise tree over 8 fixed blocks, so that 1, 2, 4
+ * or 8 ranks have the same bits; the peer "free_order" is the same op and kernel with one block, a plain chain (what a
+ * rank of 8 computes). cost_pct: how much longer the canonical order takes. One thread by default: threads split
+ * outputs, never a sum, in either order.
  *
  * The other rules of the order have no row: chains over ascending k and the lanes of row sums are what the kernels
- * would do without them. B is the batch, I and O are features in and out, or channels of 14 x 14 images; images that the
- * reference would take long for are left out unless --only asks for them. */
+ * would do without them. B is the batch, I and O are features in and out, or channels of 14 x 14 images; images that
+ * the reference would take long for are left out unless --only asks for them. */
 #include "bench_op.h"
 #include "tb_op.h"
 #include "tb_ops.h"
@@ -34,8 +34,10 @@ static tb_status bias_grad(const order_case *s, tb_tensor **out)
 
 static tb_status conv2d_weight_grad(const order_case *s, tb_tensor **out)
 {
-    static const tb_named_attr attrs[] = {{"stride", 2, {1, 1}}, {"pad", 2, {WINDOW / 2, WINDOW / 2}},
-                                          {"dilation", 2, {1, 1}}, {"size", 2, {WINDOW, WINDOW}}};
+    static const tb_named_attr attrs[] = {{"stride", 2, {1, 1}},
+                                          {"pad", 2, {WINDOW / 2, WINDOW / 2}},
+                                          {"dilation", 2, {1, 1}},
+                                          {"size", 2, {WINDOW, WINDOW}}};
     return tb_call_named("conv2d_weight_grad", 4, attrs, 2, s->in, out);
 }
 
@@ -108,8 +110,8 @@ static tb_status measure(tb_bench_run *run, const op_row *row)
     tb_bench_case c = {.op = row->name, .flops = flops_of(row, d), .peer_detail = "the same kernel, one block"};
     snprintf(c.shape, sizeof c.shape, "%lldx%lldx%lld", (long long)d[0], (long long)d[1], (long long)d[2]);
     double terms = (double)d[0] * (row->of_images ? SIDE * SIDE : 1);
-    tb_bench_op op = {.call = canonical, .peer_call = in_free_order, .n_out = row->n_out, .arg = &s,
-                      .tolerance = 16 * sqrt(terms)};
+    tb_bench_op op = {
+        .call = canonical, .peer_call = in_free_order, .n_out = row->n_out, .arg = &s, .tolerance = 16 * sqrt(terms)};
     TB_TRY(tb_bench_measure_op(run, &op, &c));
     tb_bench_extra_add(run, "cost_pct", 100 / run->rows[run->n_rows - 1].ratio - 100);
     return TB_OK;

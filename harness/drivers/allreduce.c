@@ -31,10 +31,10 @@ typedef struct allreduce_state {
     float *data;
     float *all[RANKS_MAX]; /* of a crossing: every rank's data */
     int64_t n, step;
-    int way;               /* a tb_crossing; TB_CROSSINGS: a sum */
-    tb_isa isa;            /* of the crossing */
+    int way;    /* a tb_crossing; TB_CROSSINGS: a sum */
+    tb_isa isa; /* of the crossing */
     double checksum;
-    bool fresh, counted;   /* counted: its bytes are known to us */
+    bool fresh, counted; /* counted: its bytes are known to us */
 } allreduce_state;
 
 /* The best instructions there are for that way. */

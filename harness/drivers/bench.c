@@ -149,9 +149,19 @@ static void teardown(void *state)
 }
 
 /* Beside the metrics. */
-static const char *const emits[] = {"floor", "aim", "baseline.peer_is_void", "gb_per_s", "core_to_core_ns",
-                                    "mallocs_per_step", "page_faults_per_step", "roofline.flop", "roofline.bytes",
-                                    "roofline.peak_gflops", "roofline.peak_gb_per_s", "cost_pct", NULL};
+static const char *const emits[] = {"floor",
+                                    "aim",
+                                    "baseline.peer_is_void",
+                                    "gb_per_s",
+                                    "core_to_core_ns",
+                                    "mallocs_per_step",
+                                    "page_faults_per_step",
+                                    "roofline.flop",
+                                    "roofline.bytes",
+                                    "roofline.peak_gflops",
+                                    "roofline.peak_gb_per_s",
+                                    "cost_pct",
+                                    NULL};
 
 TB_DRIVER(bench, .version = 1, .doc = "One row of tb bench: a kernel or path beside its bound and a peer", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],

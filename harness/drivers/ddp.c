@@ -101,8 +101,10 @@ static tb_status open_comm(const tb_run *run, int ranks, tb_comm **out)
 static tb_status open_training(const state *s, training *t, int rank, int ranks, uint64_t seed)
 {
     const tb_run *run = s->run;
-    TB_TRY(tb_ctx_create(&(tb_ctx_config){.threads = run->threads, .seed = seed, .device = run->device,
-                                          .cores = run->cores, .n_cores = run->n_cores}, &t->ctx));
+    TB_TRY(tb_ctx_create(
+        &(tb_ctx_config){
+            .threads = run->threads, .seed = seed, .device = run->device, .cores = run->cores, .n_cores = run->n_cores},
+        &t->ctx));
     tb_ctx_enter(t->ctx);
     TB_TRY(tb_ctx_set_batch_blocks(t->ctx, blocks_of(ranks)));
     TB_TRY(open_comm(run, ranks, &t->comm));
@@ -113,9 +115,15 @@ static tb_status open_training(const state *s, training *t, int rank, int ranks,
     if (!fused) TB_TRY(tb_optim_create(ps, &optimizer, &t->optim));
     TB_TRY(tb_ddp_create(&(tb_ddp_config){.params = ps, .comm = t->comm, .update = fused ? &optimizer : NULL,
                                           .bucket_bytes = tb_param_int(run, "bucket_kib") << 10}, &t->ddp));
-    TB_TRY(tb_loader_open(&(tb_loader_config){.data = s->data, .split = TB_SPLIT_TRAIN, .mode = TB_LOAD_TRAIN,
-                                              .batch = s->global_rows, .context = s->time, .seed = seed,
-                                              .rank = rank, .ranks = ranks}, &t->loader));
+    TB_TRY(tb_loader_open(&(tb_loader_config){.data = s->data,
+                                              .split = TB_SPLIT_TRAIN,
+                                              .mode = TB_LOAD_TRAIN,
+                                              .batch = s->global_rows,
+                                              .context = s->time,
+                                              .seed = seed,
+                                              .rank = rank,
+                                              .ranks = ranks},
+                          &t->loader));
     t->count = tb_retain(tb_scalar(TB_I64, (double)(s->global_rows * s->time)));
     tb_model_set_training(t->model, true);
     return tb_ctx_take_error(t->ctx);
@@ -357,16 +365,26 @@ static void teardown(void *arg)
     if (!s) return;
     tb_peer_stop(s->peer);
     if (s->own.ctx) close_training(&s->own);
-    else tb_run_close_comm(s->own.comm);
+    else
+        tb_run_close_comm(s->own.comm);
     tb_dataset_close(s->data);
     tb_free(s);
 }
 
 /* Beside the metrics. */
-static const char *const emits[] = {"weights.differ", "weights.unmoved", "weights.seedless",
-                                    "weights_hash", "loss.first", "loss.last", "link.alpha_us",
-                                    "link.beta_ns_per_byte", "alpha_beta_ms", "params", "buckets",
-                                    "gradient_bytes", NULL};
+static const char *const emits[] = {"weights.differ",
+                                    "weights.unmoved",
+                                    "weights.seedless",
+                                    "weights_hash",
+                                    "loss.first",
+                                    "loss.last",
+                                    "link.alpha_us",
+                                    "link.beta_ns_per_byte",
+                                    "alpha_beta_ms",
+                                    "params",
+                                    "buckets",
+                                    "gradient_bytes",
+                                    NULL};
 
 TB_DRIVER(ddp, .version = 1, .doc = "steps of data-parallel training: speed kept by more ranks, and the same weights",
           .keys = keys, .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,

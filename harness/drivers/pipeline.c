@@ -43,28 +43,73 @@ static const tb_key keys[] = {
 };
 
 static const tb_metric metrics[] = {
-    {.name = "step_ms", .unit = "ms", .dir = "lower", .kind = "ratio", .reduce = "max", .scope = "",
-     .statistic = "median", .margin = 0.05},
-    {.name = "samples_per_s", .unit = "samples/s", .dir = "higher", .kind = "ratio", .reduce = "min", .scope = "",
-     .statistic = "median", .margin = 0.05},
-    {.name = "rank0_bytes", .unit = "B", .dir = "lower", .kind = "exact", .reduce = "rank0", .scope = "measured",
-     .statistic = "max", .deterministic = 1},
-    {.name = "most_bytes", .unit = "B", .dir = "lower", .kind = "exact", .reduce = "max", .scope = "measured",
-     .statistic = "max", .deterministic = 1},
-    {.name = "sum_bytes", .unit = "B", .dir = "lower", .kind = "exact", .reduce = "sum", .scope = "measured",
-     .statistic = "max", .deterministic = 1},
-#define MODELLED(name_, unit_, dir_) {.name = name_, .unit = unit_, .dir = dir_, .kind = "trend", .reduce = "rank0", \
-                                      .scope = "modelled", .statistic = "last", .margin = 0.1}
+    {.name = "step_ms",
+     .unit = "ms",
+     .dir = "lower",
+     .kind = "ratio",
+     .reduce = "max",
+     .scope = "",
+     .statistic = "median",
+     .margin = 0.05},
+    {.name = "samples_per_s",
+     .unit = "samples/s",
+     .dir = "higher",
+     .kind = "ratio",
+     .reduce = "min",
+     .scope = "",
+     .statistic = "median",
+     .margin = 0.05},
+    {.name = "rank0_bytes",
+     .unit = "B",
+     .dir = "lower",
+     .kind = "exact",
+     .reduce = "rank0",
+     .scope = "measured",
+     .statistic = "max",
+     .deterministic = 1},
+    {.name = "most_bytes",
+     .unit = "B",
+     .dir = "lower",
+     .kind = "exact",
+     .reduce = "max",
+     .scope = "measured",
+     .statistic = "max",
+     .deterministic = 1},
+    {.name = "sum_bytes",
+     .unit = "B",
+     .dir = "lower",
+     .kind = "exact",
+     .reduce = "sum",
+     .scope = "measured",
+     .statistic = "max",
+     .deterministic = 1},
+#define MODELLED(name_, unit_, dir_)                                                                                   \
+    {                                                                                                                  \
+        .name = name_, .unit = unit_, .dir = dir_, .kind = "trend", .reduce = "rank0", .scope = "modelled",            \
+        .statistic = "last", .margin = 0.1                                                                             \
+    }
     MODELLED("modelled_samples_per_s", "samples/s", "higher"),
     MODELLED("modelled_efficiency", "", "higher"),
     MODELLED("modelled_step_ms", "ms", "lower"),
     MODELLED("modelled_bubble", "", "lower"),
     MODELLED("modelled_exposed_ms", "ms", "lower"),
     MODELLED("modelled_peak_bytes", "B", "lower"),
-    {.name = "model_error", .unit = "", .dir = "lower", .kind = "trend", .reduce = "rank0", .scope = "measured",
-     .statistic = "last", .margin = 0.1},
-    {.name = "loss", .unit = "", .dir = "lower", .kind = "curve", .reduce = "rank0", .scope = "measured",
-     .statistic = "last", .margin = 0.05},
+    {.name = "model_error",
+     .unit = "",
+     .dir = "lower",
+     .kind = "trend",
+     .reduce = "rank0",
+     .scope = "measured",
+     .statistic = "last",
+     .margin = 0.1},
+    {.name = "loss",
+     .unit = "",
+     .dir = "lower",
+     .kind = "curve",
+     .reduce = "rank0",
+     .scope = "measured",
+     .statistic = "last",
+     .margin = 0.05},
 };
 
 /* One arrangement of the training: a context of its own with model, data and executor. */
@@ -186,9 +231,14 @@ static tb_status open_base(const state *s, arrangement *a, const char *schedule,
     filter f = {a, rank};
     TB_TRY(tb_model_create_part(tb_param_str(run, "model"), TB_F32, rank < 0 ? NULL : is_held, &f, &a->model));
     TB_TRY(tb_params_make_arena(tb_model_params(a->model), false));
-    TB_TRY(tb_loader_open(&(tb_loader_config){.data = s->data, .split = TB_SPLIT_TRAIN, .mode = TB_LOAD_TRAIN,
-                                              .batch = s->rows * a->pieces, .pieces = (int)a->pieces,
-                                              .context = s->time, .seed = run->seed}, &a->loader));
+    TB_TRY(tb_loader_open(&(tb_loader_config){.data = s->data,
+                                              .split = TB_SPLIT_TRAIN,
+                                              .mode = TB_LOAD_TRAIN,
+                                              .batch = s->rows * a->pieces,
+                                              .pieces = (int)a->pieces,
+                                              .context = s->time,
+                                              .seed = run->seed},
+                          &a->loader));
     a->count = tb_retain(tb_scalar(TB_I64, (double)(s->rows * a->pieces * s->time)));
     return tb_ctx_take_error(a->ctx);
 }
@@ -282,8 +332,8 @@ static tb_status check_setting(const state *s, const char *schedule)
         return TB_FAIL(TB_ERR_CONFIG, "launch.ranks %d are no whole number of ranks for params.replicas %d", run->ranks,
                        s->n_replicas);
     if (is_plain(schedule) && s->ranks != 1)
-        return TB_FAIL(TB_ERR_CONFIG, "params.schedule %s runs on one rank a replica: launch.ranks %d, not %d", schedule,
-                       s->n_replicas, run->ranks);
+        return TB_FAIL(TB_ERR_CONFIG, "params.schedule %s runs on one rank a replica: launch.ranks %d, not %d",
+                       schedule, s->n_replicas, run->ranks);
     return TB_OK;
 }
 
@@ -370,8 +420,10 @@ static void close_reference(const state *s, reference *r)
     }
     tb_free(r->shares);
     tb_free(r->sums);
-    if (r->one.ctx) close_arrangement(&r->one);
-    else tb_free(r->one.cuts);
+    if (r->one.ctx)
+        close_arrangement(&r->one);
+    else
+        tb_free(r->one.cuts);
 }
 
 /* The pairwise tree in the order of replicas, as ranks sum. */
@@ -499,8 +551,7 @@ static void emit_memory(const state *s)
     tb_emit_value(run, "held_bytes", "B", (double)m.held_bytes);
     tb_emit_value(run, "predicted_held_bytes", "B", (double)peak->held_bytes);
     tb_emit_value(run, "act_bytes", "B", (double)m.act_bytes);
-    if (flying)
-        tb_emit_value(run, "formula_act_bytes", "B", (double)(flying * s->bytes[s->rank].act));
+    if (flying) tb_emit_value(run, "formula_act_bytes", "B", (double)(flying * s->bytes[s->rank].act));
     tb_emit_value(run, "transient_peak_bytes", "B", (double)m.peak_bytes);
     tb_emit_value(run, "graph_bytes", "B", (double)m.held_by_tag[TB_MEM_OTHER]);
     if (gpipe->held_bytes) {
@@ -598,12 +649,27 @@ static void teardown(void *arg)
 }
 
 /* Beside the metrics. */
-static const char *const emits[] = {"static_bytes", "held_bytes", "held_bytes.*", "predicted_held_bytes",
-                                    "act_bytes", "act_bytes.difference", "formula_act_bytes",
-                                    "transient_peak_bytes", "graph_bytes", "saved_against_gpipe",
-                                    "static_to_gpipe_act", "weights.differ", "weights.stood_still",
-                                    "weights_hash", "loss.first", "loss.last", "schedule",
-                                    "predicted_step_ms", "link.latency_us", "link.gb_per_s", NULL};
+static const char *const emits[] = {"static_bytes",
+                                    "held_bytes",
+                                    "held_bytes.*",
+                                    "predicted_held_bytes",
+                                    "act_bytes",
+                                    "act_bytes.difference",
+                                    "formula_act_bytes",
+                                    "transient_peak_bytes",
+                                    "graph_bytes",
+                                    "saved_against_gpipe",
+                                    "static_to_gpipe_act",
+                                    "weights.differ",
+                                    "weights.stood_still",
+                                    "weights_hash",
+                                    "loss.first",
+                                    "loss.last",
+                                    "schedule",
+                                    "predicted_step_ms",
+                                    "link.latency_us",
+                                    "link.gb_per_s",
+                                    NULL};
 
 TB_DRIVER(pipeline, .version = 1, .doc = "training cut into stages: memory, time and weights of a pipeline schedule",
           .keys = keys, .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,

@@ -26,13 +26,21 @@ static const tb_key keys[] = {
     {"deadline_s", TB_KEY_NUM, "s", 0.1, 60, NULL, "1", "of every wait of the training"},
 };
 
-#define COUNT(name_)                                                                                                  \
-    {.name = name_, .dir = "none", .kind = "exact", .reduce = "sum", .scope = "measured", .statistic = "total"}
+#define COUNT(name_)                                                                                                   \
+    {                                                                                                                  \
+        .name = name_, .dir = "none", .kind = "exact", .reduce = "sum", .scope = "measured", .statistic = "total"      \
+    }
 static const tb_metric metrics[] = {
     COUNT("struck"),
     COUNT("named"),
-    {.name = "gone_s", .unit = "s", .dir = "lower", .kind = "trend", .reduce = "max", .scope = "measured",
-     .statistic = "max", .margin = 1},
+    {.name = "gone_s",
+     .unit = "s",
+     .dir = "lower",
+     .kind = "trend",
+     .reduce = "max",
+     .scope = "measured",
+     .statistic = "max",
+     .margin = 1},
     COUNT("at_start"),
     COUNT("at_gradients"),
     COUNT("at_forward"),
@@ -71,8 +79,10 @@ static tb_struck_plan plan_of(const tb_run *run, int64_t index)
     uint64_t stream = tb_stream_index(tb_stream_name(0, "fault"), (uint64_t)index);
     const char *kind = tb_param_str(run, "kind");
     double deadline_s = tb_param_num(run, "deadline_s");
-    tb_struck_plan p = {.work = tb_param_str(run, "work"), .backend = tb_param_str(run, "backend"),
-                        .ranks = (int)tb_param_int(run, "struck_ranks"), .deadline_s = deadline_s,
+    tb_struck_plan p = {.work = tb_param_str(run, "work"),
+                        .backend = tb_param_str(run, "backend"),
+                        .ranks = (int)tb_param_int(run, "struck_ranks"),
+                        .deadline_s = deadline_s,
                         .direct = strcmp(tb_param_str(run, "start"), "mpirun") == 0,
                         .lives = strcmp(kind, "late") == 0};
     stream = tb_stream_name(tb_stream_name(tb_stream_name(stream, kind), p.work), p.backend);
@@ -82,7 +92,8 @@ static tb_struck_plan plan_of(const tb_run *run, int64_t index)
     if (slow || p.lives)
         snprintf(p.fault, sizeof p.fault, "slow@%d:%lld:%.0f", p.victim, (long long)at,
                  deadline_s * 1e3 * (slow ? 3 : 0.6));
-    else snprintf(p.fault, sizeof p.fault, "%s@%d:%lld", kind, p.victim, (long long)at);
+    else
+        snprintf(p.fault, sizeof p.fault, "%s@%d:%lld", kind, p.victim, (long long)at);
     p.disputable = strcmp(kind, "mismatch") == 0;
     return p;
 }

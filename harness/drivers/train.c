@@ -93,17 +93,29 @@ static tb_trainer_config config_of(const tb_run *run, const train_state *s)
     double rate = tb_param_num(run, "rate");
     bool cosine = strcmp(tb_param_str(run, "schedule"), "cosine") == 0;
     bool is_f16 = strcmp(tb_param_str(run, "precision"), "f16") == 0;
-    return (tb_trainer_config){
-        .loss_scale = is_f16 ? tb_param_num(run, "loss_scale") : 0, .scale_growth = tb_param_int(run, "scale_growth"),
-        .model = s->model, .data = s->data, .batch = tb_param_int(run, "batch"), .context = s->context,
-        .micro_batches = (int)tb_param_int(run, "micro_batches"), .seed = run->seed, .comm = s->comm,
-        .ahead = (int)tb_param_int(run, "prefetch"),
-        .optim = {.kind = optim_kind(tb_param_str(run, "optimizer")), .decay = tb_param_num(run, "decay"),
-                  .momentum = tb_param_num(run, "momentum"), .nesterov = tb_param_bool(run, "nesterov"), .beta1 = 0.9,
-                  .beta2 = tb_param_num(run, "beta2"), .eps = 1e-8, .clip_norm = tb_param_num(run, "clip")},
-        .schedule = {.kind = cosine ? TB_LR_COSINE : TB_LR_CONSTANT, .rate = rate,
-                     .floor = rate * tb_param_num(run, "floor"), .warmup = tb_param_int(run, "warmup"),
-                     .steps = s->steps}};
+    return (tb_trainer_config){.loss_scale = is_f16 ? tb_param_num(run, "loss_scale") : 0,
+                               .scale_growth = tb_param_int(run, "scale_growth"),
+                               .model = s->model,
+                               .data = s->data,
+                               .batch = tb_param_int(run, "batch"),
+                               .context = s->context,
+                               .micro_batches = (int)tb_param_int(run, "micro_batches"),
+                               .seed = run->seed,
+                               .comm = s->comm,
+                               .ahead = (int)tb_param_int(run, "prefetch"),
+                               .optim = {.kind = optim_kind(tb_param_str(run, "optimizer")),
+                                         .decay = tb_param_num(run, "decay"),
+                                         .momentum = tb_param_num(run, "momentum"),
+                                         .nesterov = tb_param_bool(run, "nesterov"),
+                                         .beta1 = 0.9,
+                                         .beta2 = tb_param_num(run, "beta2"),
+                                         .eps = 1e-8,
+                                         .clip_norm = tb_param_num(run, "clip")},
+                               .schedule = {.kind = cosine ? TB_LR_COSINE : TB_LR_CONSTANT,
+                                            .rate = rate,
+                                            .floor = rate * tb_param_num(run, "floor"),
+                                            .warmup = tb_param_int(run, "warmup"),
+                                            .steps = s->steps}};
 }
 
 /* The length in steps: known before the trainer, since its schedule needs it. */
@@ -346,9 +358,8 @@ static void teardown(void *state)
 }
 
 /* Beside the metrics. */
-static const char *const emits[] = {"params", "steps", "peak_bytes", "peak_bytes.*", "ranks_differ",
-                                    "weights_hash", "sample", "profile", "trace", "loss_scale", "steps_skipped",
-                                    NULL};
+static const char *const emits[] = {"params", "steps",   "peak_bytes", "peak_bytes.*", "ranks_differ",  "weights_hash",
+                                    "sample", "profile", "trace",      "loss_scale",   "steps_skipped", NULL};
 
 TB_DRIVER(train, .version = 1, .doc = "a training run: loss, test result, speed, memory, allocations", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],

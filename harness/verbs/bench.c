@@ -237,7 +237,8 @@ static const tb_option options[] = {
     {"threads", 0, "N", "on the first N cores (default 1; allreduce 2, its ranks)"},
     {"shape", 0, "MxKxN", "instead of the usual ones; may be given again"},
     {"only", 0, "OP", "of a kind with several ops: this one"},
-    {"peer", 0, "NAME,...", "beside these: onednn, openblas, torch, own_f32, eager, mpi, free_order, as the kind allows"},
+    {"peer", 0, "NAME,...",
+     "beside these: onednn, openblas, torch, own_f32, eager, mpi, free_order, as the kind allows"},
     {"json", 0, NULL, "rows as JSON"},
 };
 

@@ -38,8 +38,9 @@ static tb_status compile(job *j)
                        : tb_deploy_capture(j->model, j->data, j->context, j->name, &j->graph));
     int captured = j->graph->n_nodes;
     tb_status st = tb_compile(
-        j->graph, &(tb_compile_opts){.why = j->why ? &why : NULL, .dump_dir = j->dump_dir, .no_fusion = j->no_fusion,
-                            .fast = j->fast},
+        j->graph,
+        &(tb_compile_opts){
+            .why = j->why ? &why : NULL, .dump_dir = j->dump_dir, .no_fusion = j->no_fusion, .fast = j->fast},
         &report);
     if (st == TB_OK) print_report(&report, captured);
     if (st == TB_OK && j->why) printf("%s", tb_text_str(&why));
@@ -99,11 +100,15 @@ static int64_t option_int(const tb_args *args, const char *name, int64_t otherwi
 
 static int run(const tb_args *args)
 {
-    job j = {.checkpoint = args->words[0], .out = tb_args_get(args, "out"), .data_name = tb_args_get(args, "data"),
+    job j = {.checkpoint = args->words[0],
+             .out = tb_args_get(args, "out"),
+             .data_name = tb_args_get(args, "data"),
              .name = tb_args_get(args, "name"),
              .max_batch = option_int(args, "max-batch", tb_args_has(args, "generate") ? 16 : 64),
-             .context = option_int(args, "context", 128), .why = tb_args_has(args, "why"),
-             .dump_dir = tb_args_get(args, "dump-after"), .no_fusion = tb_args_has(args, "no-fusion"),
+             .context = option_int(args, "context", 128),
+             .why = tb_args_has(args, "why"),
+             .dump_dir = tb_args_get(args, "dump-after"),
+             .no_fusion = tb_args_has(args, "no-fusion"),
              .fast = tb_args_has(args, "fast"),
              .generate = tb_args_has(args, "generate")};
     if (!j.out) {

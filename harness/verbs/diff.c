@@ -56,7 +56,8 @@ static void print_difference(const char *name, const char *a, const char *b) /* 
     printf("  %-32s %.60s -> %.60s\n", name, a ? a : "(absent)", b ? b : "(absent)");
 }
 
-/* Scalars of A that B has otherwise or not at all; with `only`, A is the second run, and what the first lacks is told. */
+/* Scalars of A that B has otherwise or not at all; with `only`, A is the second run, and what the first lacks is told.
+ */
 static void print_conf_differences(const tb_conf *a, const tb_conf *b, const char *prefix, bool only)
 {
     for (int i = 0; a && a->kind == TB_CONF_MAP && i < a->n_items; i++) {

@@ -97,8 +97,8 @@ static tb_status verify_random(job *j, tb_isa isa, uint64_t seed)
     for (int64_t i = 0; i < 33 * TB_RANDOM_GRAPH_WIDTH; i++) x[i] = (float)tb_random_normal(seed, 1, (uint64_t)i);
     TB_TRY(tb_random_graph(seed, &g));
     tb_status st = tb_verify_graph(g, &strict, j->ctx, isa, &n, &in, &r);
-    if (st == TB_ERR_PARITY) tb_error_add("random graph %llu at N = %lld, %s", (unsigned long long)seed, (long long)n,
-                                          tb_isa_name(isa));
+    if (st == TB_ERR_PARITY)
+        tb_error_add("random graph %llu at N = %lld, %s", (unsigned long long)seed, (long long)n, tb_isa_name(isa));
     tb_verify_report_free(&r);
     tb_graph_free(g);
     return take_parity(j, st);
@@ -151,9 +151,12 @@ static int64_t option_int(const tb_args *args, const char *name, int64_t otherwi
 static int run(const tb_args *args)
 {
     const char *data = tb_args_get(args, "data");
-    job j = {.checkpoint = args->n_words ? args->words[0] : NULL, .data_name = data ? data : "fashion-mnist",
-             .rows = option_int(args, "rows", 2), .context = option_int(args, "context", 128),
-             .random = option_int(args, "random", 0), .is_json = tb_args_has(args, "json"),
+    job j = {.checkpoint = args->n_words ? args->words[0] : NULL,
+             .data_name = data ? data : "fashion-mnist",
+             .rows = option_int(args, "rows", 2),
+             .context = option_int(args, "context", 128),
+             .random = option_int(args, "random", 0),
+             .is_json = tb_args_has(args, "json"),
              .opts = {.fast = tb_args_has(args, "fast"), .strict = tb_args_has(args, "strict")}};
     tb_status st = j.rows < 1 || j.context < 1 || j.random < 0 || (!j.checkpoint && !j.random)
                        ? TB_FAIL(TB_ERR_INVALID, "tb verify: names a checkpoint, or --random N graphs; --rows and "

@@ -102,10 +102,10 @@ static void depthwise_3x3_channels(void *arg, int64_t begin, int64_t end, int th
     for (int64_t at = begin; at < end; at++) {
         int64_t channel = at % (p->a->groups * p->m);
         depthwise_3x3_channel(&(depthwise_3x3_plane){.p = p,
-                                                    .image = p->image + at / p->m * f->in_h * f->in_w,
-                                                    .weight = p->weight + channel * 9,
-                                                    .bias = p->bias ? p->bias + channel : NULL,
-                                                    .out = p->out + at * f->out_h * f->out_w});
+                                                     .image = p->image + at / p->m * f->in_h * f->in_w,
+                                                     .weight = p->weight + channel * 9,
+                                                     .bias = p->bias ? p->bias + channel : NULL,
+                                                     .out = p->out + at * f->out_h * f->out_w});
     }
 }
 
@@ -135,8 +135,8 @@ static void run_conv2d_input_grad_depthwise_3x3(const void *args)
     depthwise_3x3_run(&p);
 }
 
-#define DEPTHWISE_3X3_KERNEL(op)                                                                                      \
-    {                                                                                                                 \
-        .name = #op "_depthwise_3x3_f32_" VEC_ISA_NAME, .primitive = #op, .dtype = TB_F32, .isa = VEC_ISA,            \
-        .priority = 3, .supports = op##_depthwise_3x3_supports, .run = run_##op##_depthwise_3x3                       \
+#define DEPTHWISE_3X3_KERNEL(op)                                                                                       \
+    {                                                                                                                  \
+        .name = #op "_depthwise_3x3_f32_" VEC_ISA_NAME, .primitive = #op, .dtype = TB_F32, .isa = VEC_ISA,             \
+        .priority = 3, .supports = op##_depthwise_3x3_supports, .run = run_##op##_depthwise_3x3                        \
     }

@@ -25,7 +25,7 @@ typedef struct winograd {
     int64_t images, bands, band_rows, units; /* a unit: `images` images, or of one `band_rows` rows of tiles */
     int64_t c_row, o_row;                    /* channels and filters, rounded up to vectors and panels */
     int64_t frame_h, frame_w;
-    int64_t in_plane, out_plane;             /* floats from point to point, apart from multiples of a page */
+    int64_t in_plane, out_plane; /* floats from point to point, apart from multiples of a page */
     int64_t frame_floats, result_floats, thread_floats;
 } winograd;
 
@@ -191,24 +191,24 @@ VEC void winograd_products(const int tiles, const int vectors, const winograd_ti
 }
 
 typedef void (*winograd_fn)(const winograd_tile *);
-#define WINOGRAD_FN(tiles, vectors)                                                                                   \
-    static void winograd_##tiles##_##vectors(const winograd_tile *t)                                                  \
-    {                                                                                                                 \
-        if (tiles <= MR && vectors <= NV)                                                                             \
-            winograd_products(tiles <= MR ? tiles : 1, vectors <= NV ? vectors : 1, t);                               \
+#define WINOGRAD_FN(tiles, vectors)                                                                                    \
+    static void winograd_##tiles##_##vectors(const winograd_tile *t)                                                   \
+    {                                                                                                                  \
+        if (tiles <= MR && vectors <= NV) winograd_products(tiles <= MR ? tiles : 1, vectors <= NV ? vectors : 1, t);  \
     }
 #define WINOGRAD_FNS(tiles) WINOGRAD_FN(tiles, 1) WINOGRAD_FN(tiles, 2) WINOGRAD_FN(tiles, 4)
-#define WINOGRAD_ENTRY(tiles)                                                                                         \
-    {                                                                                                                 \
-        winograd_##tiles##_1, NV == 4 ? winograd_##tiles##_4 : winograd_##tiles##_2                                   \
+#define WINOGRAD_ENTRY(tiles)                                                                                          \
+    {                                                                                                                  \
+        winograd_##tiles##_1, NV == 4 ? winograd_##tiles##_4 : winograd_##tiles##_2                                    \
     }
-WINOGRAD_FNS(1) WINOGRAD_FNS(2) WINOGRAD_FNS(3) WINOGRAD_FNS(4) WINOGRAD_FNS(5) WINOGRAD_FNS(6) WINOGRAD_FNS(7)
-WINOGRAD_FNS(8) WINOGRAD_FNS(9) WINOGRAD_FNS(10) WINOGRAD_FNS(11) WINOGRAD_FNS(12) WINOGRAD_FNS(13) WINOGRAD_FNS(14)
-/* of `tiles` rows by one vector or a panel */
-static const winograd_fn winograd_fns[14][2] = {
-    WINOGRAD_ENTRY(1),  WINOGRAD_ENTRY(2),  WINOGRAD_ENTRY(3),  WINOGRAD_ENTRY(4),  WINOGRAD_ENTRY(5),
-    WINOGRAD_ENTRY(6),  WINOGRAD_ENTRY(7),  WINOGRAD_ENTRY(8),  WINOGRAD_ENTRY(9),  WINOGRAD_ENTRY(10),
-    WINOGRAD_ENTRY(11), WINOGRAD_ENTRY(12), WINOGRAD_ENTRY(13), WINOGRAD_ENTRY(14)};
+WINOGRAD_FNS(1)
+WINOGRAD_FNS(2) WINOGRAD_FNS(3) WINOGRAD_FNS(4) WINOGRAD_FNS(5) WINOGRAD_FNS(6) WINOGRAD_FNS(7) WINOGRAD_FNS(8)
+    WINOGRAD_FNS(9) WINOGRAD_FNS(10) WINOGRAD_FNS(11) WINOGRAD_FNS(12) WINOGRAD_FNS(13) WINOGRAD_FNS(14)
+    /* of `tiles` rows by one vector or a panel */
+    static const winograd_fn winograd_fns[14][2] = {
+        WINOGRAD_ENTRY(1),  WINOGRAD_ENTRY(2),  WINOGRAD_ENTRY(3),  WINOGRAD_ENTRY(4), WINOGRAD_ENTRY(5),
+        WINOGRAD_ENTRY(6),  WINOGRAD_ENTRY(7),  WINOGRAD_ENTRY(8),  WINOGRAD_ENTRY(9), WINOGRAD_ENTRY(10),
+        WINOGRAD_ENTRY(11), WINOGRAD_ENTRY(12), WINOGRAD_ENTRY(13), WINOGRAD_ENTRY(14)};
 _Static_assert(MR <= 14 && (NV == 2 || NV == 4), "the tiles above");
 
 static void winograd_multiply(const winograd *w, const float *in, float *out, int64_t tiles)
@@ -268,8 +268,10 @@ static void winograd_output(const winograd *w, const float *in, int64_t y, int64
 {
     _Alignas(64) float tile[4][4 * VL];
     int64_t width = w->a->ow;
-    if (w->m == 4) winograd_output_tile(4, in, w->out_plane, tile);
-    else winograd_output_tile(2, in, w->out_plane, tile);
+    if (w->m == 4)
+        winograd_output_tile(4, in, w->out_plane, tile);
+    else
+        winograd_output_tile(2, in, w->out_plane, tile);
     if (!w->a->is_pooled) {
         for (int64_t i = 0; i < min_i64(w->m, rows - y); i++)
             memcpy(result + ((y + i) * width + x) * VL, tile[i],
@@ -346,9 +348,9 @@ static void run_winograd(const void *args)
     if (w.a->n > 0 && w.a->o > 0) tb_pool_run(w.a->pool, w.units, winograd_units, &w);
 }
 
-#define WINOGRAD_KERNEL                                                                                               \
-    {                                                                                                                 \
-        .name = "conv2d_winograd_f32_" VEC_ISA_NAME, .primitive = "conv2d_winograd", .dtype = TB_F32, .isa = VEC_ISA, \
-        .supports = winograd_supports, .run = run_winograd, .scratch_bytes = winograd_scratch_bytes,                  \
-        .pack_bytes = winograd_pack_bytes, .pack = winograd_pack                                                      \
+#define WINOGRAD_KERNEL                                                                                                \
+    {                                                                                                                  \
+        .name = "conv2d_winograd_f32_" VEC_ISA_NAME, .primitive = "conv2d_winograd", .dtype = TB_F32, .isa = VEC_ISA,  \
+        .supports = winograd_supports, .run = run_winograd, .scratch_bytes = winograd_scratch_bytes,                   \
+        .pack_bytes = winograd_pack_bytes, .pack = winograd_pack                                                       \
     }

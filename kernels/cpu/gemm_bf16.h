@@ -178,8 +178,7 @@ static void bf16_finish(const gemm_block *w, const float *sum, int64_t sum_row, 
     const bf16_plan *b = w->problem;
     const tb_gemm_args *g = b->plan.g;
     if (!b->is_f32 && !g->accumulate && !g->bias && !g->residual && g->act == TB_ACT_NONE) {
-        for (int r = 0; r < rows; r++)
-            narrow_row((uint16_t *)g->c + (i + r) * g->c_row + j, sum + r * sum_row, cols);
+        for (int r = 0; r < rows; r++) narrow_row((uint16_t *)g->c + (i + r) * g->c_row + j, sum + r * sum_row, cols);
         return;
     }
     float c_row[4 * NR], bias_row[4 * NR], residual_row[4 * NR];

@@ -89,8 +89,7 @@ static const float *widened(float *to, const void *from, int64_t element, int n)
     return to;
 }
 
-static void f16_finish(const gemm_block *w, const float *sum, int64_t sum_row, int64_t i, int64_t j, int rows,
-                       int cols)
+static void f16_finish(const gemm_block *w, const float *sum, int64_t sum_row, int64_t i, int64_t j, int rows, int cols)
 {
     const tb_gemm_args *g = ((const gemm_plan *)w->problem)->g;
     bool is_plain = !g->accumulate && !g->bias && !g->residual && g->act == TB_ACT_NONE;
@@ -124,8 +123,8 @@ static void f16_run(const void *args)
     run_plan(&p);
 }
 
-#define GEMM_F16(name_, isa_)                                                                                         \
-    {                                                                                                                 \
-        .name = name_, .primitive = "gemm", .dtype = TB_F16, .isa = isa_, .supports = f16_supports, .run = f16_run,   \
-        .scratch_bytes = f16_scratch                                                                                  \
+#define GEMM_F16(name_, isa_)                                                                                          \
+    {                                                                                                                  \
+        .name = name_, .primitive = "gemm", .dtype = TB_F16, .isa = isa_, .supports = f16_supports, .run = f16_run,    \
+        .scratch_bytes = f16_scratch                                                                                   \
     }

@@ -191,11 +191,12 @@ typedef void (*tile_fn)(const tile_job *);
     };
 TILES(tiles, false)
 
-#define HALF_TILE_FN(rows)                                                                                            \
-    static void half_tile_##rows(const tile_job *t)                                                                   \
-    {                                                                                                                 \
-        if (half_tile_fits(rows)) half_tile(half_tile_fits(rows) ? rows : 1, t);                                      \
+#define HALF_TILE_FN(rows)                                                                                             \
+    static void half_tile_##rows(const tile_job *t)                                                                    \
+    {                                                                                                                  \
+        if (half_tile_fits(rows)) half_tile(half_tile_fits(rows) ? rows : 1, t);                                       \
     }
-HALF_TILE_FN(4) HALF_TILE_FN(5) HALF_TILE_FN(6) HALF_TILE_FN(7)
-/* half_tiles[rows]; NULL: none. */
-static const tile_fn half_tiles[8] = {[4] = half_tile_4, half_tile_5, half_tile_6, half_tile_7};
+HALF_TILE_FN(4)
+HALF_TILE_FN(5) HALF_TILE_FN(6) HALF_TILE_FN(7)
+    /* half_tiles[rows]; NULL: none. */
+    static const tile_fn half_tiles[8] = {[4] = half_tile_4, half_tile_5, half_tile_6, half_tile_7};

@@ -31,8 +31,7 @@ VEC void map2_steps(const tb_pointwise_args *p, fn2 f, const bool a_moves, const
     const int64_t n = p->n;
     vf av = a_moves ? vf_zero() : vf_set1(*a), bv = b_moves ? vf_zero() : vf_set1(*b);
     int64_t i = 0;
-    for (; i + VL <= n; i += VL)
-        vf_store(out + i, f(a_moves ? vf_load(a + i) : av, b_moves ? vf_load(b + i) : bv));
+    for (; i + VL <= n; i += VL) vf_store(out + i, f(a_moves ? vf_load(a + i) : av, b_moves ? vf_load(b + i) : bv));
     if (i < n) {
         vf x = a_moves ? vf_load_part(a + i, n - i) : av, y = b_moves ? vf_load_part(b + i, n - i) : bv;
         vf_store_part(out + i, f(x, y), n - i);

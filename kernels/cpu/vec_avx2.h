@@ -79,7 +79,7 @@ VEC vm vf_eq(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 VEC vm vf_isnan(vf a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
 VEC vm vi_eq(vi a, vi b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
 VEC vm vm_first(int n) { return _mm256_castsi256_ps(lanes_below(n)); } /* the first n lanes */
-VEC vm vm_between(int from, int to) /* lanes [from, to); 0 <= from, to <= VL */
+VEC vm vm_between(int from, int to)                                    /* lanes [from, to); 0 <= from, to <= VL */
 {
     return _mm256_castsi256_ps(_mm256_andnot_si256(lanes_below(from), lanes_below(to)));
 }

@@ -51,7 +51,7 @@ static void every_rank_learns_of_a_mismatch_before_data_moves(void **state)
 static void recorded_mismatch(tb_comm *c)
 {
     char prefix[64];
-    float x[64] = { 0 };
+    float x[64] = {0};
     prefix_of("odd", prefix);
     MUST_OK(tb_comm_add_check(c));
     MUST_OK(tb_comm_add_fault(c, "mismatch@2:3"));
@@ -66,7 +66,7 @@ static void the_record_names_the_odd_one(void **state)
 {
     (void)state;
     char prefix[64];
-    tb_text report = { 0 };
+    tb_text report = {0};
     tb_culprit culprit;
     prefix_of("odd", prefix);
     on_ranks("thread", 4, 0, recorded_mismatch);

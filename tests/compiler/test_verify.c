@@ -61,9 +61,9 @@ static void a_planted_wrong_rewrite_is_named(void **state)
                          NULL, &g));
     assert_ok(tb_verify_graph(g, NULL, *state, tb_ctx_isa(*state), &n, (const void *[]){x}, &r));
     tb_verify_report_free(&r);
-    assert_fails(tb_verify_graph(g, &(tb_compile_opts){.also = &wrong}, *state, tb_ctx_isa(*state), &n,
-                                 (const void *[]){x}, &r),
-                 TB_ERR_PARITY, "of pass sub_to_add (-sub +add)");
+    assert_fails(
+        tb_verify_graph(g, &(tb_compile_opts){.also = &wrong}, *state, tb_ctx_isa(*state), &n, (const void *[]){x}, &r),
+        TB_ERR_PARITY, "of pass sub_to_add (-sub +add)");
     assert_string_equal(r.culprit_pass, "sub_to_add");
     assert_true(r.culprit > 0 && r.difference > r.limit);
     tb_verify_report_free(&r);

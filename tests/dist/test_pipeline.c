@@ -185,9 +185,10 @@ static void run(const job *j, outcome *out)
     cuts_of(s, 8, cuts);
     if (n > 1) assert_ok(tb_comm_make_id(j->backend ? j->backend : "thread", n, &id));
     for (int r = 0; r < n; r++) {
-        ranks[r] = (rank_job){.j = j, .schedule = s, .cuts = cuts, .id = id, .rank = r % j->ranks,
-                              .replica = r / j->ranks, .out = out};
-        if (n > 1) pthread_create(&ranks[r].thread, NULL, rank_main, &ranks[r]);
+        ranks[r] = (rank_job){
+            .j = j, .schedule = s, .cuts = cuts, .id = id, .rank = r % j->ranks, .replica = r / j->ranks, .out = out};
+        if (n > 1)
+            pthread_create(&ranks[r].thread, NULL, rank_main, &ranks[r]);
         else run_rank(&ranks[r]);
     }
     for (int r = 0; r < n && n > 1; r++) pthread_join(ranks[r].thread, NULL);
@@ -195,20 +196,35 @@ static void run(const job *j, outcome *out)
 }
 
 static const job arrangements[] = {
-    {"accumulate", spec, 1, 2, 8, false, ALONE}, {"accumulate", spec, 1, 8, 8, false, ALONE},
-    {"gpipe", spec, 1, 1, 8, false, ALONE}, {"gpipe", spec, 2, 1, 8, false, ALONE},
-    {"gpipe", spec, 4, 1, 8, false, ALONE}, {"gpipe", spec, 4, 1, 8, true, ALONE},
-    {"1f1b", spec, 1, 1, 8, false, ALONE}, {"1f1b", spec, 2, 1, 8, false, ALONE},
-    {"1f1b", spec, 4, 1, 8, false, ALONE}, {"1f1b", spec, 4, 1, 8, true, ALONE}, {"1f1b", spec, 2, 1, 8, true, ALONE},
-    {"zb_h1", spec, 1, 1, 8, false, ALONE}, {"zb_h1", spec, 2, 1, 8, false, ALONE},
-    {"zb_h1", spec, 4, 1, 8, false, ALONE}, {"interleaved_1f1b", spec, 2, 2, 8, false, ALONE},
-    {"interleaved_1f1b", spec, 2, 4, 8, false, ALONE}, {"interleaved_1f1b", spec, 4, 2, 8, false, ALONE},
-    {"interleaved_1f1b", spec, 4, 2, 8, true, ALONE}, {"1f1b", relu_spec, 4, 1, 8, false, ALONE},
-    {"zb_h1", relu_spec, 4, 1, 8, false, ALONE}, {"gpipe", gpt_spec, 2, 1, 4, false, ALONE},
-    {"1f1b", gpt_spec, 4, 1, 4, true, ALONE}, {"zb_h1", gpt_spec, 2, 1, 4, false, ALONE},
-    {"zb_h1", gpt_spec, 4, 1, 4, false, ALONE}, {"interleaved_1f1b", gpt_spec, 2, 2, 4, false, ALONE},
-    {"gpipe", spec, 8, 1, 8, false, ALONE}, {"1f1b", spec, 8, 1, 16, false, ALONE},
-    {"1f1b", spec, 8, 1, 8, true, ALONE}, {"zb_h1", spec, 8, 1, 8, false, ALONE},
+    {"accumulate", spec, 1, 2, 8, false, ALONE},
+    {"accumulate", spec, 1, 8, 8, false, ALONE},
+    {"gpipe", spec, 1, 1, 8, false, ALONE},
+    {"gpipe", spec, 2, 1, 8, false, ALONE},
+    {"gpipe", spec, 4, 1, 8, false, ALONE},
+    {"gpipe", spec, 4, 1, 8, true, ALONE},
+    {"1f1b", spec, 1, 1, 8, false, ALONE},
+    {"1f1b", spec, 2, 1, 8, false, ALONE},
+    {"1f1b", spec, 4, 1, 8, false, ALONE},
+    {"1f1b", spec, 4, 1, 8, true, ALONE},
+    {"1f1b", spec, 2, 1, 8, true, ALONE},
+    {"zb_h1", spec, 1, 1, 8, false, ALONE},
+    {"zb_h1", spec, 2, 1, 8, false, ALONE},
+    {"zb_h1", spec, 4, 1, 8, false, ALONE},
+    {"interleaved_1f1b", spec, 2, 2, 8, false, ALONE},
+    {"interleaved_1f1b", spec, 2, 4, 8, false, ALONE},
+    {"interleaved_1f1b", spec, 4, 2, 8, false, ALONE},
+    {"interleaved_1f1b", spec, 4, 2, 8, true, ALONE},
+    {"1f1b", relu_spec, 4, 1, 8, false, ALONE},
+    {"zb_h1", relu_spec, 4, 1, 8, false, ALONE},
+    {"gpipe", gpt_spec, 2, 1, 4, false, ALONE},
+    {"1f1b", gpt_spec, 4, 1, 4, true, ALONE},
+    {"zb_h1", gpt_spec, 2, 1, 4, false, ALONE},
+    {"zb_h1", gpt_spec, 4, 1, 4, false, ALONE},
+    {"interleaved_1f1b", gpt_spec, 2, 2, 4, false, ALONE},
+    {"gpipe", spec, 8, 1, 8, false, ALONE},
+    {"1f1b", spec, 8, 1, 16, false, ALONE},
+    {"1f1b", spec, 8, 1, 8, true, ALONE},
+    {"zb_h1", spec, 8, 1, 8, false, ALONE},
 };
 enum { ARRANGEMENTS = sizeof arrangements / sizeof arrangements[0] };
 
@@ -301,12 +317,17 @@ static void every_grid_gives_the_tree_over_folds(void **state)
     static const struct {
         const char *schedule;
         int replicas, ranks, chunks;
-    } grids[] = {{"1f1b", 2, 2, 1}, {"gpipe", 2, 2, 1}, {"zb_h1", 2, 2, 1}, {"interleaved_1f1b", 2, 2, 2},
+    } grids[] = {{"1f1b", 2, 2, 1}, {"gpipe", 2, 2, 1},      {"zb_h1", 2, 2, 1},      {"interleaved_1f1b", 2, 2, 2},
                  {"1f1b", 2, 1, 1}, {"accumulate", 2, 1, 1}, {"accumulate", 4, 1, 2}, {"1f1b", 1, 2, 1}};
     for (size_t i = 0; i < sizeof grids / sizeof *grids; i++)
         for (int shm = 0; shm < 2; shm++) {
-            job j = {.schedule = grids[i].schedule, .model = spec, .ranks = grids[i].ranks, .chunks = grids[i].chunks,
-                     .microbatches = 4, .replicas = grids[i].replicas, .steps = 50,
+            job j = {.schedule = grids[i].schedule,
+                     .model = spec,
+                     .ranks = grids[i].ranks,
+                     .chunks = grids[i].chunks,
+                     .microbatches = 4,
+                     .replicas = grids[i].replicas,
+                     .steps = 50,
                      .backend = shm ? "shm" : "thread"};
             char wanted[65], before[65];
             double value = 0;

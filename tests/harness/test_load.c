@@ -254,8 +254,10 @@ static void *end_soon(void *arg)
 static void at_edge(void *arg, bool end)
 {
     early_end *e = arg;
-    if (!end) assert_int_equal(pthread_create(&e->thread, NULL, end_soon, e), 0);
-    else pthread_join(e->thread, NULL);
+    if (!end)
+        assert_int_equal(pthread_create(&e->thread, NULL, end_soon, e), 0);
+    else
+        pthread_join(e->thread, NULL);
 }
 
 static void a_closed_loop_that_is_ended_early_counts_its_own_time(void **state)

@@ -156,8 +156,8 @@ static void fill_serving(tb_journal *j, int launch, const plotted *p, double rat
 static void fill_kernels(tb_journal *j, int launch, const plotted *p, double rate)
 {
     (void)launch, (void)p;
-    assert_ok(tb_journal_metric(
-        j, &(tb_metric){.name = "gflop_per_s", .unit = "GFLOP/s", .dir = "higher", .kind = "ratio"}));
+    assert_ok(
+        tb_journal_metric(j, &(tb_metric){.name = "gflop_per_s", .unit = "GFLOP/s", .dir = "higher", .kind = "ratio"}));
     assert_ok(tb_journal_samples(j, &(tb_samples){.metric = "gflop_per_s", .n = 1, .values = &rate}));
     assert_ok(tb_journal_value(j, &(tb_value){"roofline.flop", "FLOP", 0, 2.7e8}));
     assert_ok(tb_journal_value(j, &(tb_value){"roofline.bytes", "B", 0, rate * 1e5}));
@@ -207,8 +207,7 @@ static int write_samples(void **state)
         snprintf(config, sizeof config, "{\"params\":{\"rate\":%d}}", rate);
         add_point(&(plotted){"serving", label, config, serving, "measured", 8, "ok"}, fill_serving, rate);
     }
-    add_point(&(plotted){"kernels", "avx2", "{}", "[{\"kind\":\"roofline\"}]", "measured", 1, "ok"}, fill_kernels,
-              58);
+    add_point(&(plotted){"kernels", "avx2", "{}", "[{\"kind\":\"roofline\"}]", "measured", 1, "ok"}, fill_kernels, 58);
     add_point(&(plotted){"training", "mlp ranks=8", "{\"launch\":{\"ranks\":8},\"params\":{\"model\":\"mlp\"}}",
                          training, "measured", 1, "invalid"},
               fill_training, 20000); /* 00000011.h5 */

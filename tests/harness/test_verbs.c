@@ -82,9 +82,8 @@ static void a_run_can_be_shown_and_compared(void **state)
     expect(&run, 0, "build/compiler");
     run = run_program("diff a b --why");
     expect(&run, 0, "iter_ms");
-    write_file("experiments/x.yaml",
-               "driver: 'null'\nmeasure: {launches: 2, min_iters: 20, min_s: 0, warmup_s: 0}\n"
-               "params: {work_us: 100}\nmetrics: {iter_ms: {margin: 0.25}}\n");
+    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 2, min_iters: 20, min_s: 0, warmup_s: 0}\n"
+                                     "params: {work_us: 100}\nmetrics: {iter_ms: {margin: 0.25}}\n");
     run = run_program("run x --out c");
     expect(&run, 0, "1 of 1 points ok");
     run = run_program("diff a c --why");

@@ -55,8 +55,16 @@ static void run(const tb_kernel *k, tb_gemm_args g, bool packed)
 
 static void check(const tb_kernel *k, int64_t m, int64_t n, int64_t kk, const layout *l, tb_pool *pool)
 {
-    tb_gemm_args g = {.m = m, .n = n, .k = kk, .tree = l->tree, .accumulate = l->accumulate, .act = l->act, .c_row = n,
-                      .a = numbers(k, m * kk, 1), .b = numbers(k, kk * n, 2), .residual_row = n,
+    tb_gemm_args g = {.m = m,
+                      .n = n,
+                      .k = kk,
+                      .tree = l->tree,
+                      .accumulate = l->accumulate,
+                      .act = l->act,
+                      .c_row = n,
+                      .a = numbers(k, m * kk, 1),
+                      .b = numbers(k, kk * n, 2),
+                      .residual_row = n,
                       .pool = l->threads > 1 ? pool : NULL};
     g.a_row = l->a_transposed ? 1 : kk, g.a_col = l->a_transposed ? m : 1;
     g.b_row = l->b_transposed ? 1 : n, g.b_col = l->b_transposed ? kk : 1;
@@ -79,7 +87,9 @@ static void check(const tb_kernel *k, int64_t m, int64_t n, int64_t kk, const la
             if (l->act == TB_ACT_RELU && sum < 0) sum = 0;
             double allowed = ((double)kk + 4) * 0x1p-24 * (size + 4);
             assert_near(k, "C", i * n + j, number(k, c, i * n + j), sum, allowed,
-                        is_f32(k) ? 0 : k->dtype == TB_F16 ? 0x1p-11 : 0x1p-8);
+                        is_f32(k)            ? 0
+                        : k->dtype == TB_F16 ? 0x1p-11
+                                             : 0x1p-8);
         }
     if (m > 1 && !l->accumulate && !l->a_transposed) { /* the last row alone */
         tb_gemm_args one = g;
@@ -113,9 +123,14 @@ static void every_shape_and_layout_is_within_rounding(void **state)
             for (size_t j = 0; j < sizeof ns / sizeof *ns; j++)
                 for (size_t p = 0; p < sizeof ks / sizeof *ks; p++) {
                     uint32_t r = tb_random_u32(5, 1, draw++);
-                    layout l = {.a_transposed = r & 1, .b_transposed = r >> 1 & 1, .packed = (r >> 2 & 3) == 0,
-                                .accumulate = (r >> 4 & 3) == 0, .tree = 1 << (r >> 6 & 3), .threads = 1 + (r >> 8 & 1),
-                                .act = (r >> 9 & 1) ? TB_ACT_RELU : TB_ACT_NONE, .bias = (r >> 16 & 3) == 0,
+                    layout l = {.a_transposed = r & 1,
+                                .b_transposed = r >> 1 & 1,
+                                .packed = (r >> 2 & 3) == 0,
+                                .accumulate = (r >> 4 & 3) == 0,
+                                .tree = 1 << (r >> 6 & 3),
+                                .threads = 1 + (r >> 8 & 1),
+                                .act = (r >> 9 & 1) ? TB_ACT_RELU : TB_ACT_NONE,
+                                .bias = (r >> 16 & 3) == 0,
                                 .residual = (r >> 20 & 3) == 0};
                     check(kernels[q], ms[i], ns[j], ks[p], &l, *state);
                 }
@@ -140,13 +155,24 @@ static void what_is_not_a_number_stays_in_its_row(void **state)
     (void)state;
     for (int q = 0; q < n_kernels; q++) {
         const tb_kernel *k = kernels[q];
-        tb_gemm_args g = {.m = 3, .n = 20, .k = 6, .a_row = 6, .a_col = 1, .b_row = 20, .b_col = 1, .c_row = 20,
+        tb_gemm_args g = {.m = 3,
+                          .n = 20,
+                          .k = 6,
+                          .a_row = 6,
+                          .a_col = 1,
+                          .b_row = 20,
+                          .b_col = 1,
+                          .c_row = 20,
                           .tree = 1,
-                          .a = numbers(k, 18, 1), .b = numbers(k, 120, 2), .c = numbers(k, 60, 4)};
+                          .a = numbers(k, 18, 1),
+                          .b = numbers(k, 120, 2),
+                          .c = numbers(k, 60, 4)};
         float *wide = (float *)(uintptr_t)g.a;
         uint16_t *half = (uint16_t *)(uintptr_t)g.a;
-        if (is_f32(k)) wide[1] = NAN, wide[14] = INFINITY;
-        else half[1] = narrowed(k, NAN), half[14] = narrowed(k, INFINITY);
+        if (is_f32(k))
+            wide[1] = NAN, wide[14] = INFINITY;
+        else
+            half[1] = narrowed(k, NAN), half[14] = narrowed(k, INFINITY);
         if (!k->supports(&g)) continue;
         run(k, g, false);
         for (int64_t j = 0; j < 20; j++) {

@@ -93,8 +93,12 @@ static void all_isas_give_the_same_bits(void **state)
             assert_true(same_bits(result[0], result[q], N));
 
             float *sums = guarded_random(N, 2); /* old values elsewhere, new ones in the gradient's place */
-            a = (tb_update_args){.n = N, .param = sums, .from = guarded_random(N, 1), .grad = sums,
-                                 .state = {guarded_random(N, 3), guarded_uniform(N, 4, 0, 1)}, .attrs = a.attrs};
+            a = (tb_update_args){.n = N,
+                                 .param = sums,
+                                 .from = guarded_random(N, 1),
+                                 .grad = sums,
+                                 .state = {guarded_random(N, 3), guarded_uniform(N, 4, 0, 1)},
+                                 .attrs = a.attrs};
             kernels[q]->run(&a);
             assert_true(same_bits(result[q], sums, N));
         }

@@ -85,13 +85,13 @@ static void reshape_of_strided_tensors_is_a_view_where_it_can_be(void **state)
 {
     (void)state;
     static const struct {
-        int64_t from, to;  /* columns of [4, 6, 6] that are kept */
+        int64_t from, to; /* columns of [4, 6, 6] that are kept */
         int rank;
         int64_t dims[5];
         bool is_view;
-    } cases[] = {{0, 6, 2, {24, 6}, true},           {1, 5, 4, {2, 2, 6, 4}, true}, {1, 5, 5, {4, 6, 2, 1, 2}, true},
-                 {1, 5, 2, {24, 4}, true},           {1, 5, 1, {96}, false},        {1, 5, 3, {4, 4, 6}, false},
-                 {2, 3, 3, {1, 24, 1}, true},        {2, 3, 2, {8, 3}, true}};
+    } cases[] = {{0, 6, 2, {24, 6}, true},    {1, 5, 4, {2, 2, 6, 4}, true}, {1, 5, 5, {4, 6, 2, 1, 2}, true},
+                 {1, 5, 2, {24, 4}, true},    {1, 5, 1, {96}, false},        {1, 5, 3, {4, 4, 6}, false},
+                 {2, 3, 3, {1, 24, 1}, true}, {2, 3, 2, {8, 3}, true}};
     tb_tensor *x = randoms(TB_F32, 1, DIMS(4, 6, 6));
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         tb_tensor *part = tb_slice(x, 2, cases[i].from, cases[i].to, 1), *whole = tb_contiguous(part);

@@ -213,10 +213,12 @@ static void schedules_without_an_end_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(sgd_goes_down_the_slope), ctx_test(momentum_sums_a_geometric_series),
+        ctx_test(sgd_goes_down_the_slope),
+        ctx_test(momentum_sums_a_geometric_series),
         ctx_test(adam_steps_by_the_rate_under_a_constant_slope),
         ctx_test(adamw_decays_apart_from_the_moments_and_leaves_biases),
-        ctx_test(clipping_scales_to_the_global_norm), ctx_test(a_failed_op_stops_the_step),
+        ctx_test(clipping_scales_to_the_global_norm),
+        ctx_test(a_failed_op_stops_the_step),
         ctx_test(a_scaled_step_is_the_step_and_overflow_skips_it),
         ctx_test(the_loss_scale_halves_on_overflow_and_grows_after_good_steps),
         ctx_test(schedules_have_their_closed_forms),

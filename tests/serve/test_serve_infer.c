@@ -211,8 +211,10 @@ static void requests_of_one_row_allocate_nothing_from_the_first_on(void **state)
     static float x[40];
     static char json[1024], predict[512];
     int fd[PLACES - 1];
-    size_t n = (size_t)snprintf(json, sizeof json, "{\"id\":\"%0250d\",\"inputs\":[{\"name\":\"x\",\"shape\":[1,40],"
-                                "\"datatype\":\"FP32\",\"data\":[0", 0);
+    size_t n = (size_t)snprintf(json, sizeof json,
+                                "{\"id\":\"%0250d\",\"inputs\":[{\"name\":\"x\",\"shape\":[1,40],"
+                                "\"datatype\":\"FP32\",\"data\":[0",
+                                0);
     size_t p = (size_t)snprintf(predict, sizeof predict, "{\"data\":[0");
     for (int i = 1; i < 40; i++) {
         n += (size_t)snprintf(json + n, sizeof json - n, ",0.%d", i);

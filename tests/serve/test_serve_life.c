@@ -262,7 +262,8 @@ static void slow_headers_and_bodies_are_cut(void **state)
             usleep(1100000); /* idle is no sin */
         }
         while (poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 50) == 0 && i < 100)
-            if (!send_all(fd, body == 1 ? " " : &head[i < 8 ? i : 8], 1)) break; /* a path without an end */
+            if (!send_all(fd, body == 1 ? " " : &head[i < 8 ? i : 8], 1))
+                break; /* a path without an end */
             else i++;
         assert_int_equal(read_reply(fd, &r), 408);
         assert_true(has_code(&r, "slow_request"));

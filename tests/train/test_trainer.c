@@ -409,10 +409,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(resuming_gives_the_bits_of_never_having_stopped),
-        cmocka_unit_test(threads_and_prefetching_do_not_change_a_bit), cmocka_unit_test(another_seed_is_another_run),
+        cmocka_unit_test(threads_and_prefetching_do_not_change_a_bit),
+        cmocka_unit_test(another_seed_is_another_run),
         cmocka_unit_test(two_and_four_ranks_have_the_bits_of_one),
-        cmocka_unit_test(products_of_f16_train_with_a_scaled_loss), cmocka_unit_test(a_loss_scale_is_a_power_of_two),
-        cmocka_unit_test(accumulation_follows_the_whole_batch), cmocka_unit_test(a_small_run_learns),
+        cmocka_unit_test(products_of_f16_train_with_a_scaled_loss),
+        cmocka_unit_test(a_loss_scale_is_a_power_of_two),
+        cmocka_unit_test(accumulation_follows_the_whole_batch),
+        cmocka_unit_test(a_small_run_learns),
         cmocka_unit_test(evaluation_does_not_depend_on_its_batch),
         cmocka_unit_test(a_checkpoint_of_another_run_is_refused),
         cmocka_unit_test(weights_alone_can_be_saved_and_loaded),

@@ -1,8 +1,8 @@
 """How much faster or smaller than a base: `metric`, `base` (map of keys to values), `series` (keys that stay equal),
 `label` (keys that name a bar). A ratio above 1 is an improvement: inverted where the metric's direction is lower.
 Without a base: one or several metrics (`metric`: a list) that are ratios already, a bar for each and point, colours by
-metric. `panels`: keys that split the bars, each part on a scale of its own. `marks`: values of a point that a tick in its
-bar shows, such as what its ratio was to reach."""
+metric. `panels`: keys that split the bars, each part on a scale of its own. `marks`: values of a point that a tick in
+its bar shows, such as what its ratio was to reach."""
 import math
 import textwrap
 
@@ -78,9 +78,11 @@ def panels_of(bars, keys):
 
 def draw(points, spec):
     base_keys = spec.get("base") or {}
-    what, bars, colored = against_base(points, spec) if base_keys or not spec.get("metric") else already_ratios(points, spec)
+    take = against_base if base_keys or not spec.get("metric") else already_ratios
+    what, bars, colored = take(points, spec)
     if not bars:
-        raise ResultError(f"plot 'ratio': no result of '{what}'" + (f" matches the base {base_keys}" if base_keys else ""))
+        base = f" matches the base {base_keys}" if base_keys else ""
+        raise ResultError(f"plot 'ratio': no result of '{what}'{base}")
     panels = panels_of(bars, spec.get("panels"))
     row = 0.2 if colored else 0.42 if len(bars) < 20 else 0.26
     high = max(2.2, 1.4 + row * len(bars) + 0.55 * (len(panels) - 1))

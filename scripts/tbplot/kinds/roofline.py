@@ -41,5 +41,5 @@ def draw(points, spec):
     ax.set_ylabel("share of the peak")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig, describe.title(points, spec, "roofline"), describe.caption(
-        points, "roof: multiply-adds of the dtype and ISA, and reading at the operands' size, measured around each point",
+        points, "roof: multiply-adds of the dtype and ISA, reading at the operands' size, measured around each point",
         describe.launches(points))
