@@ -32,6 +32,12 @@ def grouped(points, key):
     return groups
 
 
+def shown(points, spec):
+    """The points that a plot is of: `only` maps keys to a value or a list of them."""
+    only = {key: value if isinstance(value, list) else [value] for key, value in (spec.get("only") or {}).items()}
+    return [p for p in points if all(p.get(key) in values for key, values in only.items())]
+
+
 def metric_of(points, spec, default):
     """The metric that a plot asks for, or the first that `default` accepts."""
     if spec.get("metric"):
