@@ -21,15 +21,18 @@ static const char *series_of(const tb_experiment *e, int point, const char *key)
     return value ? value->text : "";
 }
 
-/* The summary of the series' point that `wanted` names; NULL: it is not there, or not ok. */
+/* The summary of the series' one point that `wanted` names; NULL: it is not there, not ok, or not the only one. */
 static const tb_summary *find(const tb_experiment *e, tb_result *const *results, const tb_conf *wanted, const char *key,
                               const char *series, const char *metric)
 {
-    for (int p = 0; p < e->n_points; p++)
-        if (results[p] && strcmp(tb_result_status(results[p]), "ok") == 0 && matches(e->points[p].config, wanted) &&
-            strcmp(series_of(e, p, key), series) == 0)
-            return tb_result_summary(results[p], metric);
-    return NULL;
+    int found = -1;
+    for (int p = 0; p < e->n_points; p++) {
+        if (!matches(e->points[p].config, wanted) || strcmp(series_of(e, p, key), series) != 0) continue;
+        if (found >= 0) return NULL;
+        found = p;
+    }
+    if (found < 0 || !results[found] || strcmp(tb_result_status(results[found]), "ok") != 0) return NULL;
+    return tb_result_summary(results[found], metric);
 }
 
 static void print_mean(const tb_experiment *e, tb_result *const *results, const tb_conf *of, const char *key,
@@ -41,7 +44,7 @@ static void print_mean(const tb_experiment *e, tb_result *const *results, const 
     for (int i = 0; i < of->n_items; i++) {
         const tb_summary *s = find(e, results, of->items[i], key, series, metric);
         if (!s) {
-            printf("- (its point %d is missing or not ok)\n", i + 1);
+            printf("- (its point %d is missing, not ok, or several)\n", i + 1);
             return;
         }
         sum += log(s->value);

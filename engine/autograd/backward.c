@@ -182,6 +182,7 @@ static uint64_t wants_of(const pass *p, const node *n)
 typedef struct rule_call {
     const pass *pass;
     const node *node;
+    uint64_t given; /* bit i: the rule was given the open sum that input i's gradient goes to */
 } rule_call;
 
 /* What has arrived for an output so far, if nobody else holds it: more may be added in place. */
@@ -195,7 +196,7 @@ static tb_tensor *open_sum(const pass *p, const node *n, int output)
  * arrives in between. */
 static tb_tensor *given_for(void *backward, int i, bool *overwrite)
 {
-    const rule_call *r = backward;
+    rule_call *r = backward;
     const edge *to = &r->node->edges[i];
     const meta *m = to->leaf ? meta_of(to->leaf) : NULL;
     if (r->pass->selective || r->pass->opts->create_graph || (m && !m->buffer)) return NULL;
@@ -204,22 +205,28 @@ static tb_tensor *given_for(void *backward, int i, bool *overwrite)
         if (e != i && other->leaf == to->leaf && other->to == to->to) return NULL;
     }
     *overwrite = m && !is_filled(m, row_of(m));
-    if (to->to) return open_sum(r->pass, to->to, to->output);
+    if (to->to) {
+        tb_tensor *sum = open_sum(r->pass, to->to, to->output);
+        if (sum) r->given |= UINT64_C(1) << i;
+        return sum;
+    }
     return !m ? NULL : m->rows ? tbi_grad_row(m->buffer, row_of(m)) : m->buffer;
 }
 
-static tb_status call_rule(const pass *p, node *n, uint64_t wants)
+static tb_status call_rule(const pass *p, node *n, uint64_t wants, uint64_t *given)
 {
     tb_tensor *out[TB_MAX_OUT];
+    rule_call rule = {p, n, 0};
     TB_TRY(check_versions(n));
     if (p->opts->create_graph) TB_TRY(reattach_outputs(n, out));
     tb_grad_call c = {.op = n->op, .ctx = n->ctx, .attrs = n->attrs, .n_in = n->n_in, .n_out = n->n_out,
                       .in = n->saved_in, .out = p->opts->create_graph ? out : n->saved_out, .grad = n->grads,
                       .in_spec = n->in_spec, .out_spec = n->out_spec, .wants = wants, .result = n->result,
-                      .given = given_for, .backward = &(rule_call){p, n}};
+                      .given = given_for, .backward = &rule};
     p->tape->backward_op = n->op;
     n->op->grad(&c);
     p->tape->backward_op = NULL;
+    *given = rule.given;
     for (int i = 0; i < n->n_in; i++)
         if (n->result[i]) n->result[i] = fitted(n->result[i], &n->in_spec[i]);
     tb_status st = tb_ctx_take_error(n->ctx);
@@ -227,10 +234,11 @@ static tb_status call_rule(const pass *p, node *n, uint64_t wants)
     return st;
 }
 
-static tb_status give_to_node(const pass *p, node *to, int output, tb_tensor *g)
+/* `was_given`: the rule had the sum so far, and may have added to it in place. */
+static tb_status give_to_node(const pass *p, node *to, int output, tb_tensor *g, bool was_given)
 {
     tb_tensor *before = to->grads[output], *open = open_sum(p, to, output);
-    bool is_there = before && g->storage == before->storage && g->offset == before->offset; /* the rule took the sum */
+    bool is_there = was_given && before && g->storage == before->storage && g->offset == before->offset;
     tb_tensor *sum = g;
     if (before && !is_there) sum = open && g->is_contiguous ? tb_accumulate(open, g, false) : tb_add(before, g);
     if (tb_is_poison(sum)) return tb_ctx_take_error(to->ctx);
@@ -254,14 +262,14 @@ static tb_status give_to_leaf(const pass *p, tb_tensor *leaf, tb_tensor *g)
     return TB_OK;
 }
 
-static tb_status distribute(const pass *p, node *n, uint64_t wants)
+static tb_status distribute(const pass *p, node *n, uint64_t wants, uint64_t given)
 {
     for (int i = 0; i < n->n_in; i++) {
         const edge *e = &n->edges[i];
         if (!(wants >> i & 1)) continue;
         if (e->leaf) TB_TRY(give_to_leaf(p, e->leaf, n->result[i]));
         else if (n->result[i])
-            TB_TRY(give_to_node(p, e->to, e->output, n->result[i]));
+            TB_TRY(give_to_node(p, e->to, e->output, n->result[i], given >> i & 1));
     }
     return TB_OK;
 }
@@ -300,10 +308,10 @@ static tb_status run_node(const pass *p, node *n)
                        n->op ? n->op->name : "a recomputed segment");
     if (!n->op && (p->selective || p->opts->create_graph))
         return TB_FAIL(TB_ERR_UNSUPPORTED, "a recomputed segment has first gradients into its parameters only");
-    uint64_t wants = wants_of(p, n);
+    uint64_t wants = wants_of(p, n), given = 0;
     tb_scope *scope = tb_scope_open();
-    tb_status st = !wants ? TB_OK : n->op ? call_rule(p, n, wants) : tbi_run_segment(p->tape, n);
-    if (st == TB_OK) st = distribute(p, n, wants);
+    tb_status st = !wants ? TB_OK : n->op ? call_rule(p, n, wants, &given) : tbi_run_segment(p->tape, n);
+    if (st == TB_OK) st = distribute(p, n, wants, given);
     tb_scope_close(scope);
     for (int i = 0; i < n->n_in; i++) n->result[i] = NULL;
     if (st != TB_OK) return st;

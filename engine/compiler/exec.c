@@ -175,12 +175,14 @@ static void take_over(const tb_graph *g, plan *p, int at)
     }
 }
 
-/* An output that a node computes goes straight to the caller; a view or a repeated output is copied. */
+/* An output that a node computes goes straight to the caller; a view, a repeated output, or one that lies in another
+ * order than its dims say, is copied. */
 static bool is_direct(const tb_graph *g, const plan *p, int output)
 {
     const tb_value *v = &g->values[g->outputs[output]];
     if (v->producer < 0 || p->calls[v->producer].spec[v->output].is_view || !p->calls[v->producer].op->ref)
         return false;
+    if (!p->tensors[g->outputs[output]].is_contiguous) return false;
     for (int i = 0; i < output; i++)
         if (p->tensors[g->outputs[i]].storage == p->tensors[g->outputs[output]].storage) return false;
     return true;

@@ -96,7 +96,8 @@ static int column(generator *r, int x)
     int w = constant(r, "w", 2, (int64_t[]){1, WIDTH});
     int h = node(r, unary(r), 1, (int[]){node(r, &tb_op_linear, 3, (int[]){x, w, TB_NO_VALUE})});
     int other = roll(r, 2) ? any_value(r) : constant(r, "k", 1, (int64_t[]){WIDTH});
-    return node(r, binary(r), 2, roll(r, 2) ? (int[]){h, other} : (int[]){other, h});
+    const tb_op *op = binary(r);
+    return node(r, op, 2, roll(r, 2) ? (int[]){h, other} : (int[]){other, h});
 }
 
 static int next_value(generator *r)

@@ -189,7 +189,8 @@ TB_OP(matmul, .doc = "matrix product, batched", .n_in_min = 2, .n_in = 2, .n_out
 
 bool tbi_multiplies_f16(const tb_tensor *a, const tb_tensor *b)
 {
-    return tb_ctx_f16_products(tb_ctx_current()) && tb_tensor_dtype(a) == TB_F32 && tb_tensor_dtype(b) == TB_F32;
+    tb_ctx *ctx = tb_ctx_current(); /* without one, dispatch refuses */
+    return ctx && tb_ctx_f16_products(ctx) && tb_tensor_dtype(a) == TB_F32 && tb_tensor_dtype(b) == TB_F32;
 }
 
 static tb_tensor *product(tb_tensor *a, tb_tensor *b, bool batch_tree)

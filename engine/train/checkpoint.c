@@ -132,16 +132,16 @@ tb_status tb_trainer_load(tb_trainer *t, const char *path)
     int64_t counts[COUNTS] = {0};
     int n = 0;
     TB_GO(tb_safetensors_open(path, &f));
-    for (int i = 0; i < (t->cfg.loss_scale != 0 ? COUNTS : 2); i++)
-        TB_GO(note_i64(f, path, count_names[i], &counts[i]));
+    for (int i = 0; i < COUNTS; i++) /* a training without loss scaling may lack what is of it */
+        if (i < 2 || tb_safetensors_note(f, count_names[i])) TB_GO(note_i64(f, path, count_names[i], &counts[i]));
     TB_GO(check_facts(t, f, path));
     TB_GO(collect(ps, t->optim, &n, &items));
     TB_GO(load_items(f, n, items));
-    if (counts[2] > 0) {
+    if (counts[2] > 0 && t->cfg.loss_scale != 0) {
         t->scaling.scale = (double)counts[2];
         t->scaling.good_steps = counts[3];
-        t->scaling.skipped = counts[4];
     }
+    t->scaling.skipped = counts[4]; /* steps that the optimizer did not make */
     tb_optim_set_steps(t->optim, counts[0] - counts[4]);
     TB_GO(tb_loader_seek(t->loader, counts[1]));
 cleanup:

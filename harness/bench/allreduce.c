@@ -221,7 +221,9 @@ static tb_status measure_bound(tb_bench_run *run, team *t, const tb_bench_case *
             double now;
             if (!tb_crossing_exists((tb_crossing)way, t->ranks, (tb_isa)isa)) continue;
             if (way != TB_CROSSING_COPY && isa == TB_ISA_SCALAR) continue; /* never the fastest */
-            if (way == TB_CROSSING_READ && tb_crossing_exists(TB_CROSSING_READ, t->ranks, (tb_isa)(isa + 1))) continue;
+            if (way == TB_CROSSING_READ && isa < (int)tb_ctx_isa(run->ctx) &&
+                tb_crossing_exists(TB_CROSSING_READ, t->ranks, (tb_isa)(isa + 1)))
+                continue; /* the widest loads that may be used read fastest */
             t->way = (tb_crossing)way;
             t->isa = (tb_isa)isa;
             TB_TRY(measure_crossing(run, t, *sums, &now));

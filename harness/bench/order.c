@@ -91,11 +91,15 @@ static const op_row rows[] = {
     {"batch_norm", batch_norm, 3, true, {0, -1}},
 };
 
-static double flops_of(const op_row *row, const int64_t *d)
+static double product_of(const op_row *row, const int64_t *d)
 {
     double product = 2 * (double)d[0] * (double)d[1] * (double)d[2];
-    if (row->sum == weight_grad) return product;
-    return row->sum == conv2d_weight_grad ? product * SIDE * SIDE * WINDOW * WINDOW : 0;
+    return row->of_images ? product * SIDE * SIDE * WINDOW * WINDOW : product;
+}
+
+static double flops_of(const op_row *row, const int64_t *d)
+{
+    return row->sum == weight_grad || row->sum == conv2d_weight_grad ? product_of(row, d) : 0;
 }
 
 static tb_status measure(tb_bench_run *run, const op_row *row)
@@ -120,7 +124,7 @@ static tb_status measure(tb_bench_run *run, const op_row *row)
 static bool wants(const tb_bench_run *run, const op_row *row)
 {
     if (run->dtype != TB_F32 && row->sum != weight_grad) return false;
-    if (row->of_images && !run->only && flops_of(row, run->shape.at) > most_checked_flops) return false;
+    if (row->of_images && !run->only && product_of(row, run->shape.at) > most_checked_flops) return false;
     return tb_bench_wants(run, row->name);
 }
 

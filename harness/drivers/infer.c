@@ -1,7 +1,7 @@
 /* infer: one trained model run four ways (arms.h), interleaved in every iteration. The weights are trained in
  * setup, or by an earlier point that left them in the file `weights`. Before anything is timed the outputs
- * are compared on the whole test set: e0 and e1 must have the same bits, e2 too, but for what batch
- * norm in the weights and `fast` round otherwise, e3 is judged by its accuracy.
+ * for the first 2,000 test rows are compared: e0 and e1 must have the same bits, e2 too, but for what batch norm in the
+ * weights and `fast` round otherwise. e3 is judged by its accuracy on all test rows.
  *
  * `peers` adds other engines that run the same weights on the same rows, each a process and one more column of every
  * iteration. A speed-up over a slow baseline is worth nothing: where e0 is slower than PyTorch's eager run the launch

@@ -95,7 +95,7 @@ static attention_plan plan_attention(const void *args)
     int64_t heads = max_i64(a->b * a->h, 1), threads = tb_pool_threads(a->pool);
     p.score_row = round_up(a->s, NR);
     p.tile = min_i64(clip_i64(SCORE_FLOATS / max_i64(p.score_row, 1) / MR * MR, MR, MAX_QUERIES), max_i64(a->t, 1));
-    if (a->causal) p.tile = min_i64(p.tile, round_up(div_up(a->t, CAUSAL_TILES), MR));
+    if (a->causal) p.tile = min_i64(p.tile, max_i64(round_up(div_up(a->t, CAUSAL_TILES), MR), MR));
     p.tiles = div_up(a->t, p.tile);
     p.chunks = heads >= threads ? 1 : max_i64(min_i64(div_up(threads, heads), p.tiles), 1);
     p.k_floats = p.score_row * a->d;

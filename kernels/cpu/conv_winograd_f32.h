@@ -35,7 +35,8 @@ static winograd winograd_of(const tb_conv_args *a)
     int64_t threads = tb_pool_threads(a->pool);
     w.tiles_h = div_up(a->oh, w.m);
     w.tiles_w = div_up(a->ow, w.m);
-    int64_t most = max_i64(WINOGRAD_FLOATS / (POINTS * (w.c_row + w.o_row)), MR), of_image = w.tiles_h * w.tiles_w;
+    int64_t most = max_i64(WINOGRAD_FLOATS / (POINTS * max_i64(w.c_row + w.o_row, 1)), MR);
+    int64_t of_image = w.tiles_h * w.tiles_w;
     w.images = clip_i64(most / max_i64(of_image, 1), 1, max_i64(div_up(a->n, threads), 1));
     w.bands = clip_i64(div_up(of_image, most), 1, max_i64(w.tiles_h, 1));
     if (a->n < threads) w.bands = clip_i64(max_i64(w.bands, threads), 1, max_i64(w.tiles_h, 1));

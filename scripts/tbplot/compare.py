@@ -67,16 +67,15 @@ def ratios(points, spec):
 
 
 def geomeans(points, spec):
-    """{series: {metric: (mean, lo, hi, level) or None}} over the points that `of` names; None where one is missing. The
+    """{series: {metric: (mean, lo, hi, level) or None}} over the points that `of` names; None where one is missing, not ok, or several. The
     interval is of the means of the points' ends: wider than that of the mean, if their errors are independent."""
     found = {}
     groups = describe.grouped(points, [spec["series"]]) if spec.get("series") else {"": points}
     for series, group in groups.items():
         found[series] = {}
         for metric in spec["metric"]:
-            members = [next((p for p in group if p.status == "ok" and
-                             all(p.get(k) == v for k, v in wanted.items())), None) for wanted in spec["of"]]
-            rows = [p.summary.get(metric) if p else None for p in members]
+            members = [[p for p in group if all(p.get(k) == v for k, v in wanted.items())] for wanted in spec["of"]]
+            rows = [m[0].summary.get(metric) if len(m) == 1 and m[0].status == "ok" else None for m in members]
             if None in rows:
                 found[series][metric] = None
                 continue

@@ -46,6 +46,26 @@ static void broadcast_operands_get_summed_gradients(void **state)
     assert_grad(bias, (double[]){3, 3}, 2);
 }
 
+/* Each of h's uses hands on the gradient that it got, or a view of it: what arrives has the same storage. */
+static void uses_that_pass_their_gradient_on_are_summed(void **state)
+{
+    (void)state;
+    const int64_t square[] = {2, 2}, flat[] = {4};
+    for (int way = 0; way < 5; way++) {
+        tb_tensor *x = leaf(TB_F32, 4, (double[]){1, 2, 3, 4}), *h = tb_reshape(tb_relu(x), 2, square), *y;
+        tb_tensor *w = tb_tensor_from(TB_F32, 2, square, (float[]){1, 10, 100, 1000});
+        if (way == 0) y = tb_add(h, h);
+        else if (way == 1) y = tb_add(h, tb_permute(h, 2, (int64_t[]){1, 0}));
+        else if (way == 2) y = tb_add(tb_reshape(tb_reshape(h, 1, flat), 2, square), h);
+        else if (way == 3) y = tb_add(tb_add(h, h), tb_add(h, h));
+        else y = tb_sub(tb_add(h, h), h);
+        assert_ok(tb_backward(tb_sum(tb_mul(y, w), 0, NULL, false)));
+        const double times = way == 3 ? 4 : way == 4 ? 1 : 2;
+        const double expected[] = {times * 1, way == 1 ? 110 : times * 10, way == 1 ? 110 : times * 100, times * 1000};
+        assert_grad(x, expected, 4);
+    }
+}
+
 static void a_given_buffer_receives_the_gradient_in_place(void **state)
 {
     (void)state;
@@ -330,6 +350,7 @@ int main(void)
         ctx_test(gradients_of_a_product_are_the_other_factor),
         ctx_test(gradients_accumulate_until_cleared),
         ctx_test(broadcast_operands_get_summed_gradients),
+        ctx_test(uses_that_pass_their_gradient_on_are_summed),
         ctx_test(a_given_buffer_receives_the_gradient_in_place),
         ctx_test(rows_of_a_buffer_keep_the_uses_apart_until_they_are_joined),
         ctx_test(a_hook_waits_for_uses_outside_of_a_recomputed_segment),

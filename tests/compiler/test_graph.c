@@ -144,6 +144,36 @@ static void an_artefact_runs_from_its_folder_and_checks_itself(void **state)
     remove_folder(dir);
 }
 
+enum { STEPS = 3, HEADS = 2, WIDTH = 4 };
+
+/* Attention over heads that lie as [N, T, H, D] leaves its result as its operands lie. */
+static tb_tensor *attended(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    tb_tensor *heads = tb_permute(in[0], 4, (int64_t[]){0, 2, 1, 3});
+    return tb_scaled_dot_product_attention(heads, heads, heads, NULL);
+}
+
+static void an_output_that_lies_in_another_order_is_put_in_order(void **state)
+{
+    enum { N = 2, SIZE = N * STEPS * HEADS * WIDTH };
+    tb_graph *g;
+    tb_exec *e;
+    tb_session *s;
+    float x[SIZE], eager[SIZE], got[SIZE];
+    for (int i = 0; i < SIZE; i++) x[i] = (float)tb_random_normal(8, 1, (uint64_t)i);
+    tb_tensor *in = tb_tensor_from(TB_F32, 4, (int64_t[]){N, STEPS, HEADS, WIDTH}, x);
+    assert_ok(tb_tensor_read(attended(NULL, 1, &in), eager, sizeof eager));
+    assert_ok(tb_capture("g", 1, (const char *[]){"N"}, 1,
+                         &(tb_capture_input){"x", TB_F32, 4, {-1, STEPS, HEADS, WIDTH}}, attended, NULL, &g));
+    assert_ok(tb_exec_create(g, &e));
+    assert_ok(tb_session_create(e, *state, &s));
+    assert_ok(tb_session_run(s, &(int64_t){N}, (const void *[]){x}, (void *[]){got}));
+    assert_memory_equal(got, eager, sizeof got);
+    tb_session_free(s);
+    tb_exec_free(e);
+}
+
 static tb_tensor *peeks(void *arg, int n, tb_tensor *const *in)
 {
     (void)arg, (void)n;
@@ -225,6 +255,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ctx_test(the_text_parses_back_to_the_same_bytes), ctx_test(runs_at_any_batch_give_the_bits_of_eager_execution),
         ctx_test(a_planned_run_allocates_nothing),
+        ctx_test(an_output_that_lies_in_another_order_is_put_in_order),
         ctx_test(an_artefact_runs_from_its_folder_and_checks_itself), ctx_test(what_a_graph_cannot_hold_is_refused),
         ctx_test(broken_texts_are_refused_with_their_line), ctx_test(plans_never_overlap_and_stay_near_the_bound),
     };
