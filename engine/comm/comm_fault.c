@@ -69,7 +69,9 @@ static void strike_message(tb_comm *c, size_t *bytes)
     const fault *f = c->state;
     if (!strikes(c)) return;
     strike(f);
-    if (f->kind == MISMATCH && *bytes > 0) say_count(c, (int64_t)-- * bytes, "bytes");
+    if (f->kind != MISMATCH || *bytes == 0) return;
+    *bytes -= 1;
+    say_count(c, (int64_t)*bytes, "bytes");
 }
 
 static tb_status fault_send(tb_comm *c, tbi_lane lane, const void *data, size_t bytes, int peer, tb_request *out)

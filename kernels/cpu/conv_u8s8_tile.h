@@ -63,12 +63,12 @@ typedef void (*tile_fn)(const tile_job *t, const tb_gemm_u8s8_args *out, int64_t
         tile_of(t, TILE_HEIGHT(rows), panels < PANELS ? panels : PANELS, out, i, j);                                   \
     }
 #define TILE_FNS(rows) TILE_FN(rows, 1) TILE_FN(rows, 2)
-TILE_FNS(1)
-TILE_FNS(2)
-TILE_FNS(3) TILE_FNS(4) TILE_FNS(5) TILE_FNS(6) TILE_FNS(7) TILE_FNS(8) TILE_FNS(9) TILE_FNS(10) TILE_FNS(11)
-    TILE_FNS(12)
+/* clang-format off: it indents what follows a list of macros */
+TILE_FNS(1) TILE_FNS(2) TILE_FNS(3) TILE_FNS(4) TILE_FNS(5) TILE_FNS(6)
+TILE_FNS(7) TILE_FNS(8) TILE_FNS(9) TILE_FNS(10) TILE_FNS(11) TILE_FNS(12)
+/* clang-format on */
 
-        static void tile(const tile_job *t, int rows, int panels, const tb_gemm_u8s8_args *out, int64_t i, int64_t j)
+static void tile(const tile_job *t, int rows, int panels, const tb_gemm_u8s8_args *out, int64_t i, int64_t j)
 {
 #define TILE_ENTRY(rows) {tile_##rows##_1, tile_##rows##_2}
     static const tile_fn tiles[12][2] = {

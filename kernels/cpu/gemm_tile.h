@@ -196,7 +196,8 @@ TILES(tiles, false)
     {                                                                                                                  \
         if (half_tile_fits(rows)) half_tile(half_tile_fits(rows) ? rows : 1, t);                                       \
     }
-HALF_TILE_FN(4)
-HALF_TILE_FN(5) HALF_TILE_FN(6) HALF_TILE_FN(7)
-    /* half_tiles[rows]; NULL: none. */
-    static const tile_fn half_tiles[8] = {[4] = half_tile_4, half_tile_5, half_tile_6, half_tile_7};
+/* clang-format off: it indents what follows a list of macros */
+HALF_TILE_FN(4) HALF_TILE_FN(5) HALF_TILE_FN(6) HALF_TILE_FN(7)
+/* clang-format on */
+/* half_tiles[rows]; NULL: none. */
+static const tile_fn half_tiles[8] = {[4] = half_tile_4, half_tile_5, half_tile_6, half_tile_7};

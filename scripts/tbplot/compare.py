@@ -67,8 +67,9 @@ def ratios(points, spec):
 
 
 def geomeans(points, spec):
-    """{series: {metric: (mean, lo, hi, level) or None}} over the points that `of` names; None where one is missing, not ok, or several. The
-    interval is of the means of the points' ends: wider than that of the mean, if their errors are independent."""
+    """{series: {metric: (mean, lo, hi, level) or None}} over the points that `of` names; None where one is missing, not
+    ok, or several. The interval is of the means of the points' ends: wider than that of the mean, if their errors are
+    independent."""
     found = {}
     groups = describe.grouped(points, [spec["series"]]) if spec.get("series") else {"": points}
     for series, group in groups.items():

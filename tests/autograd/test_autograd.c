@@ -54,11 +54,16 @@ static void uses_that_pass_their_gradient_on_are_summed(void **state)
     for (int way = 0; way < 5; way++) {
         tb_tensor *x = leaf(TB_F32, 4, (double[]){1, 2, 3, 4}), *h = tb_reshape(tb_relu(x), 2, square), *y;
         tb_tensor *w = tb_tensor_from(TB_F32, 2, square, (float[]){1, 10, 100, 1000});
-        if (way == 0) y = tb_add(h, h);
-        else if (way == 1) y = tb_add(h, tb_permute(h, 2, (int64_t[]){1, 0}));
-        else if (way == 2) y = tb_add(tb_reshape(tb_reshape(h, 1, flat), 2, square), h);
-        else if (way == 3) y = tb_add(tb_add(h, h), tb_add(h, h));
-        else y = tb_sub(tb_add(h, h), h);
+        if (way == 0)
+            y = tb_add(h, h);
+        else if (way == 1)
+            y = tb_add(h, tb_permute(h, 2, (int64_t[]){1, 0}));
+        else if (way == 2)
+            y = tb_add(tb_reshape(tb_reshape(h, 1, flat), 2, square), h);
+        else if (way == 3)
+            y = tb_add(tb_add(h, h), tb_add(h, h));
+        else
+            y = tb_sub(tb_add(h, h), h);
         assert_ok(tb_backward(tb_sum(tb_mul(y, w), 0, NULL, false)));
         const double times = way == 3 ? 4 : way == 4 ? 1 : 2;
         const double expected[] = {times * 1, way == 1 ? 110 : times * 10, way == 1 ? 110 : times * 100, times * 1000};

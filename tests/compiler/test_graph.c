@@ -253,11 +253,14 @@ static void plans_never_overlap_and_stay_near_the_bound(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(the_text_parses_back_to_the_same_bytes), ctx_test(runs_at_any_batch_give_the_bits_of_eager_execution),
+        ctx_test(the_text_parses_back_to_the_same_bytes),
+        ctx_test(runs_at_any_batch_give_the_bits_of_eager_execution),
         ctx_test(a_planned_run_allocates_nothing),
         ctx_test(an_output_that_lies_in_another_order_is_put_in_order),
-        ctx_test(an_artefact_runs_from_its_folder_and_checks_itself), ctx_test(what_a_graph_cannot_hold_is_refused),
-        ctx_test(broken_texts_are_refused_with_their_line), ctx_test(plans_never_overlap_and_stay_near_the_bound),
+        ctx_test(an_artefact_runs_from_its_folder_and_checks_itself),
+        ctx_test(what_a_graph_cannot_hold_is_refused),
+        ctx_test(broken_texts_are_refused_with_their_line),
+        ctx_test(plans_never_overlap_and_stay_near_the_bound),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
