@@ -137,7 +137,7 @@ tb_status tb_random_graph(uint64_t seed, tb_graph **out)
     *out = NULL;
     TB_TRY(tb_graph_create("random", &r.g));
     r.g->n_symbols = 1;
-    strcpy(r.g->symbols[0], "N");
+    snprintf(r.g->symbols[0], sizeof r.g->symbols[0], "N");
     r.st = tb_graph_input(r.g, "x", TB_F32, 2, dims, &r.values[0]);
     for (int steps = 3 + roll(&r, 12); steps > 0; steps--) {
         int value = next_value(&r);
