@@ -1,4 +1,4 @@
-/* Results as JSON. */
+/* Results and experiments as JSON. */
 #include "show_json.h"
 #include "tb_text.h"
 
@@ -77,6 +77,14 @@ static void put_launch(tb_json *j, const tb_launch *l)
     tb_json_close(j, '}');
 }
 
+static int print_json(tb_text *text)
+{
+    bool failed = text->failed;
+    if (!failed) printf("%s", tb_text_str(text));
+    tb_text_free(text);
+    return failed ? tb_report(stderr) : 0;
+}
+
 int tb_show_json(const tb_results *results)
 {
     tb_text text = {0};
@@ -104,8 +112,32 @@ int tb_show_json(const tb_results *results)
         tb_json_close(&j, '}');
     }
     tb_json_close(&j, ']');
-    bool failed = text.failed;
-    if (!failed) printf("%s", tb_text_str(&text));
-    tb_text_free(&text);
-    return failed ? tb_report(stderr) : 0;
+    return print_json(&text);
+}
+
+int tb_show_experiment_json(const tb_experiment *e)
+{
+    tb_text text = {0};
+    tb_json j = {.to = &text, .pretty = true};
+    tb_json_open(&j, '{');
+    put_text(&j, "experiment", e->name);
+    put_text(&j, "question", e->question);
+    put_text(&j, "driver", e->driver->name);
+    put_number(&j, "launches", (double)e->launches);
+    tb_json_key(&j, "plots");
+    tb_json_raw(&j, e->plots);
+    tb_json_key(&j, "points");
+    tb_json_open(&j, '[');
+    for (int p = 0; p < e->n_points; p++) {
+        tb_json_open(&j, '{');
+        put_text(&j, "label", e->points[p].label);
+        put_text(&j, "hash", e->points[p].hash);
+        put_text(&j, "scope", e->points[p].scope);
+        tb_json_key(&j, "config");
+        tb_json_raw(&j, e->points[p].json);
+        tb_json_close(&j, '}');
+    }
+    tb_json_close(&j, ']');
+    tb_json_close(&j, '}');
+    return print_json(&text);
 }

@@ -28,10 +28,15 @@ static void print_keys(const char *section, const tb_key *keys, int n)
     }
 }
 
-static int show_experiment(const char *name, bool with_keys)
+static int show_experiment(const char *name, bool with_keys, bool json)
 {
     tb_experiment *e = NULL;
     if (tb_experiment_load(name, &(tb_experiment_options){0}, &e) != TB_OK) return tb_report(stderr);
+    if (json) {
+        int code = tb_show_experiment_json(e);
+        tb_experiment_free(e);
+        return code;
+    }
     printf("%s: %s\n  %s\n  driver %s: %s\n\n", e->name, e->question, e->path, e->driver->name,
            e->driver->doc);
     if (with_keys) {
@@ -207,12 +212,24 @@ static int show_results(const char *path, bool json, bool with_facts)
     return code;
 }
 
+/* A file or folder, if no experiment has this name: one in the source tree is called kernels, as a folder is. */
+static bool names_results(const char *what)
+{
+    if (strstr(what, ".yaml") || access(what, F_OK) != 0) return false;
+    char *root = NULL, *file = NULL;
+    if (!strchr(what, '/') && tb_experiment_root(&root) == TB_OK)
+        file = tb_asprintf("%s/experiments/%s.yaml", root, what);
+    bool is_experiment = file && access(file, F_OK) == 0;
+    tb_free(file);
+    tb_free(root);
+    return !is_experiment;
+}
+
 static int show(const tb_args *args)
 {
     const char *what = args->words[0];
-    bool is_yaml = strstr(what, ".yaml") != NULL;
-    bool is_path = !is_yaml && access(what, F_OK) == 0;
-    if (tb_args_has(args, "keys") || !is_path) return show_experiment(what, tb_args_has(args, "keys"));
+    if (tb_args_has(args, "keys") || !names_results(what))
+        return show_experiment(what, tb_args_has(args, "keys"), tb_args_has(args, "json"));
     const char *text = tb_args_get(args, "text");
     if (text) return show_text(what, text);
     return show_results(what, tb_args_has(args, "json"), tb_args_has(args, "facts"));
@@ -221,12 +238,12 @@ static int show(const tb_args *args)
 static const tb_option options[] = {
     {"keys", 0, NULL, "an experiment's keys: type, default, range, meaning; and its metrics"},
     {"facts", 0, NULL, "a result's provenance too"},
-    {"json", 0, NULL, "results as JSON"},
+    {"json", 0, NULL, "as JSON"},
     {"text", 0, "NAME", "one text that the run wrote, alone: profile, trace, sample"},
 };
 
 TB_VERB(show, .group = TB_VERB_EXPERIMENT, .args = "EXPERIMENT | RUN", .min_args = 1, .max_args = 1,
         .doc = "An experiment, or what a run measured",
         .help = "RUN is a folder in results/runs/, one of its .h5 files, or a .journal: also of a run that "
-                "was killed.",
+                "was killed.\nAn experiment's name comes before a folder's of the same name: ./NAME is the folder.",
         .options = options, .n_options = sizeof options / sizeof options[0], .run = show);

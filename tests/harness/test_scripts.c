@@ -5,6 +5,7 @@
 #include "tb_rng.h"
 #include "tb_text.h"
 #include <math.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 typedef struct plotted {
@@ -286,6 +287,23 @@ static void what_cannot_be_drawn_is_said_in_one_sentence(void **state)
     tb_text_free(&out);
 }
 
+/* A program in the scratch copy that says what the experiment's file asks for: points 1 to n. */
+static void write_program(const char *root, int n)
+{
+    char path[128];
+    tb_text out = {0};
+    tb_text_add(&out, "#!/bin/sh\ncat <<END\n{\"plots\": [], \"points\": [");
+    for (int i = 1; i <= n; i++)
+        tb_text_add(&out, "%s{\"hash\": \"%08x\", \"label\": \"point %d\"}", i > 1 ? ", " : "", (unsigned)i, i);
+    tb_text_add(&out, "]}\nEND\n");
+    snprintf(path, sizeof path, "%s/build", root);
+    mkdir(path, 0755);
+    snprintf(path, sizeof path, "%s/build/tb", root);
+    write_bytes(path, tb_text_str(&out), out.size);
+    assert_int_equal(chmod(path, 0755), 0);
+    tb_text_free(&out);
+}
+
 /* In a scratch copy of scripts/, which then owns a results/headline of its own. */
 static void a_readme_quotes_what_the_results_say(void **state)
 {
@@ -304,6 +322,7 @@ static void a_readme_quotes_what_the_results_say(void **state)
         shell(&out, "cp -r " TB_SOURCE_DIR "/scripts %s/scripts && mkdir %s/results", root, root), 0);
     snprintf(path, sizeof path, "%s/README.md", root);
     write_bytes(path, text, sizeof text - 1);
+    write_program(root, 6);
     int exit_code = shell(&out, "cd %s && scripts/report --headline 0000000[1-6].h5 00000011.h5", root);
     if (exit_code != 0) fail_msg("%s", tb_text_str(&out));
     assert_int_equal(shell(&out, "%s/scripts/report --check", root), 1); /* stale */
@@ -327,6 +346,33 @@ static void a_readme_quotes_what_the_results_say(void **state)
     write_bytes(path, vague, sizeof vague - 1);
     assert_int_equal(shell(&out, "%s/scripts/report --write", root), 3);
     assert_non_null(strstr(tb_text_str(&out), "a figure within a line wants one value"));
+    tb_text_free(&out);
+}
+
+static void a_run_that_lacks_points_is_not_quoted(void **state)
+{
+    (void)state;
+    const char *root = temporary_folder();
+    tb_text out = {0};
+    write_program(root, 8);
+    assert_int_equal(shell(&out, "cd %s && scripts/report --headline 0000000[1-6].h5", root), 3);
+    if (!strstr(tb_text_str(&out), "training: cannot be quoted: 2 of its 8 points are missing (point 7, point 8); "
+                                   "tb run training --resume measures them"))
+        fail_msg("%s", tb_text_str(&out));
+    write_program(root, 2);
+    out.size = 0;
+    assert_int_equal(shell(&out, "cd %s && scripts/report --headline 0000000[2-3].h5", root), 3);
+    if (!strstr(tb_text_str(&out), "1 of its 2 points are missing (point 1); 1 of this run are of another version"))
+        fail_msg("%s", tb_text_str(&out));
+    tb_text_free(&out);
+}
+
+static void experiments_ask_for_plots_that_exist(void **state)
+{
+    (void)state;
+    tb_text out = {0};
+    if (shell(&out, "TB_BUILD_DIR=" TB_BINARY_DIR " " TB_SOURCE_DIR "/scripts/plot --check"))
+        fail_msg("%s", tb_text_str(&out));
     tb_text_free(&out);
 }
 
@@ -379,6 +425,8 @@ int main(void)
         cmocka_unit_test(every_kind_is_drawn_and_twice_the_same),
         cmocka_unit_test(what_cannot_be_drawn_is_said_in_one_sentence),
         cmocka_unit_test(a_readme_quotes_what_the_results_say),
+        cmocka_unit_test(a_run_that_lacks_points_is_not_quoted),
+        cmocka_unit_test(experiments_ask_for_plots_that_exist),
         cmocka_unit_test(results_that_do_not_hold_up_are_not_quoted),
         cmocka_unit_test(the_committed_readme_quotes_the_committed_results),
     };

@@ -56,6 +56,27 @@ static void keys_are_shown_from_the_tables_that_check_them(void **state)
     expect(&run, 0, "also for valid and checks: work_us parity.max_rel_err");
 }
 
+static void an_experiment_is_shown_as_json(void **state)
+{
+    (void)state;
+    write_file("experiments/x.yaml", "question: 'Twice?'\ndriver: 'null'\nsweep: {product: {params.work_us: [1, 2]}}\n"
+                                     "plots: [{kind: throughput}]\n");
+    program_run run = run_program("show x --json");
+    tb_conf *root = json_of(&run);
+    assert_string_equal(tb_conf_find(root, "question")->text, "Twice?");
+    assert_string_equal(tb_conf_find(tb_conf_find(root, "plots")->items[0], "kind")->text, "throughput");
+    const tb_conf *points = tb_conf_find(root, "points");
+    assert_int_equal(points->n_items, 2);
+    assert_string_equal(tb_conf_find(points->items[1], "config.params.work_us")->text, "2");
+    assert_int_equal(strlen(tb_conf_find(points->items[1], "hash")->text), 64);
+    tb_conf_free(root);
+    assert_int_equal(mkdir("x", 0755), 0); /* of the same name: the experiment is meant, ./x is the folder */
+    run = run_program("show x");
+    expect(&run, 0, "Twice?");
+    run = run_program("show ./x");
+    expect(&run, 2, "no results in this folder");
+}
+
 static void a_run_can_be_shown_and_compared(void **state)
 {
     (void)state;
@@ -149,6 +170,7 @@ int main(void)
         IN_SCRATCH(help_lists_every_verb_and_each_explains_itself),
         IN_SCRATCH(list_tells_what_an_experiment_asks),
         IN_SCRATCH(keys_are_shown_from_the_tables_that_check_them),
+        IN_SCRATCH(an_experiment_is_shown_as_json),
         IN_SCRATCH(a_run_can_be_shown_and_compared),
         IN_SCRATCH(random_graphs_verify),
         IN_SCRATCH(a_traced_run_shows_its_profile),
