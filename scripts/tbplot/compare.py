@@ -30,7 +30,7 @@ def factors(points, spec):
         whole = per_rank(series, steps[0], steps[-1], metric)
         parts = [per_rank(series, a, b, metric) for a, b in zip(steps, steps[1:])] if None not in steps else None
         found.append(Factors(series, whole, parts))
-    return metric, [link["name"] for link in chain[1:]], found
+    return metric, [link.get("name") for link in chain[1:]], found
 
 
 def efficiencies(points, spec):
@@ -83,6 +83,11 @@ def geomeans(points, spec):
             ends = [math.exp(sum(math.log(row[end]) for row in rows) / len(rows)) for end in ("value", "lo", "hi")]
             found[series][metric] = (*ends, min(row["level"] for row in rows))
     return found
+
+
+def base_words(keys):
+    """{"params.schedule": "gpipe", "params.recompute": False} -> "gpipe, recompute off"."""
+    return ", ".join(describe.words_of(k, v) for k, v in keys.items())
 
 
 def named(comparison, spec):

@@ -9,19 +9,21 @@ def name_of(key):
     return key.rsplit(".", 1)[-1]
 
 
+def words_of(key, value):
+    """"ranks 2", "recompute off"; a text speaks for itself."""
+    if isinstance(value, bool):
+        value = "on" if value else "off"
+    elif isinstance(value, str):
+        return value
+    return f"{name_of(key)} {value}"
+
+
 def series_of(point, key):
     """The series a point belongs to: a configuration key, a list of keys, or what its label says."""
     if not key:
         return point.label
     keys = key if isinstance(key, list) else [key]
-    parts = []
-    for k in keys:
-        value = point.get(k)
-        if value == "":
-            continue
-        text = {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-        parts.append(text if isinstance(value, str) else f"{name_of(k)} {text}")
-    return ", ".join(parts)
+    return ", ".join(words_of(k, point.get(k)) for k in keys if point.get(k) != "")
 
 
 def grouped(points, key):
@@ -33,8 +35,9 @@ def grouped(points, key):
 
 
 def shown(points, spec):
-    """The points that a plot is of: `only` maps keys to a value or a list of them."""
-    only = {key: value if isinstance(value, list) else [value] for key, value in (spec.get("only") or {}).items()}
+    """The points that a plot is of: `only` (`where` of a tradeoff) maps keys to a value or a list of them."""
+    wanted = {**(spec.get("only") or {}), **(spec.get("where") or {})}
+    only = {key: value if isinstance(value, list) else [value] for key, value in wanted.items()}
     return [p for p in points if all(p.get(key) in values for key, values in only.items())]
 
 
@@ -52,7 +55,17 @@ def metric_of(points, spec, default):
 def axis_label(points, metric, unit=None):
     unit = unit if unit is not None else next((p.metrics[metric]["unit"] for p in points if metric in p.metrics), "")
     words = metric.removesuffix(f"_{unit}").replace("_per_s", "").replace("_", " ")
-    return unit if unit.startswith(f"{words}/") else f"{words} ({unit})" if unit else words
+    return unit if unit.lower().startswith(f"{words}/") else f"{words} ({unit})" if unit else words
+
+
+def plain(points, metric):
+    """"allreduce_us" -> "allreduce": the unit says nothing of a ratio."""
+    return axis_label(points, metric).rsplit(" (", 1)[0]
+
+
+def three_digits(value):
+    """"1.00", "13.7", "254": as many digits in every row."""
+    return f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def short(value):
@@ -78,7 +91,8 @@ def levels(found):
 
 
 def title(points, spec, words):
-    return spec.get("title") or f"{points[0].experiment}: {words}"
+    name, said = points[0].experiment, spec.get("title") or words
+    return said if said.startswith(name) else f"{name}: {said}"
 
 
 def machine(points):

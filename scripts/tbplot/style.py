@@ -6,9 +6,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.patheffects import withStroke  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
-COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
+COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999933"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 HATCH = {"measured": "", "oversubscribed": "////", "emulated": "....", "modelled": "xxxx"}
 INK, FAINT = "#222222", "#bbbbbb"
@@ -47,8 +48,17 @@ def plain_log(axis):
 
 
 def note(ax, text, at, offset=(4, 0), **how):
-    """A small text beside a mark; offset in points."""
-    ax.annotate(text, at, xytext=offset, textcoords="offset points", **{"fontsize": 8, "va": "center", **how})
+    """A small text beside a mark, legible where it crosses a line; offset in points."""
+    halo = [withStroke(linewidth=2.4, foreground="white")]
+    ax.annotate(text, at, xytext=offset, textcoords="offset points",
+                **{"fontsize": 8, "va": "center", "path_effects": halo, **how})
+
+
+def claim(ax, spec):
+    """A line at the value that somebody claims: `claim`, {name, at}."""
+    if spec.get("claim"):
+        ax.axvline(spec["claim"]["at"], color=color(5), linewidth=1.4, linestyle=":",
+                   label=f"{spec['claim']['name']} {spec['claim']['at']:g}")
 
 
 def legend_scopes(ax, scopes):

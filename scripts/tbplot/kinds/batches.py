@@ -14,9 +14,9 @@ def draw(points, spec):
         raise ResultError("plot 'batches': no result has values 'batch.<rows>'")
     most = max(max(counts) for _, counts in rows)
     fig, axes = style.figure(height=1.1 + 0.7 * len(rows), nrows=len(rows), sharex=True, squeeze=False)
-    for i, (ax, (label, counts)) in enumerate(zip(axes[:, 0], rows)):
+    for ax, (label, counts) in zip(axes[:, 0], rows):
         total = sum(counts.values())
-        ax.bar(list(counts), [100 * n / total for n in counts.values()], 0.85, color=style.color(i))
+        ax.bar(list(counts), [100 * n / total for n in counts.values()], 0.85, color=style.color(0))
         mean = total / sum(n / size for size, n in counts.items())
         ax.set_title(f"{label}; mean batch {mean:.2f}", fontsize=7.5, fontweight="normal", loc="right", pad=2)
         ax.set_xlim(0, most + 1)

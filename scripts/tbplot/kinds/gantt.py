@@ -37,7 +37,7 @@ def draw(points, spec):
                     linewidth=0.5)
             if length > 0.018 * end:
                 style.note(ax, str(e["index"]), (at + length / 2, ranks.index(e["rank"])), (0, 0), ha="center",
-                           fontsize=6.5, color="white" if kind in (0, 2, 5, 7) else style.INK)
+                           path_effects=[], fontsize=6.5, color="white" if kind in (0, 2, 5, 6) else style.INK)
         ax.set_yticks(range(len(ranks)), [f"rank {r}" for r in ranks])
         ax.set_ylim(len(ranks) - 0.5, -0.5)
         ax.grid(axis="y", visible=False)

@@ -17,25 +17,40 @@ def curves(points, spec):
             for q in quantiles], metric
 
 
-def draw_knees(ax, groups, metric):
-    """A vertical line at the median rate of each series that measured it."""
-    for i, (label, group) in enumerate(groups.items()):
-        measured = [p for p in group if len(p.launch_numbers(metric))]
-        if measured:
-            rate = np.median(np.concatenate([p.launch_numbers(metric) for p in measured]))
-            name = ", ".join(filter(None, [label, measured[0].get("params.slo")]))
-            ax.axvline(rate, color=style.color(i), linestyle="-.", linewidth=1.2,
-                       label=f"{name or 'objective'} holds to {describe.short(rate)}/s")
+LINES = ["-", "--", ":", "-."]
+
+
+def draw_knee(ax, group, metric, color):
+    """A vertical line at the median rate that the series was measured to hold; returns the words for the key."""
+    measured = [p for p in group if len(p.launch_numbers(metric))]
+    if not measured:
+        return ""
+    rate = np.median(np.concatenate([p.launch_numbers(metric) for p in measured]))
+    ax.axvline(rate, color=color, linestyle=(0, (6, 2)), linewidth=1.1)
+    objective = measured[0].get("params.slo", "").replace(":", " < ")  # "p95:25"
+    return f"; {objective or 'objective'} to {describe.short(rate)}/s"
+
+
+def keys(ax, of, several):
+    """One line a series, and one a percentile where colours are for series."""
+    if not several:
+        ax.legend()
+        return
+    for k, (quantile, _) in enumerate(of):
+        ax.plot([], [], color=style.INK, linestyle=LINES[k % 4], marker=style.marker(k), markersize=4.5, label=quantile)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=7.5, borderaxespad=0.2)
 
 
 def draw(points, spec):
     of, metric = curves(points, spec)
     x_key = spec.get("x", "params.rate")
     groups = describe.grouped(points, spec["series"]) if spec.get("series") else {"": points}
-    many = len(groups) * len(of) > 6
-    fig, ax = style.figure(width=9.4 if many else 6.8, height=4.8)
+    several = len(groups) > 1
+    fig, ax = style.figure(width=8.2 if several else 6.8, height=5.6 if several else 4.8)
+    unit = next((p.metrics[metric]["unit"] for p in points if metric in p.metrics), "ms")
     found, shown = [], 0
     for i, (label, group) in enumerate(groups.items()):
+        knee = draw_knee(ax, group, spec["knee"], style.color(i)) if spec.get("knee") else ""
         group = sorted((p for p in group if len(of[0][1](p))), key=lambda p: p.get(x_key))
         for k, (quantile, numbers_of) in enumerate(of):
             at, middle, lo, hi = [], [], [], []
@@ -49,26 +64,26 @@ def draw(points, spec):
                 found.append(level)
             if not at:
                 continue
-            shade = style.color(i if len(groups) > 1 else k)
-            name = ", ".join(filter(None, [label, quantile]))
+            shade = style.color(i if several else k)
             ax.fill_between(at, lo, hi, color=shade, alpha=0.15, linewidth=0)
-            ax.plot(at, middle, marker=style.marker(k), markersize=4.5, color=shade, label=name,
-                    linestyle=["-", "--", ":", "-."][k % 4] if len(groups) > 1 else "-")
+            ax.plot(at, middle, marker=style.marker(k), markersize=4.5, color=shade,
+                    linestyle=LINES[k % 4] if several else "-", label=None if several else quantile)
+        if several and (group or knee):
+            ax.plot([], [], color=style.color(i), linewidth=4, label=label + knee)
         shown += bool(group)
     if not shown:
         raise ResultError(f"plot 'latency': no result has samples of '{metric}'")
-    if spec.get("knee"):
-        draw_knees(ax, groups, spec["knee"])
     if spec.get("slo") is not None:
         ax.axhline(spec["slo"], color=style.INK, linestyle="--", linewidth=1)
-        style.note(ax, f"target {spec['slo']:g}", (0, spec["slo"]), (4, 3), va="bottom",
+        style.note(ax, f"objective {spec['slo']:g} {unit}", (0, spec["slo"]), (4, 3), va="bottom",
                    xycoords=("axes fraction", "data"))
     style.plain_log(ax.yaxis)
     if spec.get("knee"):
         style.plain_log(ax.xaxis)
     ax.set_xlabel(f"offered {describe.name_of(x_key)} (requests/s)")
-    ax.set_ylabel("latency (ms)" if isinstance(spec.get("metric"), list) else describe.axis_label(points, metric))
-    ax.legend(**({"fontsize": 7, "loc": "upper left", "bbox_to_anchor": (1.01, 1.02)} if many else {}))
+    ax.set_ylabel(f"latency ({unit})")
+    keys(ax, of, several)
     return fig, describe.title(points, spec, "latency under load"), describe.caption(
         points, "latency counts from the intended send time", describe.launches(points),
-        describe.levels(found).replace("bars", "bands"))
+        describe.levels(found).replace("bars", "bands"),
+        "upright lines: the highest rate that held the objective" if spec.get("knee") else "")

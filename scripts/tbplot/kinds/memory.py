@@ -1,4 +1,5 @@
-"""Peak memory by purpose, stacked, of the rank that needs most: `prefix` of the values, `series` for the bars."""
+"""Peak memory by purpose, stacked, of the rank that needs most: `prefix` of the values, `series` for the bars,
+`predicted` (a value of that rank that a tick shows)."""
 import numpy as np
 
 from .. import describe, style
@@ -10,12 +11,13 @@ SHADES = ["#0072B2", "#56B4E9", "#004a73", "#E69F00", "#f3c766", "#CC79A7", "#00
 
 def draw(points, spec):
     prefix = spec.get("prefix", "peak_bytes.")
-    bars = []
+    bars, said = [], []
     for point in points:
         ranks = point.values_by_rank(prefix)
         if ranks:
-            most = max(ranks.values(), key=lambda tags: sum(tags.values()))
-            bars.append((describe.series_of(point, spec.get("series")), most))
+            rank = max(ranks, key=lambda r: sum(ranks[r].values()))
+            bars.append((describe.series_of(point, spec.get("series")), ranks[rank]))
+            said.append(point.values_by_rank(spec["predicted"])[rank][""] if spec.get("predicted") else None)
     if not bars:
         raise ResultError(f"plot 'memory': no result has values '{prefix}<tag>'")
     largest = max(sum(tags.values()) for _, tags in bars)
@@ -30,12 +32,15 @@ def draw(points, spec):
                     color=SHADES[i % len(SHADES)], edgecolor="white", linewidth=0.5)
             left += part
     for i, total in enumerate(left):
-        style.note(ax, describe.short(total), (total, i))
+        style.note(ax, describe.three_digits(total), (total, i))
+        if said[i] is not None:
+            at = said[i] / scale
+            ax.plot([at, at], [i - 0.42, i + 0.42], color=style.INK, linewidth=1.6, label="" if i else "predicted")
     ax.set_yticks(range(len(bars)), [label for label, _ in bars])
     ax.set_ylim(len(bars) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.1)
     ax.set_xlabel(f"memory at the peak ({unit})")
-    ax.legend(ncol=4, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
+    ax.legend(ncol=5, loc="lower right", bbox_to_anchor=(1, 1), columnspacing=1.2)
     return fig, describe.title(points, spec, "peak memory by purpose"), describe.caption(
         points, "counted by the allocator, not sampled; the rank with the highest peak, first launch")

@@ -26,7 +26,7 @@ def draw(points, spec):
     fig, ax = style.figure(width=8.2, height=4.4)
     ax.plot(span, np.minimum(1, span), color=style.INK, linewidth=1.6)
     style.note(ax, "peak", (span[-1], 1), (0, 3), ha="right", va="bottom")
-    style.note(ax, "read bandwidth", (span[0], span[0]), (4, 10))
+    style.note(ax, "read bandwidth", (span[0], span[0]), (10, 2))
     series = list(dict.fromkeys(describe.series_of(p, spec.get("series")) for p, _ in dots))
     for i, name in enumerate(series):
         mine = [at for p, at in dots if describe.series_of(p, spec.get("series")) == name]

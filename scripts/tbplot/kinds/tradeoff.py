@@ -1,15 +1,10 @@
 """Accuracy against speed, a panel a point, named by the key `panel`: `time` (map of metrics, microseconds a call, to
 the value that says how good the answers are; an empty one draws a line: its speed alone was measured), `rows` (key of
-the rows of a call), `where` (map of keys to values that a point must have)."""
+the rows of a call), `where` (map of keys to values that a point must have), `names` (map of metrics to what the key
+calls them)."""
 import math
 
 from .. import describe, style
-from ..results import ResultError
-
-
-def chosen(points, spec):
-    wanted = spec.get("where") or {}
-    return [p for p in points if all(p.get(k) == v for k, v in wanted.items())]
 
 
 def speed(point, metric, rows):
@@ -21,8 +16,8 @@ def speed(point, metric, rows):
     return rate, max(0, rate - 1e6 * rows / row["hi"]), max(0, 1e6 * rows / row["lo"] - rate)
 
 
-def words(metric):
-    return metric.removesuffix("_us").replace("_", " ")
+def words(metric, spec):
+    return spec.get("names", {}).get(metric, metric.removesuffix("_us").replace("_", " "))
 
 
 def draw_panel(ax, point, spec):
@@ -32,10 +27,10 @@ def draw_panel(ax, point, spec):
         rate, below, above = speed(point, metric, float(point.get(spec["rows"])))
         y = point.value(quality) if quality else None
         if y is None:
-            ax.axvline(rate, color=style.color(i), linestyle=":", label=words(metric))
+            ax.axvline(rate, color=style.color(i), linestyle=":", label=words(metric, spec))
         else:
             ax.errorbar(rate, y, xerr=[[below], [above]], color=style.color(i), marker=style.marker(i), markersize=6,
-                        linestyle="none", label=words(metric))
+                        linestyle="none", label=words(metric, spec))
     style.plain_log(ax.xaxis)
     ax.tick_params(axis="x", labelsize=7.5, labelrotation=30)
     ax.margins(0.12)
@@ -43,13 +38,10 @@ def draw_panel(ax, point, spec):
     low, high = ax.get_ylim()
     if high - low < 0.004:  # tenths of a point look like tenths of a point
         ax.set_ylim((low + high) / 2 - 0.002, (low + high) / 2 + 0.002)
-    ax.set_title(describe.series_of(point, spec.get("panel")), fontsize=7.5)
+    ax.set_title(describe.series_of(point, spec.get("panel")).replace(":", "\n", 1), fontsize=7.5)
 
 
 def draw(points, spec):
-    points = chosen(points, spec)
-    if not points:
-        raise ResultError(f"plot 'tradeoff': no result matches {spec.get('where')}")
     columns = 2 if len(points) in (2, 4) else min(3, len(points))
     lines = math.ceil(len(points) / columns)
     fig, axes = style.figure(height=1.4 + 2.2 * lines, nrows=lines, ncols=columns, squeeze=False)
@@ -59,7 +51,7 @@ def draw(points, spec):
         ax.set_visible(False)
     shown = list(axes.flat[:len(points)])
     handles = {label: h for ax in shown for h, label in zip(*ax.get_legend_handles_labels())}
-    names = [name for name in map(words, spec["time"]) if name in handles]
+    names = [name for name in (words(metric, spec) for metric in spec["time"]) if name in handles]
     shown[columns - 1].legend([handles[n] for n in names], names, loc="center left", bbox_to_anchor=(1.02, 0.5))
     for ax in axes[:, 0]:
         ax.set_ylabel("accuracy")
