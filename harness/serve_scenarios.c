@@ -44,10 +44,13 @@ static void count(const tb_run *run, tb_serve_state *s, const tb_load_result *r)
 static tb_status send(const tb_run *run, tb_serve_state *s, const tb_load_config *c,
                       const tb_load_schedule *schedule, tb_load_result **out)
 {
+    bool open = schedule->kind != TB_ARRIVALS_CLOSED; /* behind a closed loop the server may be gone */
     for (int i = 0;; i++) {
-        int64_t cpu = tb_serving_cpu_ns(s->serving);
+        int64_t cpu[2] = {0};
+        if (open) TB_TRY(tb_serving_cpu_ns(s->serving, &cpu[0]));
         TB_TRY(tb_load_run(c, schedule, s->requests, out));
-        s->server_cpu_ns = tb_serving_cpu_ns(s->serving) - cpu;
+        if (open) TB_TRY(tb_serving_cpu_ns(s->serving, &cpu[1]));
+        s->server_cpu_ns = cpu[1] - cpu[0];
         count(run, s, *out);
         bool is_void = (*out)->void_reason[0] != 0;
         if (is_void && (*out)->answered > 0 && i < 2) {

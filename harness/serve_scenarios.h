@@ -24,7 +24,7 @@ typedef struct tb_serve_state {
     tb_load_requests *requests;
     tb_histogram *latency, *service; /* of all measured iterations of `load` */
     int64_t verified, wrong, failed, late;
-    int64_t server_cpu_ns; /* of the last run */
+    int64_t server_cpu_ns; /* of the last open loop */
     tb_slo slo;
     bool may_refuse; /* refusals are answers in this scenario */
     bool generator_limited;

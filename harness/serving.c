@@ -3,6 +3,7 @@
 #include "target.h"
 #include "peer.h"
 #include "tb_alloc.h"
+#include "tb_load.h"
 #include "tb_serve_artefact.h"
 #include <math.h>
 #include <netinet/in.h>
@@ -24,6 +25,7 @@ struct tb_serving {
     char message[256];
     char repository[64];
     tb_peer *peer;
+    tb_echo *echo;
     int port;
 };
 
@@ -114,6 +116,11 @@ tb_status tb_serving_start(const tb_serving_config *config, tb_serving **out, ch
     version[0] = 0;
     if (!s) return TB_ERR_OOM;
     s->config = *config;
+    if (strcmp(config->server, "echo") == 0) {
+        TB_TRY(tb_echo_start(&s->echo));
+        s->port = tb_echo_port(s->echo);
+        return TB_OK;
+    }
     if (strcmp(config->server, "tensorbrain") != 0) return start_peer(s, version);
     TB_TRY(write_repository(s));
     return start_ours(s);
@@ -127,28 +134,46 @@ static int64_t clock_ns(clockid_t clock)
     return clock_gettime(clock, &t) == 0 ? t.tv_sec * 1000000000LL + t.tv_nsec : 0;
 }
 
-int64_t tb_serving_cpu_ns(const tb_serving *s)
-{
-    clockid_t clock;
-    if (!s->peer) return clock_ns(CLOCK_PROCESS_CPUTIME_ID) - clock_ns(CLOCK_THREAD_CPUTIME_ID);
-    return clock_getcpuclockid(tb_peer_pid(s->peer), &clock) == 0 ? clock_ns(clock) : 0;
-}
-
-static double metric(const char *text, const char *name, const char *stage)
+static double metric(const char *text, const char *name)
 {
     char key[96];
-    snprintf(key, sizeof key, "\ntensorbrain_stage_seconds_%s{stage=\"%s\"} ", name, stage);
+    snprintf(key, sizeof key, "\ntensorbrain_%s ", name);
     const char *at = strstr(text, key);
     return at ? strtod(at + strlen(key), NULL) : 0;
 }
 
+static tb_status read_metrics(const tb_serving *s, char **text)
+{
+    return tb_target_get(&(tb_target){.host = "127.0.0.1", .port = s->port}, "GET", "/metrics", text);
+}
+
+tb_status tb_serving_cpu_ns(const tb_serving *s, int64_t *ns)
+{
+    clockid_t clock;
+    char *text;
+    if (s->echo) {
+        *ns = tb_echo_busy_ns(s->echo);
+        return TB_OK;
+    }
+    if (s->peer) {
+        *ns = clock_getcpuclockid(tb_peer_pid(s->peer), &clock) == 0 ? clock_ns(clock) : 0;
+        return TB_OK;
+    }
+    TB_TRY(read_metrics(s, &text));
+    double spun_s = metric(text, "spin_seconds_total");
+    tb_free(text);
+    *ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - clock_ns(CLOCK_THREAD_CPUTIME_ID) - (int64_t)(spun_s * 1e9);
+    return TB_OK;
+}
+
 tb_status tb_serving_stage_us(const tb_serving *s, const char *stage, double *us)
 {
-    tb_target at = {.host = "127.0.0.1", .port = s->port};
-    char *text;
-    TB_TRY(tb_target_get(&at, "GET", "/metrics", &text));
-    double count = metric(text, "count", stage);
-    *us = metric(text, "sum", stage) * 1e6 / count;
+    char *text, sum_of[64], count_of[64];
+    snprintf(sum_of, sizeof sum_of, "stage_seconds_sum{stage=\"%s\"}", stage);
+    snprintf(count_of, sizeof count_of, "stage_seconds_count{stage=\"%s\"}", stage);
+    TB_TRY(read_metrics(s, &text));
+    double count = metric(text, count_of);
+    *us = metric(text, sum_of) * 1e6 / count;
     tb_free(text);
     return count > 0 ? TB_OK : TB_FAIL(TB_ERR_NOT_FOUND, "the server counts no answers by stage '%s'", stage);
 }
@@ -204,6 +229,7 @@ void tb_serving_stop(tb_serving *s)
     }
     tb_server_destroy(s->server);
     tb_peer_stop(s->peer);
+    tb_echo_stop(s->echo);
     remove_repository(s);
     tb_free(s);
 }

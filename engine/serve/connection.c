@@ -40,7 +40,7 @@ void tbi_conn_state_set(tbi_conn *c, tbi_conn_state state)
     if (state != TBI_CONN_SENDING && (state != TBI_CONN_IDLE || c->server->n_waiting > 0))
         c->server->progressed = true;
     c->state = state;
-    c->since_ns = tb_now_ns();
+    c->since_ns = c->server->active_ns = tb_now_ns();
 }
 
 static tbi_conn *free_place(tb_server *s)

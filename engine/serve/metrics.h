@@ -28,6 +28,7 @@ typedef struct tbi_metrics {
     int64_t started_ns;
     uint64_t requests;                    /* whose header was complete */
     uint64_t replies[TBI_FAULTS];         /* by code; [NONE]: 2xx */
+    int64_t spun_ns;                      /* CPU time of polling with nothing to do */
     uint64_t connections, connections_refused, cut_slow, disconnected;
     uint64_t inferences, rows;            /* answered */
     uint64_t buckets[TBI_STAGES][TBI_BUCKETS + 1];

@@ -7,12 +7,14 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -40,6 +42,7 @@ static void set_defaults(tb_serve_config *c)
     DEFAULT(drain_delay_ms, 500);
     DEFAULT(drain_ms, 10000);
 #undef DEFAULT
+    if (!c->spin_us) c->spin_us = 4000;
     if (!c->bind) c->bind = "127.0.0.1";
     if (!c->workers) c->workers = 1;
 }
@@ -94,6 +97,8 @@ tb_status tb_server_create(const tb_serve_config *config, tb_server **out)
     s->metrics.started_ns = s->quota_ns = tb_now_ns();
     tb_histogram_clear(&s->metrics.latency);
     set_defaults(&s->config);
+    cpu_set_t cores;
+    s->n_cores = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
     s->quota = s->config.limits.quota_per_s;
     TB_GO(check_config(&s->config));
     s->conns = tb_calloc((size_t)s->config.limits.connections, sizeof *s->conns);
@@ -218,9 +223,42 @@ static void handle_event(tb_server *s, int fd)
     }
 }
 
+/* A model's workers want the cores for themselves, and so do all others where there is one core. */
+static bool may_spin(const tb_server *s)
+{
+    if (s->config.spin_us < 0 || s->n_cores < 2) return false;
+    for (int i = 0; i < s->repository.n_entries; i++)
+        if (s->repository.entries[i].live && s->repository.entries[i].live->batcher->by_worker) return false;
+    return true;
+}
+
+static int64_t thread_cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* To wake a core that sleeps takes longer than to answer a request, so for a while after the last one the loop polls,
+ * and yields its core to whoever wants it. Returns what epoll_wait does: 0 when that while, or `ns`, is over. */
+static int spin(tb_server *s, struct epoll_event *events, int most, int64_t ns)
+{
+    int64_t now = tb_now_ns(), end = s->active_ns + s->config.spin_us * 1000LL, cpu = 0;
+    int n = 0;
+    if (now + ns < end) end = now + ns;
+    while (now < end && (n = epoll_wait(s->epoll_fd, events, most, 0)) == 0) {
+        if (!cpu) cpu = thread_cpu_ns();
+        sched_yield();
+        now = tb_now_ns();
+    }
+    if (cpu) s->metrics.spun_ns += thread_cpu_ns() - cpu;
+    return n;
+}
+
 static void wait_for_events(tb_server *s, bool more)
 {
-    struct epoll_event events[16];
+    enum { MOST = 16 };
+    struct epoll_event events[MOST];
     struct timespec wait = {0};
     MHD_UNSIGNED_LONG_LONG http_ms;
     int64_t ns = next_deadline(s) - tb_now_ns();
@@ -228,11 +266,15 @@ static void wait_for_events(tb_server *s, bool more)
      * always says "at once" because of the waiting ones, and `progressed` answers instead. */
     if (s->n_waiting == 0 && MHD_get_timeout(s->http, &http_ms) == MHD_YES && http_ms == 0) ns = 0;
     if (more || s->progressed) ns = 0;
-    if (ns > 0) {
-        wait.tv_sec = ns / 1000000000;
-        wait.tv_nsec = ns % 1000000000;
+    int n = ns > 0 && may_spin(s) ? spin(s, events, MOST, ns) : 0;
+    if (n == 0) {
+        if (ns > 0) ns = next_deadline(s) - tb_now_ns();
+        if (ns > 0) {
+            wait.tv_sec = ns / 1000000000;
+            wait.tv_nsec = ns % 1000000000;
+        }
+        n = epoll_pwait2(s->epoll_fd, events, MOST, &wait, NULL);
     }
-    int n = epoll_pwait2(s->epoll_fd, events, 16, &wait, NULL);
     for (int i = 0; i < n; i++) handle_event(s, events[i].data.fd);
 }
 

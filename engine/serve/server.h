@@ -111,6 +111,8 @@ typedef struct tb_server {
     int64_t next_sweep_ns;
     int n_waiting;             /* connections in state WAITING or READY */
     bool progressed;           /* a callback did something since this was cleared */
+    int64_t active_ns;         /* when a connection last changed its state */
+    int n_cores;               /* that the process may use */
 } tb_server;
 
 /* connection.c */

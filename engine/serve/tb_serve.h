@@ -51,6 +51,8 @@ typedef struct tb_serve_config {
     bool insecure;
     tb_serve_mode mode;
     int workers;                /* [1] threads per model in worker mode */
+    int spin_us;                /* [4000] after the last request the loop polls this long before it sleeps; -1: never.
+                                   Models with workers, or a single core, do without */
     tb_serve_model_opener open; /* required */
     void *open_arg;
     tb_serve_limits limits;

@@ -18,8 +18,8 @@
 enum { SAMPLES = 1024 };
 
 static const tb_key keys[] = {
-    {"server", TB_KEY_CHOICE, "", 0, 0, "tensorbrain|fastapi-pydantic|fastapi-raw", "tensorbrain",
-     "peers have no model"},
+    {"server", TB_KEY_CHOICE, "", 0, 0, "tensorbrain|fastapi-pydantic|fastapi-raw|echo",
+     "tensorbrain", "the others have no model; echo is a bare loop that answers without looking: the floor"},
     {"scenario", TB_KEY_CHOICE, "", 0, 0, "load|search|overload|storm|reload|drain", "load", "what happens"},
     {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "an image model, with options"},
     {"data", TB_KEY_STR, "", 0, 0, NULL, "fashion-mnist", "images"},

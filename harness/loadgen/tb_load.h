@@ -82,7 +82,6 @@ typedef struct tb_load_config {
     int connections;       /* [64] */
     double timeout_s;      /* [10] after the last arrival */
     double slo_ms;         /* [25] for goodput and for the rule about lateness */
-    double spin_share;     /* [0.15] of a core that may be spent on waiting precisely */
     bool keep_columns;
     atomic_int *in_flight; /* holds the requests sent and not yet answered, for other threads to read; may be NULL */
     const atomic_bool *until; /* closed loop: ends when this is set, before its duration is over; may be NULL */
@@ -160,12 +159,21 @@ TB_MUST_USE tb_status tb_slo_search(const tb_load_config *config, const tb_load_
                                     tb_load_requests *requests, const tb_slo *slo,
                                     void (*progress)(const tb_slo_point *), tb_slo_result *out);
 
-/* ---- what the generator itself can do, against a bare epoll loop that answers without looking ---- */
+/* ---- what the generator itself can do ---- */
+
+/* A bare epoll loop on loopback, in a thread that never sleeps. It answers every JSON body, whose end it takes to be a
+ * '}' at the end of what it has read, with the same bytes: below its latency no server can be seen. */
+typedef struct tb_echo tb_echo;
+TB_MUST_USE tb_status tb_echo_start(tb_echo **out);
+int tb_echo_port(const tb_echo *e);
+int64_t tb_echo_busy_ns(const tb_echo *e); /* spent on requests so far, polling left out */
+void tb_echo_stop(tb_echo *e);             /* NULL is accepted */
 
 typedef struct tb_load_ceiling {
     double closed_per_s;       /* closed loop */
-    double client_us, server_us; /* CPU time a request, each side */
+    double client_us, server_us; /* time a request, each side */
     double open_per_s, lag_p99_us; /* open loop at half of that */
-    bool open_valid;
+    double rate, p50_us, p95_us; /* open loop at a rate that leaves both sides idle: the floor of any latency */
+    bool open_valid;           /* both open loops */
 } tb_load_ceiling;
-TB_MUST_USE tb_status tb_load_self_test(int connections, double seconds, tb_load_ceiling *out);
+TB_MUST_USE tb_status tb_load_self_test(int connections, double rate, double seconds, tb_load_ceiling *out);

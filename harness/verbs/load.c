@@ -181,17 +181,17 @@ static tb_status search(job *j, tb_load_requests *requests, int *code)
 static int self_test(const job *j)
 {
     tb_load_ceiling c;
-    if (tb_load_self_test(j->config.connections, j->schedule.duration_s, &c) != TB_OK)
+    if (tb_load_self_test(j->config.connections, j->schedule.rate, j->schedule.duration_s, &c) != TB_OK)
         return tb_report(stderr);
     if (j->json)
         printf("{\"closed_per_s\": %.1f, \"client_us\": %.3f, \"server_us\": %.3f, \"open_per_s\": %.1f, "
-               "\"lag_p99_us\": %.1f, \"open_valid\": %s}\n",
-               c.closed_per_s, c.client_us, c.server_us, c.open_per_s, c.lag_p99_us,
+               "\"lag_p99_us\": %.1f, \"rate_per_s\": %.1f, \"p50_us\": %.1f, \"p95_us\": %.1f, \"open_valid\": %s}\n",
+               c.closed_per_s, c.client_us, c.server_us, c.open_per_s, c.lag_p99_us, c.rate, c.p50_us, c.p95_us,
                c.open_valid ? "true" : "false");
     else
-        printf("against a bare echo: %.0f/s closed loop, CPU %.1f us a request here, %.1f us there; at "
-               "%.0f/s open loop p99 lag %.0f us (%s)\n",
-               c.closed_per_s, c.client_us, c.server_us, c.open_per_s, c.lag_p99_us,
+        printf("against a bare echo: %.0f/s closed loop, CPU %.1f us a request here, %.1f us there; open loop at "
+               "%.0f/s p99 lag %.0f us, at %.0f/s latency p50 %.0f us, p95 %.0f us (%s)\n",
+               c.closed_per_s, c.client_us, c.server_us, c.open_per_s, c.lag_p99_us, c.rate, c.p50_us, c.p95_us,
                c.open_valid ? "valid" : "void");
     return c.open_valid ? 0 : 3;
 }

@@ -70,6 +70,8 @@ static tb_status configure(const tb_args *args, tb_serve_config *c, char key[256
     TB_TRY(mode_of(args, &c->mode));
     TB_TRY(number(args, "port", &c->port));
     TB_TRY(number(args, "workers", &c->workers));
+    TB_TRY(number(args, "spin-us", &c->spin_us));
+    if (tb_args_get(args, "spin-us") && c->spin_us == 0) c->spin_us = -1;
     TB_TRY(number(args, "connections", &l->connections));
     TB_TRY(number(args, "requests-per-connection", &l->requests_per_connection));
     TB_TRY(number(args, "queue-rows", &l->queue_rows));
@@ -133,6 +135,7 @@ static const tb_option options[] = {
     {"insecure", 0, NULL, "no key although other machines can reach the address"},
     {"mode", 0, "MODE", "auto (by measured times), loop or worker"},
     {"workers", 0, "N", "worker threads of a slow model (1)"},
+    {"spin-us", 0, "N", "after the last request poll this long before sleeping (4000; 0: never)"},
     {"connections", 0, "N", "at once (512)"},
     {"requests-per-connection", 0, "N", "then it is closed (1000)"},
     {"queue-rows", 0, "N", "waiting rows of a model (4 times its largest batch)"},

@@ -371,9 +371,10 @@ static void the_self_test_reports_both_sides(void **state)
 {
     (void)state;
     tb_load_ceiling c;
-    assert_ok(tb_load_self_test(4, 0.2, &c));
+    assert_ok(tb_load_self_test(4, 500, 0.2, &c));
     assert_true(c.closed_per_s > 100);
     assert_true(c.client_us > 0 && c.server_us > 0);
+    assert_true(c.p50_us > 0 && c.p95_us >= c.p50_us);
 }
 
 static int setup(void **state)
