@@ -120,6 +120,7 @@ static tb_status matmul_fast(tb_op_call *c)
     int64_t n_batches = batches(c);
     if (b->rank == 2 && a->is_contiguous) { /* one matrix for all: their rows are one tall operand */
         g.m *= n_batches;
+        g.a_row = g.k; /* its stride may be anything where each matrix has one row */
         n_batches = n_batches > 0;
     }
     const tb_kernel *k = tbi_gemm_kernel(c, &g);
@@ -173,12 +174,13 @@ static void matmul_samples(tb_samples *to)
         {{TB_SHAPE(1, 7)}, {TB_SHAPE(7, 1)}},
         {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(4, 5)}},
         {{TB_SHAPE(2, 1, 3, 4)}, {TB_SHAPE(3, 4, 2)}},
+        {{TB_SHAPE(3, 1, 2)}, {TB_SHAPE(2, 2)}},
         {{TB_SHAPE(0, 3)}, {TB_SHAPE(3, 2)}},
         {{TB_SHAPE(2, 0)}, {TB_SHAPE(0, 3)}},
         {{TB_SHAPE(17, 33)}, {TB_SHAPE(33, 19)}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, &(matmul_attrs){0}, 2, cases[i]);
-    tb_sample(to, &(matmul_attrs){.batch_tree = true}, 2, cases[6]);
+    tb_sample(to, &(matmul_attrs){.batch_tree = true}, 2, cases[7]);
 }
 
 TB_OP(matmul, .doc = "matrix product, batched", .n_in_min = 2, .n_in = 2, .n_out = 1, .dtypes = TB_NUMBERS,

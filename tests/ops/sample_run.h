@@ -7,8 +7,9 @@
 #include "tb_rng.h"
 #include <math.h>
 
-typedef enum layout { CONTIGUOUS, PERMUTED, SLICED, LAYOUTS } layout;
-static const char *const layout_names[LAYOUTS] = {"contiguous", "permuted", "sliced"};
+/* STRAY: contiguous, with strides that mean nothing where a dimension is 1 (a slice of one row, transposed). */
+typedef enum layout { CONTIGUOUS, STRAY, PERMUTED, SLICED, LAYOUTS } layout;
+static const char *const layout_names[LAYOUTS] = {"contiguous", "stray strides", "permuted", "sliced"};
 
 typedef struct variant {
     tb_dtype dtype;    /* of the inputs under test: their values fit it */
@@ -114,6 +115,12 @@ static tb_tensor *laid_out(tb_tensor *t, const tb_sample_in *in, layout how)
 {
     static const int64_t reversed[TB_MAX_RANK + 1][TB_MAX_RANK] = {
         {0}, {0}, {1, 0}, {2, 1, 0}, {3, 2, 1, 0}, {4, 3, 2, 1, 0}, {5, 4, 3, 2, 1, 0}};
+    if (how == STRAY) {
+        int64_t strides[TB_MAX_RANK];
+        for (int i = 0; i < in->rank; i++) strides[i] = in->dims[i] == 1 ? 1000003 : t->strides[i];
+        t = tbi_tensor_view(t, (tb_dtype)t->dtype, in->rank, in->dims, strides, 0);
+        return t ? t : tb_poison();
+    }
     if (how == PERMUTED) return tb_permute(t, in->rank, reversed[in->rank]);
     if (how == CONTIGUOUS) return t;
     t = tb_slice(t, -1, 1, INT64_MAX, 2);
