@@ -318,8 +318,7 @@ tb_status tb_provenance_print(const tb_provenance *in, bool json, FILE *to)
     if (json) tb_json_open(&out, '{');
     for (int i = 0; i < l.n; i++) {
         if (json) {
-            tb_json_key(&out, l.facts[i].key);
-            tb_json_str(&out, l.facts[i].value);
+            tb_json_put_str(&out, l.facts[i].key, l.facts[i].value);
         } else {
             tb_text_add(&text, "%-28s %s\n", l.facts[i].key, l.facts[i].value);
         }

@@ -396,55 +396,42 @@ void tb_quantization_free(tb_quantization *q) { tb_graph_free(q->graph); }
 /* ---- the report ---- */
 static const char *const observer_names[] = {"minmax", "moving-average", "percentile"};
 
-static void field(tb_json *j, const char *key, double value)
-{
-    tb_json_key(j, key);
-    if (isfinite(value)) tb_json_num(j, value);
-    else tb_json_raw(j, "null");
-}
-
-static void text_field(tb_json *j, const char *key, const char *value)
-{
-    tb_json_key(j, key);
-    tb_json_str(j, value);
-}
-
 void tb_quantization_json(const tb_quantization_config *c, const tb_quantization *q, tb_text *to)
 {
     tb_json j = {.to = to, .pretty = true};
     tb_json_open(&j, '{');
-    text_field(&j, "schema", "tensorbrain.quantization/1");
-    text_field(&j, "model", tb_model_spec(c->model));
-    text_field(&j, "scheme",
-               c->is_dynamic ? "dynamic: u8 rows, s8 per-channel weights"
-                             : "static: u8 tensors, s8 per-channel weights");
-    text_field(&j, "observer", c->is_dynamic ? NULL : observer_names[c->observer]);
-    text_field(&j, "calibration_data", tb_dataset_name(c->data));
-    text_field(&j, "calibration_sha256", tb_dataset_part(c->data, TB_SPLIT_TRAIN)->sha256);
-    field(&j, "calibration_rows", c->is_dynamic ? 0 : (double)c->calibration_rows);
-    field(&j, "budget", c->budget);
-    field(&j, "validation_drop", q->validation_drop);
-    field(&j, "test_answers", (double)q->answers);
-    field(&j, "accuracy_f32", q->accuracy_f32);
-    field(&j, "accuracy_int8", q->accuracy_int8);
-    field(&j, "drop", q->drop);
-    field(&j, "drop_low", q->drop_low);
-    field(&j, "drop_high", q->drop_high);
-    field(&j, "int8_mac_share", q->rewrite.macs > 0 ? q->rewrite.int8_macs / q->rewrite.macs : 0);
+    tb_json_put_str(&j, "schema", "tensorbrain.quantization/1");
+    tb_json_put_str(&j, "model", tb_model_spec(c->model));
+    tb_json_put_str(&j, "scheme",
+                    c->is_dynamic ? "dynamic: u8 rows, s8 per-channel weights"
+                                  : "static: u8 tensors, s8 per-channel weights");
+    tb_json_put_str(&j, "observer", c->is_dynamic ? NULL : observer_names[c->observer]);
+    tb_json_put_str(&j, "calibration_data", tb_dataset_name(c->data));
+    tb_json_put_str(&j, "calibration_sha256", tb_dataset_part(c->data, TB_SPLIT_TRAIN)->sha256);
+    tb_json_put_num(&j, "calibration_rows", c->is_dynamic ? 0 : (double)c->calibration_rows);
+    tb_json_put_num(&j, "budget", c->budget);
+    tb_json_put_num(&j, "validation_drop", q->validation_drop);
+    tb_json_put_num(&j, "test_answers", (double)q->answers);
+    tb_json_put_num(&j, "accuracy_f32", q->accuracy_f32);
+    tb_json_put_num(&j, "accuracy_int8", q->accuracy_int8);
+    tb_json_put_num(&j, "drop", q->drop);
+    tb_json_put_num(&j, "drop_low", q->drop_low);
+    tb_json_put_num(&j, "drop_high", q->drop_high);
+    tb_json_put_num(&j, "int8_mac_share", q->rewrite.macs > 0 ? q->rewrite.int8_macs / q->rewrite.macs : 0);
     tb_json_key(&j, "layers");
     tb_json_open(&j, '[');
     for (int i = 0; i < q->n_layers; i++) {
         const tb_quantized_layer *l = &q->layer[i];
         tb_json_open(&j, '{');
-        text_field(&j, "name", l->name);
-        text_field(&j, "kept_f32", l->is_int8 ? NULL : l->reason);
-        field(&j, "mac_share", l->macs_share);
-        field(&j, "input_sqnr_db", l->sqnr_db);
-        field(&j, "input_clipped", l->clipped);
-        field(&j, "input_saturated", l->saturated);
-        field(&j, "logits_sqnr_db_alone", l->alone_db);
-        field(&j, "f32_us", l->f32_us);
-        field(&j, "int8_us", l->int8_us);
+        tb_json_put_str(&j, "name", l->name);
+        tb_json_put_str(&j, "kept_f32", l->is_int8 ? NULL : l->reason);
+        tb_json_put_num(&j, "mac_share", l->macs_share);
+        tb_json_put_num(&j, "input_sqnr_db", l->sqnr_db);
+        tb_json_put_num(&j, "input_clipped", l->clipped);
+        tb_json_put_num(&j, "input_saturated", l->saturated);
+        tb_json_put_num(&j, "logits_sqnr_db_alone", l->alone_db);
+        tb_json_put_num(&j, "f32_us", l->f32_us);
+        tb_json_put_num(&j, "int8_us", l->int8_us);
         tb_json_close(&j, '}');
     }
     tb_json_close(&j, ']');

@@ -36,6 +36,12 @@ void tb_json_num(tb_json *j, double value);         /* shortest text that reads 
 void tb_json_int(tb_json *j, int64_t value);
 void tb_json_bool(tb_json *j, bool value);
 void tb_json_raw(tb_json *j, const char *json);     /* already JSON */
+/* A member: key and value. */
+void tb_json_put_str(tb_json *j, const char *key, const char *value);
+void tb_json_put_num(tb_json *j, const char *key, double value);
+void tb_json_put_int(tb_json *j, const char *key, int64_t value);
+void tb_json_put_bool(tb_json *j, const char *key, bool value);
+void tb_json_put_raw(tb_json *j, const char *key, const char *json);
 
 /* The candidate nearest to `word` by edit distance, or NULL when none is near (distance > 1/2 of its length, min 2). */
 const char *tb_nearest(const char *word, const char *const *candidates, int n);

@@ -181,6 +181,36 @@ void tb_json_int(tb_json *j, int64_t value)
 
 void tb_json_bool(tb_json *j, bool value) { tb_json_raw(j, value ? "true" : "false"); }
 
+void tb_json_put_str(tb_json *j, const char *key, const char *value)
+{
+    tb_json_key(j, key);
+    tb_json_str(j, value);
+}
+
+void tb_json_put_num(tb_json *j, const char *key, double value)
+{
+    tb_json_key(j, key);
+    tb_json_num(j, value);
+}
+
+void tb_json_put_int(tb_json *j, const char *key, int64_t value)
+{
+    tb_json_key(j, key);
+    tb_json_int(j, value);
+}
+
+void tb_json_put_bool(tb_json *j, const char *key, bool value)
+{
+    tb_json_key(j, key);
+    tb_json_bool(j, value);
+}
+
+void tb_json_put_raw(tb_json *j, const char *key, const char *json)
+{
+    tb_json_key(j, key);
+    tb_json_raw(j, json);
+}
+
 /* ---- the nearest name ---- */
 
 enum { WORD_MAX = 96 };

@@ -74,12 +74,9 @@ static void describe(const tb_artefact_info *info, tb_text *to)
 {
     tb_json j = {.to = to, .pretty = true}; /* JSON is YAML */
     tb_json_open(&j, '{');
-    tb_json_key(&j, "schema");
-    tb_json_str(&j, "tensorbrain.model/1");
-    tb_json_key(&j, "name");
-    tb_json_str(&j, info->name);
-    tb_json_key(&j, "max_batch");
-    tb_json_int(&j, info->max_batch);
+    tb_json_put_str(&j, "schema", "tensorbrain.model/1");
+    tb_json_put_str(&j, "name", info->name);
+    tb_json_put_int(&j, "max_batch", info->max_batch);
     tb_json_key(&j, "labels");
     tb_json_open(&j, '[');
     for (int i = 0; i < info->n_labels; i++) tb_json_str(&j, info->labels[i]);
@@ -87,8 +84,7 @@ static void describe(const tb_artefact_info *info, tb_text *to)
     tb_json_key(&j, "facts");
     tb_json_open(&j, '{');
     for (int i = 0; i < info->n_facts; i++) {
-        tb_json_key(&j, info->facts[2 * i]);
-        tb_json_str(&j, info->facts[2 * i + 1]);
+        tb_json_put_str(&j, info->facts[2 * i], info->facts[2 * i + 1]);
     }
     tb_json_close(&j, '}');
     tb_json_close(&j, '}');

@@ -151,8 +151,7 @@ static void add_header(tb_text *text, int n, const tb_safetensors_item *items, i
         tb_json_key(&j, "__metadata__");
         tb_json_open(&j, '{');
         for (int i = 0; i < n_notes; i++) {
-            tb_json_key(&j, notes[i].key);
-            tb_json_str(&j, notes[i].text);
+            tb_json_put_str(&j, notes[i].key, notes[i].text);
         }
         tb_json_close(&j, '}');
     }
@@ -160,8 +159,7 @@ static void add_header(tb_text *text, int n, const tb_safetensors_item *items, i
         int64_t bytes = (int64_t)tb_tensor_bytes(items[i].tensor);
         tb_json_key(&j, items[i].name);
         tb_json_open(&j, '{');
-        tb_json_key(&j, "dtype");
-        tb_json_str(&j, tbi_st_dtype(tb_tensor_dtype(items[i].tensor)));
+        tb_json_put_str(&j, "dtype", tbi_st_dtype(tb_tensor_dtype(items[i].tensor)));
         add_shape(&j, items[i].tensor);
         tb_json_key(&j, "data_offsets");
         tb_json_open(&j, '[');

@@ -117,20 +117,20 @@ static void event_json(tb_json *j, const event *e, int64_t origin_ns, int rank)
 {
     char shape[96];
     tb_json_open(j, '{');
-    tb_json_key(j, "name"), tb_json_str(j, e->name);
-    tb_json_key(j, "cat"), tb_json_str(j, e->kernel ? "op" : "span");
-    tb_json_key(j, "ph"), tb_json_str(j, "X");
-    tb_json_key(j, "pid"), tb_json_int(j, rank);
-    tb_json_key(j, "tid"), tb_json_int(j, 0);
-    tb_json_key(j, "ts"), tb_json_num(j, (double)(e->start_ns - origin_ns) * 1e-3);
-    tb_json_key(j, "dur"), tb_json_num(j, (double)(e->end_ns - e->start_ns) * 1e-3);
+    tb_json_put_str(j, "name", e->name);
+    tb_json_put_str(j, "cat", e->kernel ? "op" : "span");
+    tb_json_put_str(j, "ph", "X");
+    tb_json_put_int(j, "pid", rank);
+    tb_json_put_int(j, "tid", 0);
+    tb_json_put_num(j, "ts", (double)(e->start_ns - origin_ns) * 1e-3);
+    tb_json_put_num(j, "dur", (double)(e->end_ns - e->start_ns) * 1e-3);
     if (e->kernel) {
         shape_text(e, shape, sizeof shape);
         tb_json_key(j, "args"), tb_json_open(j, '{');
-        tb_json_key(j, "kernel"), tb_json_str(j, e->kernel);
-        tb_json_key(j, "result"), tb_json_str(j, shape);
-        tb_json_key(j, "flops"), tb_json_num(j, e->flops);
-        tb_json_key(j, "bytes"), tb_json_num(j, e->bytes);
+        tb_json_put_str(j, "kernel", e->kernel);
+        tb_json_put_str(j, "result", shape);
+        tb_json_put_num(j, "flops", e->flops);
+        tb_json_put_num(j, "bytes", e->bytes);
         tb_json_close(j, '}');
     }
     tb_json_close(j, '}');
@@ -143,8 +143,8 @@ void tb_profile_trace(const tb_profile *p, int rank, tb_text *to)
     for (int64_t i = 0; i < p->n; i++) /* a span is noted after the calls in it */
         if (p->events[i].start_ns < origin) origin = p->events[i].start_ns;
     tb_json_open(&j, '{');
-    tb_json_key(&j, "displayTimeUnit"), tb_json_str(&j, "ns");
-    tb_json_key(&j, "dropped_events"), tb_json_int(&j, p->dropped);
+    tb_json_put_str(&j, "displayTimeUnit", "ns");
+    tb_json_put_int(&j, "dropped_events", p->dropped);
     tb_json_key(&j, "traceEvents"), tb_json_open(&j, '[');
     for (int64_t i = 0; i < p->n; i++) event_json(&j, &p->events[i], origin, rank);
     tb_json_close(&j, ']');

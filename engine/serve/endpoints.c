@@ -2,18 +2,6 @@
 #include "server.h"
 #include <string.h>
 
-static void key_str(tb_json *j, const char *key, const char *value)
-{
-    tb_json_key(j, key);
-    tb_json_str(j, value);
-}
-
-static void key_int(tb_json *j, const char *key, int64_t value)
-{
-    tb_json_key(j, key);
-    tb_json_int(j, value);
-}
-
 bool tbi_server_ready(const tb_server *s)
 {
     for (int i = 0; i < s->repository.n_entries; i++)
@@ -29,8 +17,8 @@ static void write_server(const tb_server *s, tb_json *j)
                                              "model_configuration", "generate"};
     (void)s;
     tb_json_open(j, '{');
-    key_str(j, "name", "tensorbrain");
-    key_str(j, "version", TBI_VERSION);
+    tb_json_put_str(j, "name", "tensorbrain");
+    tb_json_put_str(j, "version", TBI_VERSION);
     tb_json_key(j, "extensions");
     tb_json_open(j, '[');
     for (size_t i = 0; i < sizeof extensions / sizeof *extensions; i++) tb_json_str(j, extensions[i]);
@@ -44,8 +32,8 @@ static void write_tensors(tb_json *j, const char *key, const tb_serve_tensor *t,
     tb_json_open(j, '[');
     for (int i = 0; i < n; i++) {
         tb_json_open(j, '{');
-        key_str(j, "name", t[i].name);
-        key_str(j, "datatype", tbi_oip_dtype(t[i].dtype));
+        tb_json_put_str(j, "name", t[i].name);
+        tb_json_put_str(j, "datatype", tbi_oip_dtype(t[i].dtype));
         tb_json_key(j, "shape");
         tb_json_open(j, '[');
         tb_json_int(j, -1);
@@ -59,12 +47,12 @@ static void write_tensors(tb_json *j, const char *key, const tb_serve_tensor *t,
 static void write_model(const tb_serve_model *m, tb_json *j)
 {
     tb_json_open(j, '{');
-    key_str(j, "name", m->name);
+    tb_json_put_str(j, "name", m->name);
     tb_json_key(j, "versions");
     tb_json_open(j, '[');
     tb_json_str(j, m->version);
     tb_json_close(j, ']');
-    key_str(j, "platform", "tensorbrain");
+    tb_json_put_str(j, "platform", "tensorbrain");
     write_tensors(j, "inputs", m->inputs, m->n_inputs);
     write_tensors(j, "outputs", m->outputs, m->n_outputs);
     tb_json_close(j, '}');
@@ -75,21 +63,21 @@ static void write_config(const tbi_served *s, tb_json *j)
 {
     const tbi_batcher *b = s->batcher;
     tb_json_open(j, '{');
-    key_str(j, "name", s->model->name);
-    key_str(j, "platform", "tensorbrain");
-    key_int(j, "max_batch_size", s->model->max_batch);
-    key_int(j, "weight_bytes", (int64_t)s->model->weight_bytes);
-    key_str(j, "mode", b->by_worker ? "worker" : "loop");
-    key_int(j, "workers", b->n_workers);
-    key_int(j, "handover_ns", b->handover_ns);
-    key_int(j, "queue_limit_rows", b->limit_rows);
-    if (s->generator) key_int(j, "tokens_of_a_row", s->generator->capacity);
+    tb_json_put_str(j, "name", s->model->name);
+    tb_json_put_str(j, "platform", "tensorbrain");
+    tb_json_put_int(j, "max_batch_size", s->model->max_batch);
+    tb_json_put_int(j, "weight_bytes", (int64_t)s->model->weight_bytes);
+    tb_json_put_str(j, "mode", b->by_worker ? "worker" : "loop");
+    tb_json_put_int(j, "workers", b->n_workers);
+    tb_json_put_int(j, "handover_ns", b->handover_ns);
+    tb_json_put_int(j, "queue_limit_rows", b->limit_rows);
+    if (s->generator) tb_json_put_int(j, "tokens_of_a_row", s->generator->capacity);
     tb_json_key(j, "batch_ns");
     tb_json_open(j, '[');
     for (int i = 0; i < b->n_sizes; i++) {
         tb_json_open(j, '{');
-        key_int(j, "rows", b->sizes[i]);
-        key_int(j, "ns", b->cost_ns[i]);
+        tb_json_put_int(j, "rows", b->sizes[i]);
+        tb_json_put_int(j, "ns", b->cost_ns[i]);
         tb_json_close(j, '}');
     }
     tb_json_close(j, ']');
@@ -102,21 +90,21 @@ static void duration(tb_json *j, const char *key, uint64_t count, int64_t ns)
 {
     tb_json_key(j, key);
     tb_json_open(j, '{');
-    key_int(j, "count", (int64_t)count);
-    key_int(j, "ns", ns);
+    tb_json_put_int(j, "count", (int64_t)count);
+    tb_json_put_int(j, "ns", ns);
     tb_json_close(j, '}');
 }
 
 static void write_model_stats(const tbi_served *s, tb_json *j)
 {
     tb_json_open(j, '{');
-    key_str(j, "name", s->model->name);
-    key_str(j, "version", s->model->version);
-    key_int(j, "last_inference", s->last_ms);
-    key_int(j, "inference_count", (int64_t)s->rows);
+    tb_json_put_str(j, "name", s->model->name);
+    tb_json_put_str(j, "version", s->model->version);
+    tb_json_put_int(j, "last_inference", s->last_ms);
+    tb_json_put_int(j, "inference_count", (int64_t)s->rows);
     uint64_t executions = 0;
     for (int rows = 1; rows <= s->model->max_batch; rows++) executions += s->batcher->by_size[rows].batches;
-    key_int(j, "execution_count", (int64_t)executions);
+    tb_json_put_int(j, "execution_count", (int64_t)executions);
     tb_json_key(j, "inference_stats");
     tb_json_open(j, '{');
     duration(j, "success", s->successes, s->parse_ns + s->queue_ns + s->infer_ns + s->serialize_ns);
@@ -132,7 +120,7 @@ static void write_model_stats(const tbi_served *s, tb_json *j)
         const tbi_batch_size *b = &s->batcher->by_size[rows];
         if (!b->batches) continue;
         tb_json_open(j, '{');
-        key_int(j, "batch_size", rows);
+        tb_json_put_int(j, "batch_size", rows);
         duration(j, "compute_infer", b->batches, b->busy_ns);
         tb_json_close(j, '}');
     }
@@ -159,10 +147,10 @@ static void write_index(const tb_server *s, tb_json *j)
     for (int i = 0; i < s->repository.n_entries; i++) {
         const tbi_entry *e = &s->repository.entries[i];
         tb_json_open(j, '{');
-        key_str(j, "name", e->name);
-        key_str(j, "version", e->live ? e->live->model->version : "");
-        key_str(j, "state", states[e->state]);
-        key_str(j, "reason", e->reason);
+        tb_json_put_str(j, "name", e->name);
+        tb_json_put_str(j, "version", e->live ? e->live->model->version : "");
+        tb_json_put_str(j, "state", states[e->state]);
+        tb_json_put_str(j, "reason", e->reason);
         tb_json_close(j, '}');
     }
     tb_json_close(j, ']');
@@ -179,12 +167,12 @@ static void write_decisions(const tb_server *s, int last, tb_json *j)
         for (uint64_t k = have < (uint64_t)last ? have : (uint64_t)last; k > 0; k--) {
             const tbi_decision *d = &m->batcher->decisions[(n - k) % TBI_DECISIONS_KEPT];
             tb_json_open(j, '{');
-            key_str(j, "model", m->model->name);
-            key_int(j, "at_us", (d->at_ns - s->metrics.started_ns) / 1000);
-            key_int(j, "queued_rows", d->queued_rows);
-            key_int(j, "rows", d->rows);
-            key_int(j, "predicted_ns", d->predicted_ns);
-            key_int(j, "took_ns", d->took_ns);
+            tb_json_put_str(j, "model", m->model->name);
+            tb_json_put_int(j, "at_us", (d->at_ns - s->metrics.started_ns) / 1000);
+            tb_json_put_int(j, "queued_rows", d->queued_rows);
+            tb_json_put_int(j, "rows", d->rows);
+            tb_json_put_int(j, "predicted_ns", d->predicted_ns);
+            tb_json_put_int(j, "took_ns", d->took_ns);
             tb_json_close(j, '}');
         }
     }

@@ -31,16 +31,11 @@ void tbi_fault_write(const tbi_fault *f, const char *request_id, tb_text *out)
 {
     tb_json j = {.to = out};
     tb_json_open(&j, '{');
-    tb_json_key(&j, "error");
-    tb_json_str(&j, f->message);
-    tb_json_key(&j, "code");
-    tb_json_str(&j, tbi_fault_name(f->code));
-    tb_json_key(&j, "status");
-    tb_json_int(&j, tbi_fault_status(f->code));
-    tb_json_key(&j, "request_id");
-    tb_json_str(&j, request_id && *request_id ? request_id : NULL);
-    tb_json_key(&j, "field");
-    tb_json_str(&j, *f->field ? f->field : NULL);
+    tb_json_put_str(&j, "error", f->message);
+    tb_json_put_str(&j, "code", tbi_fault_name(f->code));
+    tb_json_put_int(&j, "status", tbi_fault_status(f->code));
+    tb_json_put_str(&j, "request_id", request_id && *request_id ? request_id : NULL);
+    tb_json_put_str(&j, "field", *f->field ? f->field : NULL);
     tb_json_key(&j, "retry_after_s");
     if (f->retry_after_s > 0) tb_json_int(&j, f->retry_after_s);
     else tb_json_str(&j, NULL);

@@ -160,19 +160,14 @@ void tbi_metrics_timeline(const tbi_metrics *m, int last, tb_text *out)
     for (int i = recent_count(m, last) - 1; i >= 0; i--) {
         const tbi_recent *t = recent_at(m, i);
         tb_json_open(&j, '{');
-        tb_json_key(&j, "at_us");
-        tb_json_int(&j, (t->first_ns - m->started_ns) / 1000);
-        tb_json_key(&j, "status");
-        tb_json_int(&j, t->status);
-        tb_json_key(&j, "rows");
-        tb_json_int(&j, t->rows);
-        tb_json_key(&j, "batch_rows");
-        tb_json_int(&j, t->batch_rows);
+        tb_json_put_int(&j, "at_us", (t->first_ns - m->started_ns) / 1000);
+        tb_json_put_int(&j, "status", t->status);
+        tb_json_put_int(&j, "rows", t->rows);
+        tb_json_put_int(&j, "batch_rows", t->batch_rows);
         for (int k = 0; k < TBI_STAGES; k++) {
             char key[32];
             snprintf(key, sizeof key, "%s_ns", tbi_stage_names[k]);
-            tb_json_key(&j, key);
-            tb_json_int(&j, t->stage_ns[k]);
+            tb_json_put_int(&j, key, t->stage_ns[k]);
         }
         tb_json_close(&j, '}');
     }
@@ -221,10 +216,8 @@ void tbi_metrics_page(const tb_server *s, tb_text *out)
     tb_json_open(&j, '[');
     for (int i = 1; i <= 64; i++) tb_json_int(&j, sizes[i]);
     tb_json_close(&j, ']');
-    tb_json_key(&j, "answered");
-    tb_json_int(&j, (int64_t)m->inferences);
-    tb_json_key(&j, "connections");
-    tb_json_int(&j, s->n_conns);
+    tb_json_put_int(&j, "answered", (int64_t)m->inferences);
+    tb_json_put_int(&j, "connections", s->n_conns);
     tb_json_key(&j, "models");
     tb_json_open(&j, '[');
     for (int i = 0; i < s->repository.n_entries; i++)

@@ -55,13 +55,10 @@ static void add_character(tb_json *j, uint8_t byte)
 static void open_object(tbi_conn *c, tb_json *j)
 {
     tb_json_open(j, '{');
-    tb_json_key(j, "model_name");
-    tb_json_str(j, c->served->model->name);
-    tb_json_key(j, "model_version");
-    tb_json_str(j, c->served->model->version);
+    tb_json_put_str(j, "model_name", c->served->model->name);
+    tb_json_put_str(j, "model_version", c->served->model->version);
     if (c->prompt.id[0]) {
-        tb_json_key(j, "id");
-        tb_json_str(j, c->prompt.id);
+        tb_json_put_str(j, "id", c->prompt.id);
     }
 }
 
@@ -69,10 +66,8 @@ static void close_object(tbi_conn *c, tb_json *j)
 {
     const tbi_generation *r = &c->generation;
     if (r->reason) {
-        tb_json_key(j, "tokens");
-        tb_json_int(j, r->n);
-        tb_json_key(j, "finish_reason");
-        tb_json_str(j, r->reason == TBI_BY_STOP ? "stop" : "length");
+        tb_json_put_int(j, "tokens", r->n);
+        tb_json_put_str(j, "finish_reason", r->reason == TBI_BY_STOP ? "stop" : "length");
     }
     tb_json_close(j, '}');
 }
@@ -82,8 +77,7 @@ static void add_event(tbi_conn *c)
     tb_json j = {.to = &c->body};
     tb_text_add_bytes(&c->body, "data: ", 6);
     open_object(c, &j);
-    tb_json_key(&j, "token");
-    tb_json_int(&j, c->generation.last);
+    tb_json_put_int(&j, "token", c->generation.last);
     tb_json_key(&j, "text_output");
     add_character(&j, c->generation.last);
     close_object(c, &j);
@@ -95,8 +89,7 @@ static void add_reply(tbi_conn *c)
 {
     tb_json j = {.to = &c->body};
     open_object(c, &j);
-    tb_json_key(&j, "text_output");
-    tb_json_raw(&j, "\"");
+    tb_json_put_raw(&j, "text_output", "\"");
     for (size_t i = 0; i < c->text.size; i++) {
         tb_json one = {.to = &c->body};
         size_t begin = c->body.size;

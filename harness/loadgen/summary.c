@@ -75,57 +75,44 @@ static void json_histogram(tb_json *j, const char *key, const tb_histogram *h)
 {
     tb_json_key(j, key);
     tb_json_open(j, '{');
-    tb_json_key(j, "count");
-    tb_json_int(j, (int64_t)h->count);
-    for (int i = 0; i < N_QUANTILES; i++) {
-        tb_json_key(j, quantile_names[i]);
-        tb_json_num(j, (double)tb_histogram_quantile(h, quantiles[i]) * 1e-6);
-    }
-    tb_json_key(j, "max_ms");
-    tb_json_num(j, (double)h->max * 1e-6);
+    tb_json_put_int(j, "count", (int64_t)h->count);
+    for (int i = 0; i < N_QUANTILES; i++)
+        tb_json_put_num(j, quantile_names[i], (double)tb_histogram_quantile(h, quantiles[i]) * 1e-6);
+    tb_json_put_num(j, "max_ms", (double)h->max * 1e-6);
     tb_json_close(j, '}');
-}
-
-static void json_num(tb_json *j, const char *key, double value)
-{
-    tb_json_key(j, key);
-    tb_json_num(j, value);
 }
 
 void tb_load_result_json(const tb_load_result *r, double slo_ms, tb_json *j)
 {
     tb_json_open(j, '{');
-    tb_json_key(j, "arrivals");
-    tb_json_str(j, tb_arrivals_name(r->kind));
-    tb_json_key(j, "valid");
-    tb_json_bool(j, !*r->void_reason);
-    tb_json_key(j, "void_reason");
-    tb_json_str(j, *r->void_reason ? r->void_reason : NULL);
-    json_num(j, "requests", (double)r->n);
-    json_num(j, "ok", (double)r->ok);
-    json_num(j, "refused", (double)r->refused);
-    json_num(j, "failed", (double)r->failed);
-    json_num(j, "expired", (double)r->expired);
-    json_num(j, "wrong_answers", (double)r->wrong);
-    json_num(j, "offered_per_s", r->offered_per_s);
-    json_num(j, "achieved_per_s", r->achieved_per_s);
-    json_num(j, "slo_ms", slo_ms);
-    json_num(j, "goodput_per_s", r->goodput_per_s);
+    tb_json_put_str(j, "arrivals", tb_arrivals_name(r->kind));
+    tb_json_put_bool(j, "valid", !*r->void_reason);
+    tb_json_put_str(j, "void_reason", *r->void_reason ? r->void_reason : NULL);
+    tb_json_put_num(j, "requests", (double)r->n);
+    tb_json_put_num(j, "ok", (double)r->ok);
+    tb_json_put_num(j, "refused", (double)r->refused);
+    tb_json_put_num(j, "failed", (double)r->failed);
+    tb_json_put_num(j, "expired", (double)r->expired);
+    tb_json_put_num(j, "wrong_answers", (double)r->wrong);
+    tb_json_put_num(j, "offered_per_s", r->offered_per_s);
+    tb_json_put_num(j, "achieved_per_s", r->achieved_per_s);
+    tb_json_put_num(j, "slo_ms", slo_ms);
+    tb_json_put_num(j, "goodput_per_s", r->goodput_per_s);
     json_histogram(j, "latency", &r->latency);
     json_histogram(j, "service", &r->service);
     json_histogram(j, "lag", &r->lag);
     json_histogram(j, "connection_wait", &r->wait);
     json_histogram(j, "refusal", &r->refusal);
-    json_num(j, "generator_cpu", r->generator_cpu);
-    json_num(j, "spin_cpu", r->spin_cpu);
-    json_num(j, "reconnects", (double)r->reconnects);
+    tb_json_put_num(j, "generator_cpu", r->generator_cpu);
+    tb_json_put_num(j, "spin_cpu", r->spin_cpu);
+    tb_json_put_num(j, "reconnects", (double)r->reconnects);
     tb_json_key(j, "replies_by_batch");
     tb_json_open(j, '{');
     for (int b = 1; b <= 256; b++) {
         char key[8];
         if (!r->batches[b]) continue;
         snprintf(key, sizeof key, "%d", b);
-        json_num(j, key, (double)r->batches[b]);
+        tb_json_put_num(j, key, (double)r->batches[b]);
     }
     tb_json_close(j, '}');
     tb_json_close(j, '}');

@@ -107,28 +107,20 @@ static void put_row(tb_json *j, const tb_bench_row *r)
     } numbers[] = {{"median_ns", r->median_ns}, {"gflops", r->gflops}, {"pct_peak", r->pct_peak}};
     tb_json_open(j, '{');
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        tb_json_key(j, texts[i].key);
-        tb_json_str(j, texts[i].text);
+        tb_json_put_str(j, texts[i].key, texts[i].text);
     }
-    tb_json_key(j, "threads");
-    tb_json_int(j, r->threads);
+    tb_json_put_int(j, "threads", r->threads);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        tb_json_key(j, numbers[i].key);
-        tb_json_num(j, numbers[i].value);
+        tb_json_put_num(j, numbers[i].key, numbers[i].value);
     }
-    tb_json_key(j, "peer");
-    tb_json_str(j, r->peer);
-    tb_json_key(j, "peer_median_ns");
-    tb_json_num(j, r->peer_median_ns);
-    tb_json_key(j, "ratio");
-    tb_json_num(j, r->ratio);
+    tb_json_put_str(j, "peer", r->peer);
+    tb_json_put_num(j, "peer_median_ns", r->peer_median_ns);
+    tb_json_put_num(j, "ratio", r->ratio);
     for (int i = 0; i < r->n_extra; i++) {
-        tb_json_key(j, r->extra[i].name);
-        tb_json_num(j, r->extra[i].value);
+        tb_json_put_num(j, r->extra[i].name, r->extra[i].value);
     }
     if (r->peer) {
-        tb_json_key(j, "peer_detail");
-        tb_json_str(j, r->peer_detail);
+        tb_json_put_str(j, "peer_detail", r->peer_detail);
     }
     tb_json_close(j, '}');
 }

@@ -151,14 +151,10 @@ static int doctor(const tb_args *args)
         tb_json_open(&j, '[');
         for (int i = 0; i < f.n; i++) {
             tb_json_open(&j, '{');
-            tb_json_key(&j, "name");
-            tb_json_str(&j, f.at[i].name);
-            tb_json_key(&j, "good");
-            tb_json_bool(&j, f.at[i].good);
-            tb_json_key(&j, "value");
-            tb_json_str(&j, f.at[i].value);
-            tb_json_key(&j, "advice");
-            tb_json_str(&j, f.at[i].good ? NULL : f.at[i].advice);
+            tb_json_put_str(&j, "name", f.at[i].name);
+            tb_json_put_bool(&j, "good", f.at[i].good);
+            tb_json_put_str(&j, "value", f.at[i].value);
+            tb_json_put_str(&j, "advice", f.at[i].good ? NULL : f.at[i].advice);
             tb_json_close(&j, '}');
         }
         tb_json_close(&j, ']');

@@ -26,8 +26,7 @@ static void put_program(tb_json *j, const tb_topo *topo)
     tb_json_key(j, "kernels");
     tb_json_open(j, '{');
     for (int isa = 0; isa < TB_ISAS; isa++) {
-        tb_json_key(j, tb_isa_name((tb_isa)isa));
-        tb_json_int(j, counts[isa]);
+        tb_json_put_int(j, tb_isa_name((tb_isa)isa), counts[isa]);
     }
     tb_json_close(j, '}');
     tb_json_key(j, "drivers");
@@ -62,8 +61,7 @@ static int print_json(const tb_provenance *in, const tb_topo *topo)
     tb_json j = {.to = &text, .pretty = true};
     tb_json_open(&j, '{');
     put_program(&j, topo);
-    tb_json_key(&j, "facts");
-    tb_json_raw(&j, facts ? facts : "null");
+    tb_json_put_raw(&j, "facts", facts ? facts : "null");
     tb_json_close(&j, '}');
     if (st == TB_OK) printf("%s", tb_text_str(&text));
     tb_text_free(&text);

@@ -35,18 +35,12 @@ static void put_experiment(const char *path, tb_json *json)
         if (run[0]) printf("%-20s            newest run: %s\n", "", run);
     } else {
         tb_json_open(json, '{');
-        tb_json_key(json, "name");
-        tb_json_str(json, e ? e->name : path);
-        tb_json_key(json, "question");
-        tb_json_str(json, e ? e->question : NULL);
-        tb_json_key(json, "driver");
-        tb_json_str(json, e ? e->driver->name : NULL);
-        tb_json_key(json, "points");
-        tb_json_int(json, e ? e->n_points : 0);
-        tb_json_key(json, "newest_run");
-        tb_json_str(json, run[0] ? run : NULL);
-        tb_json_key(json, "error");
-        tb_json_str(json, trouble[0] ? trouble : NULL);
+        tb_json_put_str(json, "name", e ? e->name : path);
+        tb_json_put_str(json, "question", e ? e->question : NULL);
+        tb_json_put_str(json, "driver", e ? e->driver->name : NULL);
+        tb_json_put_int(json, "points", e ? e->n_points : 0);
+        tb_json_put_str(json, "newest_run", run[0] ? run : NULL);
+        tb_json_put_str(json, "error", trouble[0] ? trouble : NULL);
         tb_json_close(json, '}');
     }
     tb_experiment_free(e);

@@ -123,43 +123,31 @@ static void put_implementations(tb_json *j, const tb_op *op, tb_dtype t)
 static void put_op(tb_json *j, const tb_op *op)
 {
     tb_json_open(j, '{');
-    tb_json_key(j, "op");
-    tb_json_str(j, op->name);
-    tb_json_key(j, "doc");
-    tb_json_str(j, op->doc);
+    tb_json_put_str(j, "op", op->name);
+    tb_json_put_str(j, "doc", op->doc);
     tb_json_key(j, "dtypes");
     tb_json_open(j, '{');
     for (int t = 0; t < TB_DTYPES; t++) put_implementations(j, op, (tb_dtype)t);
     tb_json_close(j, '}');
-    tb_json_key(j, "dtypes_reason");
-    tb_json_str(j, op->dtypes_reason);
-    tb_json_key(j, "gradient");
-    tb_json_bool(j, op->grad != NULL);
-    tb_json_key(j, "gradient_reason");
-    tb_json_str(j, op->grad ? NULL : op->no_grad);
-    tb_json_key(j, "inputs_min");
-    tb_json_int(j, op->n_in_min);
+    tb_json_put_str(j, "dtypes_reason", op->dtypes_reason);
+    tb_json_put_bool(j, "gradient", op->grad != NULL);
+    tb_json_put_str(j, "gradient_reason", op->grad ? NULL : op->no_grad);
+    tb_json_put_int(j, "inputs_min", op->n_in_min);
     tb_json_key(j, "inputs_max"); /* null: any number */
     if (op->n_in < 0) tb_json_raw(j, "null");
     else tb_json_int(j, op->n_in);
-    tb_json_key(j, "outputs");
-    tb_json_int(j, op->n_out);
-    tb_json_key(j, "hidden_outputs");
-    tb_json_int(j, op->n_hidden);
-    tb_json_key(j, "random");
-    tb_json_bool(j, op->is_random);
+    tb_json_put_int(j, "outputs", op->n_out);
+    tb_json_put_int(j, "hidden_outputs", op->n_hidden);
+    tb_json_put_bool(j, "random", op->is_random);
     tb_json_key(j, "tolerance"); /* times eps sqrt(terms); 0: exact */
     tb_json_num(j, op->tol.exact ? 0 : op->tol.c);
     tb_json_key(j, "attributes");
     tb_json_open(j, '[');
     for (int i = 0; i < op->n_attrs; i++) {
         tb_json_open(j, '{');
-        tb_json_key(j, "name");
-        tb_json_str(j, op->attrs[i].name);
-        tb_json_key(j, "type");
-        tb_json_str(j, attr_types[op->attrs[i].type]);
-        tb_json_key(j, "doc");
-        tb_json_str(j, op->attrs[i].doc);
+        tb_json_put_str(j, "name", op->attrs[i].name);
+        tb_json_put_str(j, "type", attr_types[op->attrs[i].type]);
+        tb_json_put_str(j, "doc", op->attrs[i].doc);
         tb_json_close(j, '}');
     }
     tb_json_close(j, ']');

@@ -46,22 +46,22 @@ static void add_json(job *j, const char *isa, const tb_verify_report *r)
 {
     tb_json *o = &j->json;
     tb_json_open(o, '{');
-    tb_json_key(o, "isa"), tb_json_str(o, isa);
-    tb_json_key(o, "difference"), tb_json_num(o, r->difference);
-    tb_json_key(o, "limit"), tb_json_num(o, r->limit);
-    tb_json_key(o, "culprit"), tb_json_int(o, r->culprit);
-    tb_json_key(o, "culprit_pass"), tb_json_str(o, r->culprit_pass);
-    tb_json_key(o, "culprit_change"), tb_json_str(o, r->culprit ? tb_text_str(&r->culprit_change) : NULL);
+    tb_json_put_str(o, "isa", isa);
+    tb_json_put_num(o, "difference", r->difference);
+    tb_json_put_num(o, "limit", r->limit);
+    tb_json_put_int(o, "culprit", r->culprit);
+    tb_json_put_str(o, "culprit_pass", r->culprit_pass);
+    tb_json_put_str(o, "culprit_change", r->culprit ? tb_text_str(&r->culprit_change) : NULL);
     tb_json_key(o, "groups"), tb_json_open(o, '[');
     for (int i = 0; i < r->n_groups; i++) {
         const tb_verify_group *g = &r->groups[i];
         tb_json_open(o, '{');
-        tb_json_key(o, "node"), tb_json_int(o, g->node);
-        tb_json_key(o, "op"), tb_json_str(o, g->op);
-        tb_json_key(o, "kernel"), tb_json_str(o, g->kernel);
-        tb_json_key(o, "max_abs"), tb_json_num(o, g->max_abs);
-        tb_json_key(o, "of_allowed"), tb_json_num(o, g->worst);
-        tb_json_key(o, "sqnr_db"), tb_json_num(o, g->sqnr_db);
+        tb_json_put_int(o, "node", g->node);
+        tb_json_put_str(o, "op", g->op);
+        tb_json_put_str(o, "kernel", g->kernel);
+        tb_json_put_num(o, "max_abs", g->max_abs);
+        tb_json_put_num(o, "of_allowed", g->worst);
+        tb_json_put_num(o, "sqnr_db", g->sqnr_db);
         tb_json_close(o, '}');
     }
     tb_json_close(o, ']');
@@ -131,8 +131,8 @@ static tb_status verify(job *j)
     }
     if (j->is_json) {
         tb_json_close(&j->json, ']');
-        tb_json_key(&j->json, "random_graphs"), tb_json_int(&j->json, j->random);
-        tb_json_key(&j->json, "is_right"), tb_json_bool(&j->json, !j->is_wrong);
+        tb_json_put_int(&j->json, "random_graphs", j->random);
+        tb_json_put_bool(&j->json, "is_right", !j->is_wrong);
         tb_json_close(&j->json, '}');
         printf("%s\n", tb_text_str(&j->text));
     } else {

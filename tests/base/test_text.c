@@ -47,8 +47,7 @@ static void pretty_json_is_indented(void **state)
     tb_json j = {.to = &t, .pretty = true};
     tb_json_open(&j, '[');
     tb_json_open(&j, '{');
-    tb_json_key(&j, "k");
-    tb_json_int(&j, 1);
+    tb_json_put_int(&j, "k", 1);
     tb_json_close(&j, '}');
     tb_json_close(&j, ']');
     assert_string_equal(tb_text_str(&t), "[\n  {\n    \"k\": 1\n  }\n]\n");
