@@ -73,10 +73,11 @@ static void mark_useful(const pass *p, node *oldest, node *root)
 }
 
 /* ---- leaves ---- */
-/* A result nobody else holds becomes the gradient itself; anything else is copied. */
+/* A result nobody else holds becomes the gradient itself; anything else, and memory of the user's, is copied. */
 static bool is_exclusive(const tb_tensor *g)
 {
-    return atomic_load(&g->refs) == 1 && atomic_load(&g->storage->refs) == 1 && g->is_contiguous && !g->autograd;
+    return atomic_load(&g->refs) == 1 && atomic_load(&g->storage->refs) == 1 && !g->storage->is_wrapped &&
+           g->is_contiguous && !g->autograd;
 }
 
 /* Each use of the leaf adds to its own row. */
@@ -292,6 +293,14 @@ static tb_status skip_leaves(const pass *p, const node *n)
     return TB_OK;
 }
 
+static void forget_grads(node *n)
+{
+    for (int o = 0; o < n->n_out; o++) {
+        tb_release(n->grads[o]);
+        n->grads[o] = NULL;
+    }
+}
+
 static tb_status run_node(const pass *p, node *n)
 {
     bool any_grad = false;
@@ -301,7 +310,10 @@ static tb_status run_node(const pass *p, node *n)
     } else {
         if (!any_grad) return skip_leaves(p, n);
         TB_TRY(capture_outputs(p, n));
-        if (!n->is_useful) return TB_OK;
+        if (!n->is_useful) { /* the root of a graph that holds nothing wanted */
+            forget_grads(n);
+            return TB_OK;
+        }
     }
     if (n->is_freed)
         return TB_FAIL(TB_ERR_INVALID, "backward a second time through %s: what it saved is freed; use retain_graph",
@@ -326,20 +338,14 @@ static tb_status run_node(const pass *p, node *n)
         tbi_node_free_saved(n);
         n->is_freed = true;
     }
-    for (int o = 0; o < n->n_out; o++) {
-        tb_release(n->grads[o]);
-        n->grads[o] = NULL;
-    }
+    forget_grads(n);
     return TB_OK;
 }
 
 static void drop_grads(node *root, uint64_t mark)
 {
     for (node *n = root; n; n = n->older)
-        for (int o = 0; n->mark == mark && o < n->n_out; o++) {
-            tb_release(n->grads[o]);
-            n->grads[o] = NULL;
-        }
+        if (n->mark == mark) forget_grads(n);
 }
 
 static tb_status seed_root(tb_tensor *root, const meta *m, const tb_backward_opts *opts)
@@ -352,8 +358,11 @@ static tb_status seed_root(tb_tensor *root, const meta *m, const tb_backward_opt
     tb_scope *scope = tb_scope_open();
     if (!g) g = tb_ones_like(root);
     tb_status st = tb_is_poison(g) ? tb_ctx_take_error(root->ctx) : TB_OK;
-    if (st == TB_OK && tb_tensor_numel(g) != root->numel)
-        st = TB_FAIL(TB_ERR_SHAPE, "the gradient %s of a root of shape %s", tb_shape_text(g), tb_shape_text(root));
+    if (st == TB_OK && (g->rank != root->rank || memcmp(g->dims, root->dims, sizeof g->dims[0] * g->rank) != 0))
+        st = TB_FAIL(TB_ERR_SHAPE, "backward: the gradient's shape %s is not its root's, %s", tb_shape_text(g),
+                     tb_shape_text(root));
+    if (st == TB_OK) g = tb_cast(g, (tb_dtype)root->dtype);
+    if (st == TB_OK && tb_is_poison(g)) st = tb_ctx_take_error(root->ctx);
     if (st == TB_OK) m->made_by->grads[m->output] = tb_retain(g);
     tb_scope_close(scope);
     return st;

@@ -19,13 +19,14 @@ void tbi_row_major(int rank, const int64_t *dims, int64_t *strides)
 
 bool tbi_is_row_major(int rank, const int64_t *dims, const int64_t *strides)
 {
+    bool fits = true;
     int64_t step = 1;
     for (int i = rank - 1; i >= 0; i--) {
-        if (dims[i] == 0) return true;
-        if (dims[i] != 1 && strides[i] != step) return false;
+        if (dims[i] == 0) return true; /* no element whose place could differ */
+        fits &= dims[i] == 1 || strides[i] == step;
         step *= dims[i];
     }
-    return true;
+    return fits;
 }
 
 /* All but dims, strides and numel. */

@@ -186,6 +186,43 @@ static void a_buffer_cannot_keep_the_graph_of_a_gradient(void **state)
                  "take it with tb_gradients()");
 }
 
+/* And leaves nothing behind in the graph. */
+static void asking_for_what_the_root_does_not_depend_on_gives_nothing(void **state)
+{
+    (void)state;
+    tb_tensor *a = leaf(TB_F32, 2, (double[]){2, 3}), *b = leaf(TB_F32, 1, (double[]){1}), *g;
+    tb_tensor *y = tb_sum(tb_mul(a, a), 0, NULL, false);
+    assert_ok(tb_gradients(y, NULL, 1, &b, &g));
+    assert_null(g);
+    assert_ok(tb_backward(y));
+    assert_grad(a, (double[]){4, 6}, 2);
+}
+
+static void inner_values_and_the_root_itself_have_gradients(void **state)
+{
+    (void)state;
+    tb_tensor *a = leaf(TB_F32, 2, (double[]){1, 2}), *h = tb_mul(a, a), *g[4];
+    tb_tensor *y = tb_sum(tb_mul(tb_neg(h), h), 0, NULL, false); /* -a^4 */
+    assert_ok(tb_gradients(y, NULL, 4, (tb_tensor *[]){h, a, h, y}, g));
+    const double expected[4][2] = {{-2, -8}, {-4, -32}, {-2, -8}, {1}};
+    for (int i = 0; i < 4; i++) {
+        float got[2];
+        assert_ok(tb_tensor_read(g[i], got, tb_tensor_bytes(g[i])));
+        for (int k = 0; k < (i < 3 ? 2 : 1); k++) assert_near(got[k], expected[i][k], 0);
+    }
+}
+
+static void the_gradient_of_a_root_has_its_shape_and_takes_its_dtype(void **state)
+{
+    (void)state;
+    const int64_t square[] = {2, 2};
+    tb_tensor *a = leaf(TB_F32, 4, (double[]){1, 2, 3, 4}), *y = tb_reshape(tb_mul(a, a), 2, square);
+    tb_tensor *flat = tb_full(TB_F32, 1, (int64_t[]){4}, 1), *wide = tb_full(TB_F64, 2, square, 0.5);
+    assert_fails(tb_backward_with(y, &(tb_backward_opts){.grad = flat}), TB_ERR_SHAPE, "[4] is not its root's, [2, 2]");
+    assert_ok(tb_backward_with(y, &(tb_backward_opts){.grad = wide}));
+    assert_grad(a, (double[]){1, 2, 3, 4}, 4);
+}
+
 static void several_graphs_go_backward_in_any_order(void **state)
 {
     (void)state;
@@ -363,6 +400,9 @@ int main(void)
         ctx_test(gradients_have_gradients),
         ctx_test(an_op_without_gradient_below_a_second_gradient_is_named),
         ctx_test(a_buffer_cannot_keep_the_graph_of_a_gradient),
+        ctx_test(asking_for_what_the_root_does_not_depend_on_gives_nothing),
+        ctx_test(inner_values_and_the_root_itself_have_gradients),
+        ctx_test(the_gradient_of_a_root_has_its_shape_and_takes_its_dtype),
         ctx_test(several_graphs_go_backward_in_any_order),
         ctx_test(a_second_backward_says_that_the_graph_is_freed),
         ctx_test(a_saved_tensor_changed_in_place_is_found),

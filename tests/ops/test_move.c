@@ -101,6 +101,16 @@ static void reshape_of_strided_tensors_is_a_view_where_it_can_be(void **state)
     }
 }
 
+static void an_empty_cut_of_a_strided_tensor_takes_any_empty_shape(void **state)
+{
+    (void)state;
+    tb_tensor *x = tb_slice(tb_slice(tb_zeros(TB_F32, 2, (int64_t[]){4, 3}), 1, 0, 3, 2), 0, 0, 0, 1);
+    assert_true(tb_tensor_is_contiguous(x));
+    tb_tensor *y = tb_reshape(x, 3, (int64_t[]){2, 0, 5});
+    assert_false(tb_is_poison(y));
+    assert_int_equal(tb_tensor_dim(y, 2), 5);
+}
+
 static void gather_and_scatter_follow_the_index(void **state)
 {
     tb_tensor *x = F32(DIMS(2, 3), 1, 2, 3, 4, 5, 6), *index = I64(DIMS(2, 2), 2, 0, 1, 1);
@@ -145,6 +155,7 @@ int main(void)
         ctx_test(parts_give_their_gradients_to_one_tensor),
         ctx_test(a_gradient_put_into_a_tensor_must_fit_it),
         ctx_test(reshape_of_strided_tensors_is_a_view_where_it_can_be),
+        ctx_test(an_empty_cut_of_a_strided_tensor_takes_any_empty_shape),
         ctx_test(gather_and_scatter_follow_the_index),
         ctx_test(copies_of_strided_tensors_are_row_major),
         ctx_test(strides_do_not_change_the_bits_of_a_pointwise_op),
