@@ -408,7 +408,7 @@ static void backward_samples(tb_samples *to)
 TB_OP(scaled_dot_product_attention, .doc = "softmax(q k^T) v per head, causal or over kv_len keys", ATTENTION,
       .n_in_min = 3, .n_in = 4, .n_out = 2, .n_hidden = 1, .shape = attention_shape, .ref = attention_ref,
       .fast = attention_fast, .primitives = {"attention"}, .grad = attention_grad,
-      .saves = TB_SAVE_ALL_IN | TB_SAVE_OUT(0) | TB_SAVE_OUT(1), .samples = forward_samples,
+      .saves = TB_SAVE_ALL_IN | TB_SAVE_OUT(0) | TB_SAVE_OUT(1), .by_rows = 15, .samples = forward_samples,
       .tol = TB_TOL(4));
 TB_OP(scaled_dot_product_attention_grad, .doc = "gradients of attention's q, k and v", ATTENTION,
       .n_in_min = 6, .n_in = 7, .n_out = 3, .shape = backward_shape, .ref = backward_ref,

@@ -491,12 +491,13 @@ static void weight_grad_samples(tb_samples *to) { grad_samples(to, true); }
 TB_OP(conv2d, .doc = "2-d convolution (NCHW, OIHW)", CONV2D, .n_in = 3, .dtypes = TB_NUMBERS,
       .dtypes_reason = "bool has no sum of products", TB_ATTRS(conv2d_attrs, conv2d_attr_table),
       .shape = conv2d_shape, .ref = conv2d_ref, .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad,
-      .cost = conv2d_cost, .samples = conv2d_samples);
+      .by_rows = 1, .cost = conv2d_cost, .samples = conv2d_samples);
 TB_OP(conv2d_act, .doc = "act(conv2d + residual), made by the compiler", .n_in_min = 2, .n_in = 4, .n_out = 1,
       .overwrites = 1u << 3, .dtypes = TB_FLOATS, .dtypes_reason = "activations are functions of floats",
       TB_ATTRS(conv2d_attrs, conv2d_act_attr_table), .shape = conv2d_shape, .ref = conv2d_ref,
       .fast = conv2d_fast, .primitives = {"conv2d"}, .no_grad = "made by fusion, after gradients are traced",
-      .fusion = TB_FUSE_ANCHOR, .cost = conv2d_cost, .samples = conv2d_act_samples, .tol = TB_TOL(4));
+      .fusion = TB_FUSE_ANCHOR, .by_rows = 1 | 1u << 3, .cost = conv2d_cost, .samples = conv2d_act_samples,
+      .tol = TB_TOL(4));
 TB_OP(conv2d_input_grad, .doc = "gradient of conv2d's input", CONV2D, .n_in = 2, CONV2D_GRAD,
       TB_ATTRS(conv2d_attrs, conv2d_grad_attr_table), .shape = input_grad_shape, .ref = input_grad_ref,
       .fast = input_grad_fast, .primitives = {"conv2d_input_grad"}, .grad = input_grad_grad,

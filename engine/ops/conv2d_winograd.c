@@ -168,4 +168,4 @@ TB_OP(conv2d_winograd, .doc = "conv2d in fewer products, with what follows it; m
       .n_in = OPERANDS, .n_out = 1, .dtypes = TB_FLOATS, .dtypes_reason = "minimal filtering divides",
       TB_ATTRS(tbi_conv2d_winograd_attrs, winograd_attr_table), .shape = shape, .ref = ref, .fast = fast,
       .primitives = {"conv2d_winograd"}, .no_grad = "made by the compiler for inference", .fusion = TB_FUSE_ANCHOR,
-      .cost = cost, .samples = samples, .tol = TB_TOL(4));
+      .by_rows = 1 | 1u << RESIDUAL, .cost = cost, .samples = samples, .tol = TB_TOL(4));

@@ -387,7 +387,7 @@ static void param_grad_samples(tb_samples *to)
 TB_OP(layer_norm, .doc = "normalisation over the last dimension", NORM, .n_in_min = 1, .n_in = 3, .n_out = 3,
       .n_hidden = 2, TB_ATTRS(layer_norm_attrs, layer_norm_attr_table), .shape = layer_norm_shape,
       .ref = layer_norm_ref, .fast = layer_norm_fast, .primitives = {"layer_norm"}, .grad = layer_norm_grad,
-      .saves = SAVES(2) | TB_SAVE_OUT(1) | TB_SAVE_OUT(2), .cost = layer_norm_cost,
+      .saves = SAVES(2) | TB_SAVE_OUT(1) | TB_SAVE_OUT(2), .by_rows = 1, .cost = layer_norm_cost,
       .samples = forward_samples, .tol = TB_TOL(8));
 TB_OP(layer_norm_grad, .doc = "gradient of layer_norm's input", NORM, .n_in_min = 4, .n_in = 5, .n_out = 1,
       .shape = dx_shape, .ref = dx_ref, .fast = dx_fast, .primitives = {"layer_norm_grad"}, .grad = dx_grad,

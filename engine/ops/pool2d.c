@@ -386,13 +386,13 @@ static void avg_grad_samples(tb_samples *to) { grad_samples(to, false); }
 
 TB_OP(max_pool2d, .doc = "maximum over windows", POOL(max_attr_table, 1), .n_out = 2, .n_hidden = 1,
       .shape = pool_shape, .ref = max_ref, .fast = pool_fast, .primitives = {"max_pool2d"}, .grad = max_grad,
-      .saves = TB_SAVE_OUT(1), .samples = max_samples, .tol = TB_TOL_EXACT);
+      .saves = TB_SAVE_OUT(1), .by_rows = 1, .samples = max_samples, .tol = TB_TOL_EXACT);
 TB_OP(max_pool2d_grad, .doc = "gradient of max_pool2d", POOL(max_grad_attr_table, 2), .n_out = 1,
       .shape = grad_shape, .ref = max_grad_ref, .fast = grad_fast, .primitives = {"max_pool2d_grad"},
       .grad = max_grad_grad, .saves = TB_SAVE_IN(1), .samples = max_grad_samples, .tol = TB_TOL(2));
 TB_OP(avg_pool2d, .doc = "mean over windows", POOL(avg_attr_table, 1), .n_out = 1, .shape = pool_shape,
       .ref = avg_ref, .fast = pool_fast, .primitives = {"avg_pool2d"}, .grad = avg_grad,
-      .samples = avg_samples, .tol = TB_TOL(2));
+      .by_rows = 1, .samples = avg_samples, .tol = TB_TOL(2));
 TB_OP(avg_pool2d_grad, .doc = "gradient of avg_pool2d", POOL(avg_grad_attr_table, 1), .n_out = 1,
       .shape = grad_shape, .ref = avg_grad_ref, .fast = grad_fast, .primitives = {"avg_pool2d_grad"},
       .grad = avg_grad_grad, .samples = avg_grad_samples, .tol = TB_TOL(2));
@@ -482,7 +482,7 @@ static void u8_samples(tb_samples *to)
 
 TB_OP(max_pool2d_u8, .doc = "max pooling of u8 images (NHWC)", .n_in_min = 1, .n_in = 1, .n_out = 1,
       .dtypes = TB_DTYPE_BIT(TB_U8), .dtypes_reason = "activations are u8", TB_ATTRS(pool2d_attrs, max_attr_table),
-      .shape = u8_shape, .ref = u8_ref, .fast = u8_fast, .primitives = {"max_pool2d_u8"},
+      .shape = u8_shape, .ref = u8_ref, .fast = u8_fast, .primitives = {"max_pool2d_u8"}, .by_rows = 1,
       .no_grad = "integers have none", .samples = u8_samples, .tol = TB_TOL_EXACT);
 
 static tb_tensor *pool(const tb_op *op, tb_tensor *x, const tb_pool2d_opts *o)

@@ -278,7 +278,7 @@ static void sum_samples(tb_samples *to)
 
 TB_OP(sum, .doc = "sum or mean over axes", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
       TB_ATTRS(sum_attrs, sum_attr_table), .shape = sum_shape, .ref = sum_ref, .fast = sum_fast,
-      .primitives = {[ROW_SUM] = "row_sum", [COLUMN_SUM] = "column_sum"}, .grad = sum_grad, .fusion = TB_FUSE_ROW,
+      .primitives = {[ROW_SUM] = "row_sum", [COLUMN_SUM] = "column_sum"}, .grad = sum_grad, .fusion = TB_FUSE_ROW, .by_rows = 1,
       .cost = sum_cost, .samples = sum_samples, .tol = TB_TOL(2));
 
 static tb_tensor *reduce(tb_tensor *x, int n_axes, const int64_t *axes, sum_attrs a)

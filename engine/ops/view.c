@@ -108,7 +108,7 @@ static void reshape_samples(tb_samples *to)
 
 TB_OP(reshape, .doc = "same elements, other shape", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
       TB_ATTRS(dims_attrs, dims_attr_table), .shape = reshape_shape, .ref = reshape_ref, .grad = reshape_grad,
-      .fusion = TB_FUSE_VIEW, .samples = reshape_samples, .tol = TB_TOL_EXACT);
+      .fusion = TB_FUSE_VIEW, .by_rows = 1, .samples = reshape_samples, .tol = TB_TOL_EXACT);
 
 tb_tensor *tb_reshape(tb_tensor *x, int rank, const int64_t *dims)
 {
@@ -154,6 +154,7 @@ static void permute_samples(tb_samples *to)
 
 TB_OP(permute, .doc = "axes in another order", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
       TB_ATTRS(dims_attrs, dims_attr_table), .shape = permute_shape, .grad = permute_grad, .fusion = TB_FUSE_VIEW,
+      .by_rows = 1,
       .samples = permute_samples, .tol = TB_TOL_EXACT);
 
 tb_tensor *tb_permute(tb_tensor *x, int rank, const int64_t *order)
@@ -440,6 +441,7 @@ static void unslice_samples(tb_samples *to)
 
 TB_OP(slice, .doc = "part of one axis", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
       TB_ATTRS(slice_attrs, slice_attr_table), .shape = slice_shape, .grad = slice_grad, .fusion = TB_FUSE_VIEW,
+      .by_rows = 1,
       .samples = slice_samples, .tol = TB_TOL_EXACT);
 TB_OP(unslice, .doc = "a slice put back into zeros, or added to `into` (gradient of slice)", .n_in_min = 1, .n_in = 2,
       .n_out = 1, .dtypes = TB_ALL_DTYPES, TB_ATTRS(unslice_attrs, unslice_attr_table), .shape = unslice_shape,

@@ -106,8 +106,8 @@ static void a_planned_run_allocates_nothing(void **state)
     float x[33 * 5] = {0}, y[33 * 3];
     assert_ok(tb_exec_create(capture(&p), &e));
     assert_ok(tb_session_create(e, *state, &s));
-    tb_plan_stats plan;
-    assert_ok(tb_session_plan_stats(s, &n, &plan));
+    tb_plan_stats stats;
+    assert_ok(tb_session_plan_stats(s, &n, &stats));
     tb_heap_stats(tb_ctx_heap(*state), &before);
     for (int i = 0; i < 3; i++) assert_ok(tb_session_run(s, &n, (const void *[]){x}, (void *[]){y}));
     tb_heap_stats(tb_ctx_heap(*state), &after);
