@@ -110,19 +110,6 @@ static tb_epilogue_act act_of(const tb_op_call *c)
 }
 
 /* ---- kernels: all ops take dense operands and split themselves over the pool ---- */
-/* A forward's weights in the kernel's layout, where it pays to keep that. */
-static tb_status use_packed(tb_op_call *c, const tb_kernel *k, tb_conv_args *a)
-{
-    const tb_tensor *w = c->in[1];
-    size_t bytes = k->pack_bytes(a);
-    if (bytes == 0 || (a->packed_weight = tbi_packed(w, bytes)) || !tbi_packing_pays(w, c->arena)) return TB_OK;
-    void *fresh = tbi_packed_new(w, bytes);
-    if (!fresh) return TB_ERR_OOM;
-    k->pack(a, fresh);
-    a->packed_weight = tbi_packed_keep(w, fresh);
-    return TB_OK;
-}
-
 static tb_status run_kernel(tb_op_call *c, const tbi_conv_geometry *g, const tb_conv_args *operands)
 {
     tb_conv_args a = *operands;
@@ -139,7 +126,10 @@ static tb_status run_kernel(tb_op_call *c, const tbi_conv_geometry *g, const tb_
     if (c->n_in > 3 && c->in[3]) TB_TRY(tbi_dense(c, c->in[3], &a.residual));
     const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)c->in[0]->dtype, &a);
     if (!k) return TB_ERR_UNSUPPORTED;
-    if (k->pack_bytes) TB_TRY(use_packed(c, k, &a));
+    if (k->pack_bytes) { /* a forward's weights */
+        tbi_layout layout = {.of = k, .variant = a.groups, .bytes = k->pack_bytes(&a)};
+        TB_TRY(tbi_use_packed(c, c->in[1], layout, k->pack, &a, false, &a.packed_weight));
+    }
     size_t scratch = k->scratch_bytes ? k->scratch_bytes(&a) : 0;
     if (scratch && !(a.scratch = tb_op_scratch(c, scratch))) return TB_ERR_OOM;
     k->run(&a);

@@ -121,13 +121,9 @@ static tb_status fast(tb_op_call *c)
     const tb_kernel *kernel = tb_call_kernel(c, 0, TB_I8, &k);
     if (!kernel) return TB_ERR_UNSUPPORTED;
     if (c->out[0]->numel == 0) return TB_OK;
-    size_t bytes = kernel->pack_bytes(&k), scratch = kernel->scratch_bytes(&k);
-    if (bytes && !(k.packed_w = tbi_packed(w, bytes))) { /* kept with the weights' storage until that changes */
-        void *fresh = tbi_packed_new(w, bytes);
-        if (!fresh) return TB_ERR_OOM;
-        kernel->pack(&k, fresh);
-        k.packed_w = tbi_packed_keep(w, fresh);
-    }
+    tbi_layout layout = {.of = kernel, .variant = g.groups | g.dilation[1] << 32, .bytes = kernel->pack_bytes(&k)};
+    TB_TRY(tbi_use_packed(c, w, layout, kernel->pack, &k, true, &k.packed_w));
+    size_t scratch = kernel->scratch_bytes(&k);
     if (scratch && !(k.scratch = tb_op_scratch(c, scratch))) return TB_ERR_OOM;
     kernel->run(&k);
     return TB_OK;

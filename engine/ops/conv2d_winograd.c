@@ -80,20 +80,6 @@ static tb_status ref(tb_op_call *c)
     return TB_OK;
 }
 
-/* Kept with the weights; of those that may change, for this call. */
-static tb_status pack(tb_op_call *c, const tb_kernel *k, tb_conv_args *a)
-{
-    const tb_tensor *w = c->in[W];
-    size_t bytes = k->pack_bytes(a);
-    if ((a->packed_weight = tbi_packed(w, bytes))) return TB_OK;
-    bool keep = tbi_packing_pays(w, c->arena);
-    void *fresh = keep ? tbi_packed_new(w, bytes) : tb_op_scratch(c, bytes);
-    if (!fresh) return TB_ERR_OOM;
-    k->pack(a, fresh);
-    a->packed_weight = keep ? tbi_packed_keep(w, fresh) : fresh;
-    return TB_OK;
-}
-
 static tb_status fast(tb_op_call *c)
 {
     const tbi_conv2d_winograd_attrs *attrs = c->attrs;
@@ -124,7 +110,8 @@ static tb_status fast(tb_op_call *c)
                       .pool = c->ctx->pool};
     const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)c->in[X]->dtype, &a);
     if (!k) return TB_ERR_UNSUPPORTED;
-    TB_TRY(pack(c, k, &a));
+    tbi_layout layout = {.of = k, .bytes = k->pack_bytes(&a)};
+    TB_TRY(tbi_use_packed(c, c->in[W], layout, k->pack, &a, true, &a.packed_weight));
     if (!(a.scratch = tb_op_scratch(c, k->scratch_bytes(&a)))) return TB_ERR_OOM;
     k->run(&a);
     return TB_OK;

@@ -79,6 +79,25 @@ void *tb_op_scratch(tb_op_call *c, size_t bytes)
     return p;
 }
 
+tb_status tbi_use_packed(tb_op_call *c, const tb_tensor *weight, tbi_layout layout,
+                         void (*pack)(const void *args, void *out), const void *args, bool is_needed, const void **out)
+{
+    *out = layout.bytes ? tbi_packed(weight, layout) : NULL;
+    if (*out || layout.bytes == 0) return TB_OK;
+    if (tbi_packing_pays(weight, c->arena)) {
+        void *fresh = tbi_packed_new(weight, layout);
+        if (!fresh) return TB_ERR_OOM;
+        pack(args, fresh);
+        *out = tbi_packed_keep(weight, fresh);
+    }
+    if (*out || !is_needed) return TB_OK;
+    void *once = tb_op_scratch(c, layout.bytes);
+    if (!once) return TB_ERR_OOM;
+    pack(args, once);
+    *out = once;
+    return TB_OK;
+}
+
 /* ---- execution ---- */
 static tb_status make_outputs(tb_op_call *c)
 {

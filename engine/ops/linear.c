@@ -120,24 +120,14 @@ static tb_status linear_ref(tb_op_call *c)
     return TB_OK;
 }
 
-/* A weight in the kernel's layout, where it pays to keep that: packing it takes longer than a product with few rows. */
-static tb_status use_packed(tb_op_call *c, const tb_kernel *k, const tb_tensor *w, tb_gemm_args *g)
-{
-    size_t bytes = k->pack_bytes ? k->pack_bytes(g) : 0;
-    if (bytes == 0 || (g->packed_b = tbi_packed(w, bytes)) || !tbi_packing_pays(w, c->arena)) return TB_OK;
-    void *fresh = tbi_packed_new(w, bytes);
-    if (!fresh) return TB_ERR_OOM;
-    k->pack(g, fresh);
-    g->packed_b = tbi_packed_keep(w, fresh);
-    return TB_OK;
-}
-
+/* A weight is packed where it pays to keep that: packing it takes longer than a product with few rows. */
 static tb_status run_gemm(tb_op_call *c, tb_gemm_args *g, const tb_tensor *weight)
 {
     if ((g->a_row != 1 && g->a_col != 1) || (g->b_row != 1 && g->b_col != 1)) return TB_ERR_UNSUPPORTED;
     const tb_kernel *k = tbi_gemm_kernel(c, g);
     if (!k) return TB_ERR_UNSUPPORTED;
-    if (weight) TB_TRY(use_packed(c, k, weight, g));
+    tbi_layout layout = {.of = k, .bytes = weight && k->pack_bytes ? k->pack_bytes(g) : 0};
+    TB_TRY(tbi_use_packed(c, weight, layout, k->pack, g, false, &g->packed_b));
     size_t scratch = k->scratch_bytes ? k->scratch_bytes(g) : 0;
     if (scratch && !(g->scratch = tb_op_scratch(c, scratch))) return TB_ERR_OOM;
     k->run(g);

@@ -169,7 +169,7 @@ static tb_status fast(tb_op_call *c)
     s.sums = (float *)(scratch + bytes + steps);
     s.gemm_args.a = (const uint8_t *)scratch;
     s.bias = bias ? tb_op_data(bias) : NULL;
-    TB_TRY(tbi_packed_s8(w, &s.gemm_args.packed_w));
+    TB_TRY(tbi_packed_s8(c, w, &s.gemm_args.packed_w));
     const void *dense = NULL;
     if (residual) TB_TRY(tbi_dense(c, residual, &dense));
     s.residual = dense;

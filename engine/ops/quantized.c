@@ -195,25 +195,25 @@ static tb_status linear_u8s8_ref(tb_op_call *c)
     return TB_OK;
 }
 
-/* Weights in the kernels' layout; kept with the storage they were made from, until that changes. */
-static void pack(int8_t *to, const int8_t *w, int64_t n, int64_t k)
+/* A weight in the layout of all kernels of gemm_u8s8. */
+static void pack(const void *weight, void *out)
 {
-    int64_t quads = (k + 3) / 4, blocks = (n + 15) / 16;
+    const tb_tensor *t = weight;
+    int64_t n = t->dims[0], k = t->dims[1], quads = (k + 3) / 4, blocks = (n + 15) / 16;
+    const int8_t *w = tb_op_data(t);
+    int8_t *to = out;
     memset(to, 0, (size_t)(blocks * quads * 64));
     for (int64_t j = 0; j < n; j++)
         for (int64_t p = 0; p < k; p++) to[((j / 16 * quads + p / 4) * 16 + j % 16) * 4 + p % 4] = w[j * k + p];
 }
 
-tb_status tbi_packed_s8(const tb_tensor *w, const int8_t **out)
+tb_status tbi_packed_s8(tb_op_call *c, const tb_tensor *w, const int8_t **out)
 {
-    int64_t n = w->dims[0], k = w->dims[1];
-    size_t bytes = (size_t)((n + 15) / 16 * ((k + 3) / 4) * 64);
-    *out = tbi_packed(w, bytes);
-    if (*out) return TB_OK;
-    int8_t *fresh = tbi_packed_new(w, bytes);
-    if (!fresh) return TB_ERR_OOM;
-    pack(fresh, tb_op_data(w), n, k);
-    *out = tbi_packed_keep(w, fresh);
+    const void *packed;
+    int64_t quads = (w->dims[1] + 3) / 4, blocks = (w->dims[0] + 15) / 16;
+    tbi_layout layout = {.of = &tb_op_linear_u8s8, .bytes = (size_t)(blocks * quads * 64)};
+    TB_TRY(tbi_use_packed(c, w, layout, pack, w, true, &packed));
+    *out = packed;
     return TB_OK;
 }
 
@@ -231,7 +231,7 @@ static tb_status linear_u8s8_fast(tb_op_call *c)
     const tb_kernel *kernel = tb_call_kernel(c, 0, TB_I8, &g);
     if (!kernel) return TB_ERR_UNSUPPORTED;
     if (g.m == 0 || n == 0) return TB_OK;
-    TB_TRY(tbi_packed_s8(w, &g.packed_w));
+    TB_TRY(tbi_packed_s8(c, w, &g.packed_w));
     kernel->run(&g);
     return TB_OK;
 }

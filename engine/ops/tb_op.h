@@ -62,7 +62,7 @@ typedef struct tb_op_call {
     tb_tensor *out[TB_MAX_OUT];
     tb_out_spec spec[TB_MAX_OUT]; /* filled by the shape rule */
     const char *kernel;           /* name of the kernel that ran, or "ref", "view" */
-    void *scratch[2];
+    void *scratch[3];
     int n_scratch;
     struct tb_arena *arena;       /* where scratch comes from in a planned run, or NULL */
 } tb_op_call;
@@ -272,8 +272,13 @@ tb_status tbi_reduced_axes(const char *op, const tb_ints *axes, int rank, bool *
 tb_status tb_broadcast_dims(const char *op, const tb_tensor *a, const tb_tensor *b, int *rank, int64_t *dims);
 
 /* Raw access inside ref and fast: the address of element 0, valid only there. */
-void *tb_op_scratch(tb_op_call *c, size_t bytes); /* at most twice a call; freed when it ends; NULL on failure */
+void *tb_op_scratch(tb_op_call *c, size_t bytes); /* at most three times a call; freed when it ends; NULL on failure */
 static inline void *tb_op_data(const tb_tensor *t) { return tbi_data(t); }
+
+/* A weight in the layout of what packs it, in *out: kept with the weight where that pays; else, where `is_needed`, made
+ * for this call; else NULL. */
+tb_status tbi_use_packed(tb_op_call *c, const tb_tensor *weight, tbi_layout layout,
+                         void (*pack)(const void *args, void *out), const void *args, bool is_needed, const void **out);
 
 /* Walks the elements of up to 4 operands in row-major order of `dims` with each operand's (broadcast) strides. The
  * body gets the flat index and the element offsets. */

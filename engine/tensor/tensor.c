@@ -78,45 +78,81 @@ static void storage_release(tb_storage *s)
     tb_heap_free(s->ctx->heap, s);
 }
 
-const void *tbi_packed(const tb_tensor *t, size_t bytes)
+/* ---- contents in a kernel's layout ---- */
+/* Before the packed contents: what they were made from, in full. */
+typedef struct packed {
+    tbi_layout layout;
+    int64_t rank, offset, dims[TB_MAX_RANK], strides[TB_MAX_RANK];
+} packed;
+enum { PACKED_AT = 192 };
+_Static_assert(sizeof(packed) <= PACKED_AT && PACKED_AT % 64 == 0, "packed contents lie behind what they are of");
+static const uint64_t being_changed = 1;
+
+static packed describe(const tb_tensor *t, tbi_layout layout)
 {
-    const tb_storage *s = t->storage;
-    void *p = atomic_load_explicit(&s->packed, memory_order_acquire);
-    bool is_whole = t->offset == 0 && tb_tensor_bytes(t) == s->bytes; /* not a slice of something larger */
-    return p && is_whole && s->packed_version == s->version && tb_heap_block_bytes(p) == bytes ? p : NULL;
+    packed p = {.layout = layout, .rank = t->rank, .offset = t->offset};
+    memcpy(p.dims, t->dims, sizeof *t->dims * t->rank);
+    memcpy(p.strides, t->strides, sizeof *t->strides * t->rank);
+    return p;
+}
+
+static uint64_t key_of(const tb_storage *s, const packed *p)
+{
+    uint64_t mix = (uint64_t)(uintptr_t)p->layout.of ^ (uint64_t)p->layout.bytes << 20 ^ (uint64_t)p->dims[0] << 40;
+    return ((uint64_t)s->version + 1) << 32 | mix * 0x9e3779b97f4a7c15u >> 32; /* Fibonacci hashing: Knuth, 6.4 */
+}
+
+static const void *kept(const tb_storage *s, const packed *p, uint64_t key)
+{
+    if (atomic_load_explicit(&s->packed_key, memory_order_acquire) != key) return NULL;
+    const void *block = atomic_load_explicit(&s->packed, memory_order_relaxed);
+    return memcmp(block, p, sizeof *p) == 0 ? (const char *)block + PACKED_AT : NULL;
+}
+
+const void *tbi_packed(const tb_tensor *t, tbi_layout layout)
+{
+    if (!atomic_load_explicit(&t->storage->packed_key, memory_order_relaxed)) return NULL;
+    packed p = describe(t, layout);
+    return kept(t->storage, &p, key_of(t->storage, &p));
+}
+
+/* Whether another layout of the present contents has the place, or somebody is about to give it to one. */
+static bool is_taken(const tb_storage *s, uint64_t key)
+{
+    return key == being_changed || key >> 32 == (uint64_t)s->version + 1;
 }
 
 bool tbi_packing_pays(const tb_tensor *t, bool is_planned)
 {
     tb_storage *s = t->storage;
     if (s->is_wrapped || t->offset != 0 || tb_tensor_bytes(t) != s->bytes) return false; /* others may write there */
+    if (is_taken(s, atomic_load_explicit(&s->packed_key, memory_order_relaxed))) return false;
     uint32_t now = s->version + 1;
     return is_planned || atomic_exchange_explicit(&s->seen, now, memory_order_relaxed) == now;
 }
 
-void *tbi_packed_new(const tb_tensor *t, size_t bytes)
+void *tbi_packed_new(const tb_tensor *t, tbi_layout layout)
 {
-    (void)t;
-    return tb_heap_alloc(tb_heap_process(), bytes, TB_MEM_PARAM);
+    char *block = tb_heap_alloc(tb_heap_process(), PACKED_AT + layout.bytes, TB_MEM_PARAM);
+    if (!block) return NULL;
+    *(packed *)(void *)block = describe(t, layout);
+    return block + PACKED_AT;
 }
 
 const void *tbi_packed_keep(const tb_tensor *t, void *fresh)
 {
     tb_storage *s = t->storage;
-    void *before = NULL;
-    uint32_t version = s->version;
-    if (atomic_compare_exchange_strong(&s->packed, &before, fresh)) {
-        s->packed_version = version;
+    void *block = (char *)fresh - PACKED_AT;
+    uint64_t key = key_of(s, block), before = atomic_load(&s->packed_key);
+    if (!is_taken(s, before) && atomic_compare_exchange_strong(&s->packed_key, &before, being_changed)) {
+        void *stale = atomic_exchange(&s->packed, block); /* of contents that nobody reads any more */
+        atomic_store_explicit(&s->packed_key, key, memory_order_release);
+        if (stale) tb_free(stale);
         return fresh;
     }
-    if (s->packed_version == version && tb_heap_block_bytes(before) == tb_heap_block_bytes(fresh)) {
-        tb_free(fresh); /* somebody else was faster */
-        return before;
-    }
-    atomic_store(&s->packed, fresh); /* the contents have changed: only their owner may do that, so nobody reads */
-    s->packed_version = version;
-    tb_free(before);
-    return fresh;
+    const void *theirs = kept(s, block, key); /* somebody was faster */
+    tb_free(block);
+    return theirs;
 }
 
 /* Row-major dims, strides and numel; false where a dimension is negative or the bytes overflow. */

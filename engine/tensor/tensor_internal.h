@@ -12,9 +12,9 @@ typedef struct tb_storage {
     tb_device_mem mem;
     size_t bytes;
     bool is_wrapped;        /* memory of somebody else */
-    _Atomic(void *) packed; /* the contents in a kernel's layout (tbi_packed), or NULL */
-    uint32_t packed_version;
-    _Atomic(uint32_t) seen;  /* 1 + the version that tbi_packing_pays saw last */
+    _Atomic(void *) packed;       /* the contents in a kernel's layout (tbi_packed), or NULL */
+    _Atomic(uint64_t) packed_key; /* 1 + their version, then 32 bits of their layout's hash; below 2^32: none */
+    _Atomic(uint32_t) seen;       /* 1 + the version that tbi_packing_pays saw last */
 } tb_storage;
 
 struct tb_tensor {
@@ -104,12 +104,19 @@ static inline tb_status tbi_close(const tb_tensor *t)
 bool tbi_is_row_major(int rank, const int64_t *dims, const int64_t *strides);
 void tbi_row_major(int rank, const int64_t *dims, int64_t *strides);
 
-/* Weights in a kernel's own layout are made once and kept with the storage they were made from. tbi_packed returns them
- * if they are of the storage's present version; tbi_packed_new gives memory to fill; tbi_packed_keep publishes it (when
- * two threads packed at once the first wins) and returns what is kept. From the process heap: readers are many. */
-const void *tbi_packed(const tb_tensor *t, size_t bytes);
+/* Weights in a kernel's own layout are made once and kept with the storage they were made from, until that changes: one
+ * layout, the first that comes, in the process heap, since readers are many. Threads may do all of this at once; only
+ * who owns a storage changes its contents, and nobody reads it then. */
+typedef struct tbi_layout {
+    const void *of;  /* what packs it: a kernel */
+    int64_t variant; /* what it depends on besides the dimensions and strides of the tensor */
+    size_t bytes;
+} tbi_layout;
+/* What is kept of the present contents of `t` in this layout, or NULL. */
+const void *tbi_packed(const tb_tensor *t, tbi_layout layout);
 /* Whether a packed form is worth its bytes: contents that never change (a planned run's constants), or that are used
- * for the second time since they changed (not the weights of a training step). */
+ * for the second time since they changed (not the weights of a training step). No other layout may have the place. */
 bool tbi_packing_pays(const tb_tensor *t, bool is_planned);
-void *tbi_packed_new(const tb_tensor *t, size_t bytes);
+void *tbi_packed_new(const tb_tensor *t, tbi_layout layout); /* memory to fill */
+/* Publishes it. Returns what is kept in that layout; NULL, and `fresh` is gone, where another has the place. */
 const void *tbi_packed_keep(const tb_tensor *t, void *fresh);
