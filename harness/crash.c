@@ -10,20 +10,15 @@ static int crash_rank;
 static const tb_board_slot *crash_slot;
 static _Atomic(_Atomic int64_t *) excuse;
 
-static const struct {
-    int number;
-    const char *name;
-} names[] = {{SIGSEGV, "SIGSEGV"}, {SIGBUS, "SIGBUS"},   {SIGFPE, "SIGFPE"},   {SIGILL, "SIGILL"},
-             {SIGABRT, "SIGABRT"}, {SIGKILL, "SIGKILL"}, {SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"},
-             {SIGPIPE, "SIGPIPE"}, {SIGXCPU, "SIGXCPU"}, {SIGHUP, "SIGHUP"},   {SIGSYS, "SIGSYS"}};
-
 const char *tb_signal_name(int signal)
 {
-    static _Thread_local char other[16];
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (names[i].number == signal) return names[i].name;
-    snprintf(other, sizeof other, "signal %d", signal);
-    return other;
+    static _Thread_local char name[16];
+    const char *known = sigabbrev_np(signal); /* a table; no lock, no heap */
+    if (known)
+        snprintf(name, sizeof name, "SIG%s", known);
+    else
+        snprintf(name, sizeof name, "signal %d", signal);
+    return name;
 }
 
 /* snprintf is not on the list of async-signal-safe functions; glibc's needs no lock and no heap for %d and

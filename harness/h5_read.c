@@ -3,9 +3,11 @@
 #include "h5.h"
 #include "record_types.h"
 #include "tb_alloc.h"
+#include <errno.h>
 #include <hdf5.h>
 #include <stdbool.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct reader {
     tb_result *result;
@@ -332,7 +334,7 @@ tb_status tb_h5_read(const char *path, tb_result **out)
     r.file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
     if (r.file < 0) {
         tb_free(r.result);
-        return TB_FAIL(TB_ERR_IO, "%s: there is no such file, or it is not HDF5", path);
+        return TB_FAIL(TB_ERR_IO, "%s: %s", path, access(path, R_OK) ? strerror(errno) : "not HDF5, or cut off");
     }
     read_file(&r);
     H5Fclose(r.file);

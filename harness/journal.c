@@ -157,10 +157,12 @@ tb_status tb_journal_create(const char *path, const tb_point *point, tb_journal 
     TB_TRY(journal_new(path, fd, &j));
     tb_status st = add(j, TB_RECORD_POINT, point);
     if (st == TB_OK) st = tb_journal_sync(j);
-    if (st == TB_OK)
+    if (st == TB_OK) {
         *out = j;
-    else
+    } else {
+        unlink(path); /* it holds nothing */
         journal_free(j);
+    }
     return st;
 }
 

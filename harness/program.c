@@ -2,6 +2,7 @@
 #include "tb_alloc.h"
 #include "tb_text.h"
 #include "tb_verb.h"
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,7 +31,7 @@ static void print_help(void)
 
 static void print_verb_help(const tb_verb *verb)
 {
-    printf("tb %s %s\n\n%s.\n", verb->name, verb->args, verb->doc);
+    printf("tb %s%s%s\n\n%s.\n", verb->name, *verb->args ? " " : "", verb->args, verb->doc);
     if (verb->n_options > 0) printf("\n");
     for (int i = 0; i < verb->n_options; i++) {
         const tb_option *o = &verb->options[i];
@@ -111,7 +112,8 @@ static int run_verb(const tb_verb *verb, int argc, char **argv)
         }
     }
     if (code < 0 && (args.n_words < verb->min_args || args.n_words > verb->max_args)) {
-        fprintf(stderr, "usage: tb %s %s.  tb %s --help tells more\n", verb->name, verb->args, verb->name);
+        fprintf(stderr, "usage: tb %s%s%s.  tb %s --help tells more\n", verb->name, *verb->args ? " " : "", verb->args,
+                verb->name);
         code = EXIT_USAGE;
     }
     if (code < 0) code = verb->run(&args);
@@ -138,6 +140,7 @@ const char *tb_args_get(const tb_args *args, const char *option)
 
 int tb_main(int argc, char **argv)
 {
+    signal(SIGXFSZ, SIG_IGN); /* a write past a file's largest size then says so, as one on a full disk does */
     const char *name = argc > 1 ? argv[1] : "help";
     bool wants_help = strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0;
     const char *topic = wants_help && argc > 2 ? argv[2] : name, *names[N_VERBS];

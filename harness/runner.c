@@ -25,6 +25,9 @@ static tb_status make_folder(const char *path)
     }
     if (rc == 0) rc = mkdir(path, 0755) < 0 && errno != EEXIST;
     tb_free(partial);
+    struct stat info;
+    if (rc == 0 && stat(path, &info) == 0 && !S_ISDIR(info.st_mode))
+        return TB_FAIL(TB_ERR_IO, "%s: not a folder", path);
     return rc == 0 ? TB_OK : TB_FAIL(TB_ERR_IO, "%s: cannot make this folder: %s", path, strerror(errno));
 }
 
@@ -75,7 +78,7 @@ static bool is_final(const char *status)
     return strcmp(status, "ok") == 0 || strcmp(status, "invalid") == 0;
 }
 
-/* Nothing that was measured is deleted: a journal that gives way is renamed. */
+/* Nothing that was measured is deleted: a file that gives way is renamed. */
 static tb_status set_aside(const char *path)
 {
     char *aside = NULL;
@@ -118,7 +121,7 @@ static tb_status look_at_point(tb_runner *r, int point)
                     tb_h5_read(path, &result) == TB_OK && result->n_launches >= launches;
     for (int l = 0; l < launches && complete; l++) complete = is_final(result->launches[l]->end.status);
     tb_result_free(result);
-    if (!complete) unlink(path);
+    if (!complete && access(path, F_OK) == 0) st = set_aside(path);
     tb_free(path);
     for (int l = 0; l < launches && st == TB_OK; l++) {
         if (complete) r->done[point * launches + l] = true;

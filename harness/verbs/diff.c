@@ -45,7 +45,8 @@ static bool print_metric(const tb_summary *a, const tb_summary *b, const tb_metr
                               : lo > 1 + margin       ? "higher"
                               : hi < 1 / (1 + margin) ? "lower"
                               : lo > 1 / (1 + margin) && hi < 1 + margin ? "same" : "not told apart";
-        printf("  [%.4f, %.4f] at %.3g %%  %s", lo, hi, fmax(level, 0) * 100, verdict);
+        if (level > 0) printf("  [%.4f, %.4f] at %.3g %%", lo, hi, level * 100);
+        printf("  %s", verdict);
     }
     printf("\n");
     return false;

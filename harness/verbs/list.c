@@ -57,17 +57,21 @@ static int list(const tb_args *args)
     tb_json json = {.to = &text, .pretty = true};
     bool as_json = tb_args_has(args, "json");
     if (as_json) tb_json_open(&json, '[');
+    int listed = 0;
     for (int i = 0; i < n; i++) {
         const char *dot = strrchr(entries[i]->d_name, '.');
         char *path =
             dot && strcmp(dot, ".yaml") == 0 ? tb_asprintf("%s/%s", folder, entries[i]->d_name) : NULL;
         if (path) put_experiment(path, as_json ? &json : NULL);
+        listed += path != NULL;
         tb_free(path);
         free(entries[i]);
     }
     free(entries);
     if (as_json) tb_json_close(&json, ']');
     if (as_json) printf("%s", tb_text_str(&text));
+    else if (!listed)
+        printf("no experiments (*.yaml) in %s\n", folder ? folder : "experiments");
     tb_text_free(&text);
     tb_free(folder);
     tb_free(root);

@@ -215,6 +215,8 @@ static int show_results(const char *path, bool json, bool with_facts)
 /* A file or folder, if no experiment has this name: one in the source tree is called kernels, as a folder is. */
 static bool names_results(const char *what)
 {
+    const char *dot = strrchr(what, '.');
+    if (dot && (strcmp(dot, ".h5") == 0 || strcmp(dot, ".journal") == 0)) return true;
     if (strstr(what, ".yaml") || access(what, F_OK) != 0) return false;
     char *root = NULL, *file = NULL;
     if (!strchr(what, '/') && tb_experiment_root(&root) == TB_OK)

@@ -211,6 +211,11 @@ static void a_full_disk_is_one_clear_error_and_keeps_what_was_written(void **sta
         if (tb_journal_value(j, &(tb_value){.name = "small"}) == TB_OK)
             _exit(3); /* no gaps: failed for good */
         if (tb_journal_close(j) == TB_OK) _exit(4);
+        char nothing[80];
+        snprintf(nothing, sizeof nothing, "%s.2", path);
+        setrlimit(RLIMIT_FSIZE, &(struct rlimit){16, 4096});
+        if (tb_journal_create(nothing, &point, &j) == TB_OK) _exit(5);
+        if (access(nothing, F_OK) == 0) _exit(6); /* a file without a record would be in the way of the next launch */
         _exit(100 + batches);
     }
     int status;

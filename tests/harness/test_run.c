@@ -3,6 +3,7 @@
 #include "results.h"
 #include "tb_program.h"
 #include <dirent.h>
+#include <sys/resource.h>
 
 #define QUICK "measure: {launches: 2, min_iters: 20, min_s: 0.05, warmup_s: 0.02}\nlaunch: {timeout_s: 60}\n"
 
@@ -95,7 +96,15 @@ static void wrong_use_ends_with_2_and_the_right_sentence(void **state)
     run = run_program("run");
     expect(&run, 2, "usage: tb run EXPERIMENT");
     run = run_program("show nothing-here.h5");
-    expect(&run, 2, "nothing-here.h5");
+    expect(&run, 2, "nothing-here.h5: No such file or directory");
+    run = run_program("show nothing-here.journal");
+    expect(&run, 2, "nothing-here.journal: No such file or directory");
+    write_file("rubbish.h5", "rubbish");
+    run = run_program("show rubbish.h5");
+    expect(&run, 3, "rubbish.h5: not HDF5, or cut off");
+    run = run_program("run x --out rubbish.h5");
+    expect(&run, 3, "rubbish.h5: not a folder");
+    if (strstr(run.output, "nothing measured")) fail_msg("a table of a run that could not begin:\n%s", run.output);
     write_file("experiments/x.yaml", "driver: 'null'\ndriver: 'null'\n");
     run = run_program("run x");
     expect(&run, 2, "experiments/x.yaml:2:1: duplicate key 'driver'; it stands in line 1 already");
@@ -213,6 +222,33 @@ static void results_are_not_overwritten_unasked(void **state)
     expect(&run, 0, "1 of 1 points ok");
     struct timespec forced = newest_change("out", ".h5");
     assert_true(forced.tv_sec != before.tv_sec || forced.tv_nsec != before.tv_nsec);
+    assert_int_equal(count_files("out", ".h5.aside-1"), 1); /* what gave way is kept */
+    run = run_program("run x --out out --resume -s measure.launches=2");
+    expect(&run, 0, "1 of 1 points ok");
+    assert_int_equal(count_files("out", ".h5.aside-2"), 1);
+}
+
+/* Here a limit on the size of a file; a full disk takes the same way. */
+static void a_full_disk_is_told_and_nothing_before_it_is_lost(void **state)
+{
+    (void)state;
+    struct rlimit was, small;
+    write_file("experiments/x.yaml",
+               "driver: 'null'\nmeasure: {launches: 1, min_iters: 30000, min_s: 0, warmup_s: 0}\n");
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
+    small = (struct rlimit){.rlim_cur = 100 << 10, .rlim_max = was.rlim_max};
+    setenv("OMPI_MCA_btl", "self", 1); /* else MPI makes files of some MiB */
+    setenv("PMIX_MCA_gds", "hash", 1);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    program_run run = run_program("run x --out out");
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &was), 0);
+    unsetenv("OMPI_MCA_btl");
+    unsetenv("PMIX_MCA_gds");
+    expect(&run, 3, "File too large; make room and use --resume, all that was written before is kept");
+    run = run_program("show out");
+    expect(&run, 0, "kept: ");
+    run = run_program("run x --out out --resume");
+    expect(&run, 0, "1 of 1 points ok");
 }
 
 /* Of the first journal in the folder: the samples of iter_ms, warm-up included; -1 while there is none. */
@@ -288,6 +324,7 @@ int main(void)
         IN_SCRATCH(checks_over_the_sweep_decide),
         IN_SCRATCH(means_are_over_the_named_points_or_left_out),
         IN_SCRATCH(results_are_not_overwritten_unasked),
+        IN_SCRATCH(a_full_disk_is_told_and_nothing_before_it_is_lost),
         IN_SCRATCH(ctrl_c_keeps_what_was_measured_and_resume_goes_on),
         IN_SCRATCH(direct_mode_runs_what_fits_in_one_launch),
     };

@@ -31,6 +31,8 @@ static void help_lists_every_verb_and_each_explains_itself(void **state)
 static void list_tells_what_an_experiment_asks(void **state)
 {
     (void)state;
+    program_run none = run_program("list");
+    expect(&none, 0, "no experiments (*.yaml) in ./experiments");
     write_file("experiments/good.yaml", "question: 'How much?'\ndriver: 'null'\n");
     write_file("experiments/wrong.yaml", "driver: 'null'\nparms: {}\n");
     program_run run = run_program("list");
