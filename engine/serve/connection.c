@@ -7,6 +7,7 @@
 #include "tb_cpu.h"
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/tcp.h> /* glibc's tcp_info lacks the byte counts */
 #include <stdio.h>
 #include <string.h>
@@ -81,22 +82,39 @@ void tbi_conn_cut(tbi_conn *c, tbi_fault_code code, const char *message)
     shutdown(c->fd, SHUT_RDWR); /* the library sees the end and closes in its own order */
 }
 
+static void refuse(tb_server *s, int fd, const char *message)
+{
+    s->metrics.connections_refused++;
+    write_around(fd, TBI_FAULT_TOO_MANY_CONNECTIONS, message, 1);
+    close(fd);
+}
+
+/* Out of descriptors: one is kept back, so that who waits at the listener can be told, instead of waking the loop
+ * again and again. */
+static bool refuse_with_spare(tb_server *s)
+{
+    if (s->spare_fd < 0) return false;
+    close(s->spare_fd);
+    int fd = accept4(s->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) refuse(s, fd, "the server is out of descriptors");
+    s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return fd >= 0;
+}
+
 void tbi_conn_accept(tb_server *s)
 {
     for (;;) {
         struct sockaddr_in from;
         socklen_t bytes = sizeof from;
         int fd = accept4(s->listen_fd, (struct sockaddr *)&from, &bytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd < 0) return; /* none left, or out of descriptors: the sweep tries again */
+        if (fd < 0 && (errno == EMFILE || errno == ENFILE) && refuse_with_spare(s)) continue;
+        if (fd < 0) return; /* none left; the sweep tries again */
         s->metrics.connections++;
         bool room = s->n_conns < s->config.limits.connections &&
                     from_ip(s, from.sin_addr.s_addr) < s->config.limits.connections_per_ip;
         tbi_conn *c = room ? free_place(s) : NULL;
         if (!c) {
-            s->metrics.connections_refused++;
-            write_around(fd, TBI_FAULT_TOO_MANY_CONNECTIONS, "the server's limit of connections is reached",
-                         1);
-            close(fd);
+            refuse(s, fd, "the server's limit of connections is reached");
             continue;
         }
         c->server = s;

@@ -22,7 +22,8 @@ bool tbi_name_ok(const char *name)
 tb_status tbi_latest_version(const char *dir, const char *name, char version[TB_SERVE_MAX_NAME + 1])
 {
     char *path = tb_asprintf("%s/%s", dir, name);
-    DIR *d = path ? opendir(path) : NULL;
+    if (!path) return tb_error_code();
+    DIR *d = opendir(path);
     long best = 0;
     for (struct dirent *e; d && (e = readdir(d));) {
         char *end;
@@ -137,7 +138,7 @@ tb_status tbi_served_open(const tb_serve_config *config, const char *dir, const 
     tbi_served *s = tb_calloc(1, sizeof *s);
     char *path = tb_asprintf("%s/%s/%s", dir, name, version);
     if (!s || !path) {
-        st = TB_ERR_OOM;
+        st = tb_error_code();
         goto cleanup;
     }
     TB_GO(config->open(config->open_arg, path, name, version, &s->model));

@@ -93,7 +93,7 @@ tb_status tb_server_create(const tb_serve_config *config, tb_server **out)
     tb_server *s = tb_calloc(1, sizeof *s);
     if (!s) return tb_error_code();
     s->config = *config;
-    s->listen_fd = s->epoll_fd = s->wake_fd = s->drain_fd = -1;
+    s->listen_fd = s->epoll_fd = s->wake_fd = s->drain_fd = s->spare_fd = -1;
     s->metrics.started_ns = s->quota_ns = tb_now_ns();
     tb_histogram_clear(&s->metrics.latency);
     set_defaults(&s->config);
@@ -105,9 +105,14 @@ tb_status tb_server_create(const tb_serve_config *config, tb_server **out)
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     s->drain_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (!s->conns || s->epoll_fd < 0 || s->wake_fd < 0 || s->drain_fd < 0 ||
+    s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (!s->conns) {
+        st = tb_error_code();
+        goto cleanup;
+    }
+    if (s->epoll_fd < 0 || s->wake_fd < 0 || s->drain_fd < 0 || s->spare_fd < 0 ||
         getrandom(&s->id_salt, sizeof s->id_salt, 0) != sizeof s->id_salt) {
-        st = TB_FAIL(TB_ERR_IO, "serve: no memory or descriptors for the server (%s)", strerror(errno));
+        st = TB_FAIL(TB_ERR_IO, "serve: no descriptors for the server (%s)", strerror(errno));
         goto cleanup;
     }
     TB_GO(listen_on(s));
@@ -142,7 +147,7 @@ void tb_server_destroy(tb_server *s)
     if (s->conns)
         for (int i = 0; i < s->config.limits.connections; i++) tbi_conn_free_buffers(&s->conns[i]);
     tb_free(s->conns);
-    int fds[] = {s->listen_fd, s->epoll_fd, s->wake_fd, s->drain_fd};
+    int fds[] = {s->listen_fd, s->epoll_fd, s->wake_fd, s->drain_fd, s->spare_fd};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
         if (fds[i] >= 0) close(fds[i]);
     tb_free(s);

@@ -1,6 +1,7 @@
 /* A server on loopback in a thread of the test, a repository folder for it, and a plain blocking client. */
 #pragma once
 #include "mlp_model.h"
+#include "pair_model.h"
 #include "step_model.h"
 #include "tb_cpu.h"
 #include "tb_serve.h"
@@ -25,6 +26,7 @@ typedef struct live {
     int port;
     char dir[64];
     int in, hidden, out, max_batch;
+    bool pair;       /* a model of two inputs; in, hidden, out are not used */
     int step_tokens; /* above 0: a model that steps, with this capacity */
     atomic_int delay_us, broken, destroyed, opened;
     atomic_int held, stopped; /* live_hold */
@@ -35,6 +37,12 @@ static inline tb_status live_open(void *arg, const char *dir, const char *name, 
 {
     live *l = arg;
     (void)dir;
+    if (l->pair) {
+        *out = pair_make(l->max_batch, &l->destroyed);
+        if (!*out) return TB_FAIL(TB_ERR_OOM, "no memory");
+        atomic_fetch_add(&l->opened, 1);
+        return TB_OK;
+    }
     if (l->step_tokens) {
         step_model *s = step_make(name, version, l->step_tokens, l->max_batch);
         if (!s) return TB_FAIL(TB_ERR_OOM, "no memory");
@@ -206,6 +214,14 @@ static inline bool has_code(const reply *r, const char *code)
     return strstr(r->body, want) != NULL;
 }
 
+/* After whatever came: a connection of its own gets its answer. */
+static inline void check_well(const live *l, const char *after)
+{
+    static reply r;
+    if (post(l, &r, "/v1/predict", "{\"data\":[1,2,3,4]}") != 200)
+        fail_msg("after %s: %d %s", after, r.status, r.body);
+}
+
 /* ---- life ---- */
 
 static inline void wait_ready(const live *l)
@@ -258,8 +274,7 @@ static inline void live_start_with(live *l, tb_serve_config *config)
         live_add_version(l, "mlp", "1");
     }
     config->repository = l->dir;
-    config->open = live_open;
-    config->open_arg = l;
+    if (!config->open) config->open = live_open, config->open_arg = l;
     assert_ok(tb_server_create(config, &l->server));
     l->port = tb_server_port(l->server);
     assert_int_equal(pthread_create(&l->thread, NULL, live_run, l), 0);

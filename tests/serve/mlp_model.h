@@ -92,6 +92,10 @@ static inline mlp *mlp_make(const char *name, const char *version, int in, int h
     m->b1 = mlp_weights(hidden, 4 * v + 1, 0.1f);
     m->w2 = mlp_weights(hidden * out, 4 * v + 2, 0.2f);
     m->b2 = mlp_weights(out, 4 * v + 3, 0.1f);
+    if (!m->w1 || !m->b1 || !m->w2 || !m->b2) {
+        m->base.destroy(&m->base);
+        return NULL;
+    }
     m->base.weight_bytes = sizeof(float) * (size_t)(in * hidden + hidden + hidden * out + out);
     return m;
 }

@@ -1,15 +1,7 @@
-/* Hostile and broken requests against a live server: each gets its status and code, and the server is well
- * after it. Also run under ThreadSanitizer. */
+/* Hostile and broken bodies against a live server: each gets its status and code, and the server is well after it.
+ * Framing is tested in test_serve_http.c, clients and surroundings that fail in test_serve_life.c and
+ * test_serve_faults.c. Also run under ThreadSanitizer. */
 #include "live_server.h"
-
-static void check_well(const char *after)
-{
-    static reply r;
-    if (post(&server, &r, "/v1/predict", "{\"data\":[1,2,3,4]}") != 200)
-        fail_msg("after %s: %d %s", after, r.status, r.body);
-}
-
-/* ---- bodies ---- */
 
 typedef struct {
     const char *body;
@@ -30,7 +22,7 @@ static void check_bodies(const char *path, const bad_body *cases, size_t n)
         assert_non_null(reply_header(&r, "X-Request-Id"));
     }
     close(fd);
-    check_well(path);
+    check_well(&server, path);
 }
 
 static void predict_refuses_what_is_not_its_json(void **state)
@@ -110,6 +102,7 @@ static void infer_refuses_what_is_not_the_models(void **state)
     static const bad_body cases[] = {
         {"{\"inputs\":[]}", 400, "bad_request"},
         {"{\"id\":\"x\"}", 400, "bad_request"},
+        {"{\"inputs\":[],\"inputs\":[]}", 400, "malformed_json"},
         {"{\"inputs\":{}}", 400, "bad_request"},
         {"{\"inputs\":[1]}", 400, "bad_request"},
         {"{\"inputs\":[{\"name\":\"x\"}]}", 400, "bad_request"},
@@ -182,6 +175,9 @@ static void limits_of_json_hold_on_the_wire(void **state)
     snprintf(big + n + 3000, sizeof big - n - 3000, "\"}");
     assert_int_equal(post(&server, &r, "/v2/models/mlp/infer", big), 400);
     assert_true(has_code(&r, "malformed_json"));
+    static const char nul[] = "{\"da\0ta\":[1,2,3,4]}";
+    assert_int_equal(fetch(&server, &r, "POST", "/v1/predict", "", nul, sizeof nul - 1), 400);
+    assert_true(has_code(&r, "malformed_json"));
     memset(big, ' ', sizeof big - 1); /* 8 rows of 4 elements bound the body to 4864 bytes */
     assert_int_equal(post(&server, &r, "/v2/models/mlp/infer", big), 413);
     assert_true(has_code(&r, "body_too_large"));
@@ -193,7 +189,7 @@ static void limits_of_json_hold_on_the_wire(void **state)
     snprintf(many + n, sizeof many - n, "]}");
     assert_int_equal(post(&server, &r, "/v2/models/mlp/infer", many), 400);
     assert_true(has_code(&r, "bad_request"));
-    check_well("limits");
+    check_well(&server, "limits");
 }
 
 static void binary_tensors_must_fit_exactly(void **state)
@@ -237,7 +233,7 @@ static void binary_tensors_must_fit_exactly(void **state)
         if (status != (cases[i].code ? 400 : 200) || (cases[i].code && !has_code(&r, cases[i].code)))
             fail_msg("case %zu: %d %s", i, status, r.body);
     }
-    check_well("binary");
+    check_well(&server, "binary");
 }
 
 static void non_finite_binary_input_is_422(void **state)
@@ -258,219 +254,127 @@ static void non_finite_binary_input_is_422(void **state)
                      200);
 }
 
-/* ---- HTTP ---- */
+/* ---- two inputs, and bodies of more than a megabyte ---- */
 
-#define BODY18 "{\"data\":[1,2,3,4]}"
-#define POST18(headers) "POST /v1/predict HTTP/1.1\r\n" headers "\r\n" BODY18
+static live pair = {.pair = true, .max_batch = 4096};
 
-static void broken_framing_is_refused_and_the_connection_closed(void **state)
+static void two_inputs_must_both_be_there_and_fit_together(void **state)
 {
     (void)state;
     static const struct {
-        const char *text;
-        int status;
-        const char *code; /* NULL: the HTTP library's own reply, without a code */
+        const char *pixel, *shape; /* the image's first element; the other input's shape */
+        int scales;                /* how often that input is given */
+        const char *code;          /* NULL: answered */
     } cases[] = {
-        {POST18("Host: t\r\nContent-Length: 18\r\nTransfer-Encoding: chunked\r\n"), 400, "bad_framing"},
-        {POST18("Host: t\r\nContent-Length: 18\r\nContent-Length: 18\r\n"), 400, "bad_framing"},
-        {POST18("Host: t\r\nContent-Length: 18\r\nContent-Length: 4\r\n"), 400, "bad_framing"},
-        {POST18("Host: t\r\nContent-Length: -18\r\n"), 400, NULL},
-        {POST18("Host: t\r\nContent-Length: +18\r\n"), 400, NULL},
-        {POST18("Host: t\r\nContent-Length: 18446744073709551634\r\n"), 413, NULL},
-        {POST18("Host: t\r\nContent-Length: 1000000000000000000\r\n"), 400, "bad_framing"},
-        {POST18("Host: t\r\nContent-Length: 100000000000000000\r\n"), 413, "body_too_large"},
-        {POST18("Host: t\r\nTransfer-Encoding: gzip\r\n"), 501, "unsupported_transfer_coding"},
-        {POST18("Host: t\r\nTransfer-Encoding: gzip, chunked\r\n"), 501, "unsupported_transfer_coding"},
-        {POST18("Host: t\r\nTransfer-Encoding: xchunked\r\n"), 501, "unsupported_transfer_coding"},
-        {POST18("Host: t\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), 400,
-         "bad_framing"},
-        {POST18("Host: t\r\n"), 411, "length_required"},
-        {POST18("Content-Length: 18\r\n"), 400, NULL},
-        {POST18("Host: t\r\nHost: u\r\nContent-Length: 18\r\n"), 400, "bad_framing"},
-        {POST18("Host: t\r\nContent-Length : 18\r\n"), 400, "bad_framing"},
-        {POST18("Host: t\r\nX-A: one\r\n two\r\nContent-Length: 18\r\n"), 400, "bad_framing"},
-        {POST18("Host: t\r\nX-A: one\nContent-Length: 18\r\n"), 400, "bad_framing"},
-        {POST18("Host: t\r\nX-A: a\x01z\r\nContent-Length: 18\r\n"), 400, "bad_framing"},
-        {POST18("Host: t\r\nX(A): a\r\nContent-Length: 18\r\n"), 400, "bad_framing"},
-        {POST18("Host: t\r\nExpect: magic\r\nContent-Length: 18\r\n"), 417, "expectation_failed"},
-        {POST18("Host: t\r\nContent-Encoding: gzip\r\nContent-Length: 18\r\n"), 415,
-         "unsupported_media_type"},
-        {"POST /v1/predict HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "bad_framing"},
-        {"POST /v1/predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, NULL},
-        {"POST /v1/predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
-         413, NULL},
-        {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, NULL},
-        {"GET /v2 HTTP/9.9\r\nHost: t\r\n\r\n", 505, NULL},
+        {"7", "1,2", 1, NULL},
+        {"255", "1,2", 1, NULL},
+        {"256", "1,2", 1, "number_range"},
+        {"-1", "1,2", 1, "number_range"},
+        {"0.5", "1,2", 1, "dtype_mismatch"},
+        {"4294967296", "1,2", 1, "number_range"},
+        {"18446744073709551616", "1,2", 1, "number_range"},
+        {"true", "1,2", 1, "dtype_mismatch"},
+        {"7", "2,1", 1, "shape_mismatch"},
+        {"7", "2,2", 1, "shape_mismatch"},
+        {"7", "1,2", 0, "bad_request"},
+        {"7", "1,2", 2, "bad_request"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         static reply r;
-        int fd = dial(&server);
-        send_all(fd, cases[i].text, strlen(cases[i].text));
-        int status = read_reply(fd, &r);
-        if (status != cases[i].status || (cases[i].code && !has_code(&r, cases[i].code)))
-            fail_msg("%s\n -> %d %s, not %d %s", cases[i].text, status, r.body, cases[i].status,
-                     cases[i].code ? cases[i].code : "");
-        if (!peer_closed(fd)) fail_msg("kept open after %s", cases[i].text);
-        close(fd);
-        check_well(cases[i].text);
+        char body[600];
+        size_t n = (size_t)snprintf(body, sizeof body,
+                                    "{\"inputs\":[{\"name\":\"image\",\"shape\":[1,16],\"datatype\":\"UINT8\","
+                                    "\"data\":[%s,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}",
+                                    cases[i].pixel);
+        for (int k = 0; k < cases[i].scales; k++)
+            n += (size_t)snprintf(body + n, sizeof body - n,
+                                  ",{\"name\":\"scale\",\"shape\":[%s],\"datatype\":\"FP32\",\"data\":[2,1]}",
+                                  cases[i].shape);
+        snprintf(body + n, sizeof body - n, "]}");
+        int status = post(&pair, &r, "/v2/models/mlp/infer", body);
+        if (status != (cases[i].code ? 400 : 200) || (cases[i].code && !has_code(&r, cases[i].code)))
+            fail_msg("%s\n -> %d %s", body, status, r.body);
     }
 }
 
-static void nul_in_a_header_value_is_refused(void **state)
-{
-    (void)state;
-    static reply r;
-    static const char text[] =
-        "POST /v1/predict HTTP/1.1\r\nHost: t\r\nX-A: a\0b\r\nContent-Length: 18\r\n\r\n" BODY18;
-    int fd = dial(&server);
-    send_all(fd, text, sizeof text - 1);
-    assert_int_equal(read_reply(fd, &r), 400);
-    close(fd);
-    check_well("NUL");
-}
-
-static void what_is_not_http_is_dropped(void **state)
-{
-    (void)state;
-    static const char *const texts[] = {"GET /v2\r\n\r\n", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-                                        "\r\n\r\n\r\n", "A"};
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        static reply r;
-        int fd = dial(&server);
-        send_all(fd, texts[i], strlen(texts[i]));
-        shutdown(fd, SHUT_WR);
-        int status = read_reply(fd, &r);
-        if (status != 0 && status < 400) fail_msg("%s: %d", texts[i], status);
-        close(fd);
-        check_well("no HTTP");
-    }
-}
-
-static void paths_and_methods(void **state)
+/* Binary tensors follow each other, so what overlaps is what claims more bytes than the body has. */
+static void binary_inputs_must_not_overlap(void **state)
 {
     (void)state;
     static const struct {
-        const char *method, *path;
-        int status;
+        const char *image, *scale; /* declared sizes; NULL: as JSON */
+        int extra;                 /* bytes behind the JSON */
+        const char *code;          /* NULL: answered */
+    } cases[] = {
+        {"16", "8", 24, NULL},
+        {"16", NULL, 16, NULL},
+        {NULL, "8", 8, NULL},
+        {"16", "8", 16, "shape_mismatch"},
+        {"24", "8", 24, "shape_mismatch"},
+        {"16", "24", 24, "shape_mismatch"},
+        {"16", "8", 23, "shape_mismatch"},
+        {"16", "8", 25, "shape_mismatch"},
+        {"16", NULL, 24, "shape_mismatch"},
+        {NULL, NULL, 24, "shape_mismatch"},
+        {"16", "9223372036854775807", 24, "number_range"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        static reply r;
+        char image[128] = "\"data\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]", scale[128] = "\"data\":[2,1]";
+        char body[600] = {0}, headers[80];
+        if (cases[i].image)
+            snprintf(image, sizeof image, "\"parameters\":{\"binary_data_size\":%s}", cases[i].image);
+        if (cases[i].scale)
+            snprintf(scale, sizeof scale, "\"parameters\":{\"binary_data_size\":%s}", cases[i].scale);
+        int n = snprintf(body, sizeof body,
+                         "{\"inputs\":[{\"name\":\"image\",\"shape\":[1,16],\"datatype\":\"UINT8\",%s},"
+                         "{\"name\":\"scale\",\"shape\":[1,2],\"datatype\":\"FP32\",%s}]}",
+                         image, scale);
+        snprintf(headers, sizeof headers, "Inference-Header-Content-Length: %d\r\n", n);
+        int status = fetch(&pair, &r, "POST", "/v2/models/mlp/infer", headers, body, (size_t)(n + cases[i].extra));
+        if (status != (cases[i].code ? 400 : 200) || (cases[i].code && !has_code(&r, cases[i].code)))
+            fail_msg("case %zu: %d %s", i, status, r.body);
+    }
+    static reply r;
+    static const char raw[24];
+    assert_int_equal(fetch(&pair, &r, "POST", "/v2/models/mlp/infer", "Inference-Header-Content-Length: 0\r\n", raw,
+                           sizeof raw),
+                     400); /* one tensor for two inputs */
+    assert_true(has_code(&r, "bad_request"));
+}
+
+static void a_hundred_thousand_levels_and_a_megabyte_of_id_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *path, *before;
+        char fill;
+        size_t n;
         const char *code;
-    } cases[] = {
-        {"GET", "/nope", 404, "not_found"},
-        {"GET", "/v2/", 404, "not_found"},
-        {"GET", "/v2/models/nope", 404, "unknown_model"},
-        {"POST", "/v2/models/nope/infer", 404, "unknown_model"},
-        {"POST", "/v2/models/mlp/versions/9/infer", 404, "unknown_version"},
-        {"GET", "/v2/models/mlp/versions/9", 404, "unknown_version"},
-        {"GET", "/v2/models/%6dlp", 404, "not_found"},
-        {"GET", "/v2/models/mlp%00", 404, "not_found"},
-        {"GET", "/v2/models/mlp%2fready", 404, "not_found"},
-        {"GET", "/v2/models/../health/live", 404, "not_found"},
-        {"GET", "/v2/models/%2e%2e/x", 404, "not_found"},
-        {"GET", "/../../etc/passwd", 404, "not_found"},
-        {"POST", "/v2/repository/models/../load", 404, "not_found"},
-        {"POST", "/v2/repository/models/nope/load", 404, "unknown_model"},
-        {"POST", "/v2/repository/models/nope/unload", 404, "unknown_model"},
-        {"GET", "http://other/v2", 404, "not_found"},
-        {"GET", "/v1/predict", 405, "method_not_allowed"},
-        {"PUT", "/v1/predict", 405, "method_not_allowed"},
-        {"OPTIONS", "/v1/predict", 405, "method_not_allowed"},
-        {"BREW", "/v1/predict", 405, "method_not_allowed"},
-        {"POST", "/v2", 405, "method_not_allowed"},
-        {"DELETE", "/v2/models/mlp", 405, "method_not_allowed"},
-    };
+    } cases[] = {{"/v2/models/mlp/infer", "{\"inputs\":", '[', 100000, "bad_request"}, /* before the depth is */
+                 {"/v2/models/mlp/infer", "", '[', 1 << 20, "bad_request"},
+                 {"/v2/repository/index", "", '[', 60000, "malformed_json"},
+                 {"/v2/models/mlp/infer", "{\"id\":\"", 'a', 1 << 20, "malformed_json"}};
+    static char body[(1 << 20) + 32];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         static reply r;
-        int status = fetch(&server, &r, cases[i].method, cases[i].path, "", "{}", 2);
-        if (status != cases[i].status || !has_code(&r, cases[i].code))
-            fail_msg("%s %s -> %d %s, not %d %s", cases[i].method, cases[i].path, status, r.body,
-                     cases[i].status, cases[i].code);
-        if (status == 405) assert_non_null(reply_header(&r, "Allow"));
+        size_t n = (size_t)snprintf(body, sizeof body, "%s", cases[i].before);
+        memset(body + n, cases[i].fill, cases[i].n);
+        int status = fetch(&pair, &r, "POST", cases[i].path, "", body, n + cases[i].n);
+        if (status != 400 || !has_code(&r, cases[i].code)) fail_msg("case %zu: %d %s", i, status, r.body);
     }
-    check_well("paths");
 }
 
-static void too_large_headers_and_paths_are_refused(void **state)
+static int setup_both(void **state)
 {
-    (void)state;
-    static reply r;
-    static char text[60000];
-    static const struct {
-        int fields, field_bytes, uri_bytes, status;
-    } cases[] = {
-        {1, 40000, 1, 431}, {100, 10, 1, 431}, {500, 10, 1, 431}, {0, 0, 3000, 414}, {0, 0, 40000, 414}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        size_t n = (size_t)snprintf(text, sizeof text, "GET /");
-        memset(text + n, 'a', (size_t)cases[i].uri_bytes);
-        n += (size_t)cases[i].uri_bytes;
-        n += (size_t)snprintf(text + n, sizeof text - n, " HTTP/1.1\r\nHost: t\r\n");
-        for (int f = 0; f < cases[i].fields; f++) {
-            n += (size_t)snprintf(text + n, sizeof text - n, "X-%d: ", f);
-            memset(text + n, 'v', (size_t)cases[i].field_bytes);
-            n += (size_t)cases[i].field_bytes;
-            n += (size_t)snprintf(text + n, sizeof text - n, "\r\n");
-        }
-        n += (size_t)snprintf(text + n, sizeof text - n, "\r\n");
-        int fd = dial(&server);
-        send_all(fd, text, n);
-        if (read_reply(fd, &r) != cases[i].status) fail_msg("case %zu: %d %s", i, r.status, r.body);
-        close(fd);
-    }
-    check_well("large headers");
+    live_start(&pair);
+    return server_setup(state);
 }
 
-static void too_many_chunks_and_endless_bodies_are_cut(void **state)
+static int teardown_both(void **state)
 {
-    (void)state;
-    static reply r;
-    static const char head[] = "POST /v1/predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n";
-    int fd = dial(&server);
-    send_all(fd, head, strlen(head));
-    for (int i = 0; i < 65537 && send_all(fd, "1\r\n \r\n", 6); i++) {}
-    assert_int_equal(read_reply(fd, &r), 413);
-    assert_true(peer_closed(fd));
-    close(fd);
-    check_well("chunks");
-}
-
-static void an_error_does_not_spoil_the_next_request_on_the_connection(void **state)
-{
-    (void)state;
-    static reply r;
-    static const char text[] = "POST /v1/predict HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\n{x}"
-                               "GET /nope HTTP/1.1\r\nHost: t\r\n\r\n"
-                               "POST /v1/predict HTTP/1.1\r\nHost: t\r\nContent-Length: 18\r\n\r\n" BODY18;
-    int fd = dial(&server);
-    send_all(fd, text, strlen(text));
-    assert_int_equal(read_reply(fd, &r), 400);
-    assert_int_equal(read_reply(fd, &r), 404);
-    assert_int_equal(read_reply(fd, &r), 200);
-    close(fd);
-}
-
-static void mutated_requests_never_hurt(void **state)
-{
-    (void)state;
-    static const char seed[] =
-        "POST /v2/models/mlp/infer HTTP/1.1\r\nHost: t\r\nContent-Length: 86\r\nX-Request-Id: abc\r\n\r\n"
-        "{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}],\"id\":"
-        "\"abc\"}";
-    int rounds = getenv("TB_TEST_FULL") ? 50000 : 1000;
-    for (int i = 0; i < rounds; i++) {
-        static reply r;
-        char text[sizeof seed];
-        memcpy(text, seed, sizeof seed);
-        for (int e = 0; e < 3; e++)
-            text[tb_random_below(5, 1, (uint64_t)(3 * i + e), sizeof seed - 1)] =
-                (char)tb_random_below(5, 2, (uint64_t)(3 * i + e), 256);
-        int fd = dial(&server);
-        send_all(fd, text, sizeof seed - 1);
-        bool answers =
-            poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 15) == 1; /* a mutant may want more bytes */
-        int status = answers ? read_reply(fd, &r) : 0;
-        if (status != 0 && status != 200 && (status < 400 || status > 505)) fail_msg("status %d", status);
-        if (status == 500) fail_msg("%s", r.body);
-        close(fd);
-    }
-    check_well("mutation");
+    live_stop(&pair);
+    return server_teardown(state);
 }
 
 int main(void)
@@ -483,14 +387,9 @@ int main(void)
         cmocka_unit_test(limits_of_json_hold_on_the_wire),
         cmocka_unit_test(binary_tensors_must_fit_exactly),
         cmocka_unit_test(non_finite_binary_input_is_422),
-        cmocka_unit_test(broken_framing_is_refused_and_the_connection_closed),
-        cmocka_unit_test(nul_in_a_header_value_is_refused),
-        cmocka_unit_test(what_is_not_http_is_dropped),
-        cmocka_unit_test(paths_and_methods),
-        cmocka_unit_test(too_large_headers_and_paths_are_refused),
-        cmocka_unit_test(too_many_chunks_and_endless_bodies_are_cut),
-        cmocka_unit_test(an_error_does_not_spoil_the_next_request_on_the_connection),
-        cmocka_unit_test(mutated_requests_never_hurt),
+        cmocka_unit_test(two_inputs_must_both_be_there_and_fit_together),
+        cmocka_unit_test(binary_inputs_must_not_overlap),
+        cmocka_unit_test(a_hundred_thousand_levels_and_a_megabyte_of_id_are_refused),
     };
-    return cmocka_run_group_tests(tests, server_setup, server_teardown);
+    return cmocka_run_group_tests(tests, setup_both, teardown_both);
 }
