@@ -387,7 +387,8 @@ tb_status tb_arms_export(const tb_arms *s, int arm, const char *name, int64_t ma
     tb_artefact_info info = {.max_batch = max_batch, .n_facts = 2, .facts = facts};
     snprintf(info.name, sizeof info.name, "%s", name);
     info.labels = tb_deploy_labels(s->data, &info.n_labels);
-    return tb_artefact_save(tb_exec_graph(s->exec[arm - 1]), &info, 16, dir);
+    int64_t golden = s->config.is_stepped ? 2 : 16; /* a row of a step holds its caches */
+    return tb_artefact_save(tb_exec_graph(s->exec[arm - 1]), &info, golden, dir);
 }
 
 const uint8_t *tb_arms_images(const tb_arms *s, int64_t *n, int64_t *pixels)
@@ -407,6 +408,25 @@ tb_status tb_arms_answers(tb_arms *s, int arm, int64_t n, float *logits)
         TB_TRY(tb_session_run(s->session[arm - 1], &one, (const void *[]){images + i * s->row_bytes},
                               (void *[]){logits + i * s->classes}));
     return TB_OK;
+}
+
+tb_status tb_arms_continue(tb_arms *s, int arm, int64_t bytes, int64_t tokens, uint8_t *text)
+{
+    for (int64_t place = 0; place < bytes + tokens - 1; place++) {
+        TB_TRY(tb_stepper_run(s->stepper[arm], 1, text, 0, place, s->step_logits));
+        if (place < bytes - 1) continue;
+        int64_t best = 0;
+        for (int64_t k = 1; k < s->classes; k++)
+            if (s->step_logits[k] > s->step_logits[best]) best = k;
+        text[place + 1] = (uint8_t)best;
+    }
+    return TB_OK;
+}
+
+const uint8_t *tb_arms_test_text(const tb_arms *s, int64_t *bytes)
+{
+    *bytes = tb_dataset_part(s->data, TB_SPLIT_TEST)->rows;
+    return tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
 }
 
 tb_status tb_arms_save(tb_arms *s, const char *path)

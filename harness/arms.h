@@ -63,6 +63,11 @@ TB_MUST_USE tb_status tb_arms_export(const tb_arms *a, int arm, const char *name
 const uint8_t *tb_arms_images(const tb_arms *a, int64_t *n, int64_t *pixels);
 int64_t tb_arms_classes(const tb_arms *a);
 TB_MUST_USE tb_status tb_arms_answers(tb_arms *a, int arm, int64_t n, float *logits);
+/* Stepped: the `tokens` bytes that an arm 1 to 3 finds most likely behind the `bytes` at the start of text[bytes +
+ * tokens], written there; together at most `context` + 1. */
+TB_MUST_USE tb_status tb_arms_continue(tb_arms *a, int arm, int64_t bytes, int64_t tokens, uint8_t *text);
+/* The test text, borrowed. */
+const uint8_t *tb_arms_test_text(const tb_arms *a, int64_t *bytes);
 
 /* ---- for peers ---- */
 /* One safetensors file: the weights and buffers, the first test rows ("rows", [n, bytes] u8), what e0 answers

@@ -1,4 +1,4 @@
-/* The six scenarios. All samples of an iteration are emitted, whether its run was void or not: the driver's
+/* The seven scenarios. All samples of an iteration are emitted, whether its run was void or not: the driver's
  * tally of late iterations voids the point. */
 #include "serve_scenarios.h"
 #include "malloc_count.h"
@@ -6,6 +6,8 @@
 #include <pthread.h>
 #include <string.h>
 #include <unistd.h>
+
+#define WARM_S 0.5 /* of a warm-up, at most */
 
 bool tb_scenario_is(const tb_run *run, const char *name)
 {
@@ -24,15 +26,16 @@ static tb_load_config target(const tb_run *run, const tb_serve_state *s)
 
 static tb_status open_loop(const tb_run *run, int64_t i, tb_load_schedule *out)
 {
+    double seconds = tb_param_num(run, "seconds");
     *out = (tb_load_schedule){.rate = tb_param_num(run, "rate"),
-                              .duration_s = tb_param_num(run, "seconds"),
+                              .duration_s = i == 0 && seconds > WARM_S ? WARM_S : seconds,
                               .seed = run->seed + (uint64_t)i};
     return tb_arrivals_parse(tb_param_str(run, "arrivals"), &out->kind);
 }
 
 static void count(const tb_run *run, tb_serve_state *s, const tb_load_result *r)
 {
-    s->verified += s->answers ? r->ok : 0;
+    s->verified += s->arms ? r->ok : 0;
     s->wrong += r->wrong;
     s->failed += s->may_refuse ? r->failed - r->expired : r->failed + r->refused;
     for (int b = 0; b <= TB_LARGEST_BATCH; b++) s->batches[b] += r->batches[b];
@@ -120,6 +123,24 @@ static tb_status measure_load(const tb_run *run, tb_serve_state *s, int64_t i)
     return TB_OK;
 }
 
+/* Texts, token by token. Closed: as many at a time as there are connections, whose times to the first token are then
+ * those of a full server. */
+static tb_status measure_generate(const tb_run *run, tb_serve_state *s, int64_t i)
+{
+    tb_load_result *r;
+    tb_load_schedule schedule;
+    tb_load_config c = target(run, s);
+    TB_TRY(open_loop(run, i, &schedule));
+    TB_TRY(send(run, s, &c, &schedule, &r));
+    tb_emit_sample(run, "tokens_per_s", i, (double)r->tokens / r->wall_s);
+    tb_emit_sample(run, "first_token_p50_ms", i, tb_histogram_ms(&r->first_token, 0.5));
+    tb_emit_sample(run, "first_token_p95_ms", i, tb_histogram_ms(&r->first_token, 0.95));
+    tb_emit_sample(run, "token_gap_p50_ms", i, tb_histogram_ms(&r->token_gap, 0.5));
+    tb_emit_sample(run, "token_gap_p95_ms", i, tb_histogram_ms(&r->token_gap, 0.95));
+    tb_load_result_free(r);
+    return TB_OK;
+}
+
 static tb_status measure_search(const tb_run *run, tb_serve_state *s, int64_t i)
 {
     tb_load_schedule schedule;
@@ -158,9 +179,8 @@ static burst_tally tally_burst(const tb_load_result *r, double burst_s, double s
         const tb_load_column *c = &r->columns[k];
         double at_s = (double)c->intended_ns * 1e-9;
         bool good = c->status == 200 && (double)(c->done_ns - c->intended_ns) <= slo_ms * 1e6;
-        if (at_s < burst_s)
-            t.goodput_per_s += good / burst_s;
-        else if (!good)
+        t.goodput_per_s += good && (double)c->done_ns * 1e-9 <= burst_s ? 1 / burst_s : 0;
+        if (at_s >= burst_s && !good)
             t.recovery_ms = (at_s - burst_s) * 1e3;
     }
     return t;
@@ -172,6 +192,7 @@ static tb_status measure_overload(const tb_run *run, tb_serve_state *s, int64_t 
     tb_load_config c = target(run, s);
     double seconds = tb_param_num(run, "seconds");
     tb_load_schedule closed = {.kind = TB_ARRIVALS_CLOSED, .duration_s = seconds, .seed = run->seed};
+    c.connections *= 3; /* as many as the server holds: a batch runs, twice as much is queued */
     TB_TRY(send(run, s, &c, &closed, &r));
     double capacity = r->achieved_per_s;
     tb_load_result_free(r);
@@ -183,7 +204,8 @@ static tb_status measure_overload(const tb_run *run, tb_serve_state *s, int64_t 
                               .period_s = 2 * seconds,
                               .duration_s = 2 * seconds,
                               .seed = run->seed + (uint64_t)i};
-    c.connections *= 4;
+    c.connections = 4 * (int)tb_param_int(run, "connections");
+    c.sleeps = true; /* the model has a core of its own, and the server's loop wants the other */
     c.keep_columns = true;
     TB_TRY(send(run, s, &c, &burst, &r));
     double row_us;
@@ -320,7 +342,8 @@ tb_status tb_scenario_measure(const tb_run *run, tb_serve_state *s, int64_t i)
     static const struct {
         const char *name;
         tb_status (*measure)(const tb_run *run, tb_serve_state *s, int64_t i);
-    } all[] = {{"load", measure_load},   {"search", measure_search}, {"overload", measure_overload},
+    } all[] = {{"load", measure_load},   {"generate", measure_generate},
+               {"search", measure_search}, {"overload", measure_overload},
                {"storm", measure_storm}, {"reload", measure_reload}, {"drain", measure_drain}};
     int k = 0;
     while (!tb_scenario_is(run, all[k].name)) k++;

@@ -1,5 +1,5 @@
-/* What serve_load does with a server in one iteration, by scenario: plain load, the search for the largest
- * rate, overload, a storm of bad requests, reloads, drain. The driver's file says what each is. */
+/* What serve_load does with a server in one iteration, by scenario: plain load, texts token by token, the search for
+ * the largest rate, overload, a storm of bad requests, reloads, drain. The driver's file says what each is. */
 #pragma once
 #include "serving.h"
 #include "storm.h"
@@ -20,6 +20,7 @@ typedef struct tb_serve_state {
     int arm;       /* the one that is served */
     tb_serving *serving;
     float *answers;
+    uint8_t *prompts, *tokens; /* text: what is sent, and what must come back */
     tb_load_samples samples;
     tb_load_requests *requests;
     tb_histogram *latency, *service; /* of all measured iterations of `load` */

@@ -14,8 +14,6 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_BATCH = 64 };
-
 struct tb_serving {
     tb_serving_config config;
     tb_server *server;
@@ -43,7 +41,7 @@ static tb_status write_repository(tb_serving *s)
     snprintf(s->repository, sizeof s->repository, "/tmp/tb-serve-XXXXXX");
     if (!mkdtemp(s->repository)) return TB_FAIL(TB_ERR_IO, "cannot make a folder for the model in /tmp");
     snprintf(dir, sizeof dir, "%s/model/1", s->repository);
-    return tb_arms_export(s->config.arms, s->config.arm, "model", MAX_BATCH, dir);
+    return tb_arms_export(s->config.arms, s->config.arm, "model", s->config.max_batch, dir);
 }
 
 static void remove_repository(const tb_serving *s)

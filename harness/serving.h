@@ -10,6 +10,7 @@ typedef struct tb_serving_config {
     const char *server;  /* "tensorbrain", "fastapi-pydantic", "fastapi-raw", "echo" */
     const tb_arms *arms; /* tensorbrain: one of them is exported and served as "model"; borrowed */
     int arm;
+    int64_t max_batch;
     tb_serve_limits limits;
 } tb_serving_config;
 

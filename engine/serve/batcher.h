@@ -26,6 +26,7 @@ typedef struct tbi_request {
     tbi_rows *in;          /* [n_inputs], rows filled; must stay until the request is finished or cancelled */
     int64_t deadline_ns;   /* INT64_MAX: none */
     int64_t first_ns, body_ns, parsed_ns, queued_ns, start_ns, done_ns, reply_ns; /* the stages of its life */
+    int64_t parsing_ns;    /* of the time to body_ns: a body is parsed while it comes in */
     int batch_rows;        /* of the batch it ran in */
     int batch_at;          /* its first row there */
     struct tbi_request *prev, *next; /* the batcher's queue */

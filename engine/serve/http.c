@@ -124,7 +124,7 @@ static void record(tbi_conn *c)
     }
     m->successes++;
     m->rows += (uint64_t)r->rows;
-    m->parse_ns += r->parsed_ns - r->body_ns;
+    m->parse_ns += r->parsing_ns + r->parsed_ns - r->body_ns;
     m->queue_ns += r->start_ns - r->parsed_ns;
     m->infer_ns += r->done_ns - r->start_ns;
     m->serialize_ns += r->reply_ns - r->done_ns;
@@ -372,6 +372,7 @@ static enum MHD_Result begin_request(tbi_conn *c, const char *method, const char
     c->body.size = 0;
     c->body.failed = false;
     c->request.rows = 0;
+    c->request.parsing_ns = 0;
     c->request.queued = false;
     c->server->metrics.requests++;
     c->request_id[0] = 0;
@@ -400,8 +401,10 @@ static enum MHD_Result take_body(tbi_conn *c, const char *data, size_t n)
     }
     if (c->state == TBI_CONN_DISCARD) return MHD_YES;
     bool good = true;
+    int64_t begin = tb_now_ns();
     if (c->served && !c->served->generator) good = tbi_infer_feed(&c->infer, data, n);
     else if (tbi_route_is_post(c->route.endpoint)) good = tbi_json_feed(&c->infer.scan, data, n);
+    c->request.parsing_ns += tb_now_ns() - begin;
     if (!good) tbi_conn_state_set(c, TBI_CONN_DISCARD);
     return MHD_YES;
 }

@@ -29,6 +29,8 @@ void tbi_request_stages(const tbi_request *r, int32_t ns[TBI_STAGES])
                                             r->start_ns, r->done_ns, r->reply_ns};
     for (int i = 0; i < TBI_STAGES; i++) {
         int64_t d = stamps[i + 1] - stamps[i];
+        if (i == TBI_RECEIVE) d -= r->parsing_ns;
+        if (i == TBI_PARSE) d += r->parsing_ns;
         ns[i] = d < 0 ? 0 : d > INT32_MAX ? INT32_MAX : (int32_t)d;
     }
 }

@@ -1,6 +1,7 @@
-/* serve_load: a trained model served over HTTP on loopback, or a peer without one, under load; six scenarios:
+/* serve_load: a trained model served over HTTP on loopback, or a peer without one, under load; seven scenarios:
  *
  *   load      open loop at params.rate: latency from the intended send times
+ *   generate  texts of params.tokens tokens each, streamed: when the first and the others come
  *   search    the largest rate that holds the objective params.slo
  *   overload  the capacity in closed loop, then half of it with a burst of twice the capacity in front
  *   storm     two loads, one of them beside bad requests at a tenth of the rate
@@ -15,26 +16,32 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SAMPLES = 1024 };
+enum { SAMPLES = 1024, PROMPTS = 64, MAX_BATCH = 64, MOST_TEXTS = 16, CONTEXT = 128 };
 
 static const tb_key keys[] = {
     {"server", TB_KEY_CHOICE, "", 0, 0, "tensorbrain|fastapi-pydantic|fastapi-raw|echo",
      "tensorbrain", "the others have no model; echo is a bare loop that answers without looking: the floor"},
-    {"scenario", TB_KEY_CHOICE, "", 0, 0, "load|search|overload|storm|reload|drain", "load", "what happens"},
+    {"scenario", TB_KEY_CHOICE, "", 0, 0, "load|generate|search|overload|storm|reload|drain", "load", "what happens"},
     {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "an image model, with options"},
-    {"data", TB_KEY_STR, "", 0, 0, NULL, "fashion-mnist", "images"},
+    {"data", TB_KEY_STR, "", 0, 0, NULL, "fashion-mnist", "images; generate: text"},
+    {"weights", TB_KEY_STR, "", 0, 0, NULL, "",
+     "file, from the folder of experiments/ up, that the first point trains and the others read; empty: train"},
+    {"prompt", TB_KEY_INT, "bytes", 1, 256, NULL, "16", "generate: of the test text, before the tokens"},
+    {"tokens", TB_KEY_INT, "", 1, 1024, NULL, "64", "generate: of a text"},
     {"precision", TB_KEY_CHOICE, "", 0, 0, "f32|int8", "f32", "int8: quantized after training"},
     {"accuracy", TB_KEY_BOOL, "", 0, 0, NULL, "false", "test accuracy of both precisions, before the load"},
     {"train_steps", TB_KEY_INT, "", 1, 1e7, NULL, "1000", "before the measurement"},
-    {"arrivals", TB_KEY_CHOICE, "", 0, 0, "poisson|constant|gamma|bursts", "poisson", "of the open loop"},
+    {"arrivals", TB_KEY_CHOICE, "", 0, 0, "poisson|constant|gamma|bursts|closed", "poisson",
+     "of the open loop; closed: a request follows the answer on every connection"},
     {"rate", TB_KEY_NUM, "1/s", 1, 1e6, NULL, "1200", "requests a second; search: the first that is tried"},
     {"form", TB_KEY_CHOICE, "", 0, 0, "predict|json|binary", "json",
-     "of the request's body; peers know predict"},
+     "of the request's body; peers know predict; generate does without"},
     {"seconds", TB_KEY_NUM, "s", 0.1, 600, NULL, "5", "of arrivals in an iteration; search: at each rate"},
     {"repeats", TB_KEY_INT, "", 1, 1000, NULL, "5",
      "measured iterations, after one to warm up (search: none)"},
     {"connections", TB_KEY_INT, "", 1, 128, NULL, "64",
-     "kept alive; overload: four times as many, or nothing would queue; reload, drain: twice as many"},
+     "kept alive; reload, drain: twice as many; overload: four times, of which three measure the capacity, as many as "
+     "the server holds"},
     {"slo", TB_KEY_STR, "", 0, 0, NULL, "p95:25",
      "objective, percentile:milliseconds; goodput is within the milliseconds"},
     {"confirm", TB_KEY_INT, "", 1, 15, NULL, "5", "search: runs at the rate that was found"},
@@ -47,7 +54,9 @@ static const tb_key keys[] = {
 #define HIGHER(name_, unit_) {.name = name_, .unit = unit_, .dir = "higher", .reduce = "min", RATIO}
 static const tb_metric metrics[] = {
     LOWER("p50_ms", "ms"), LOWER("p95_ms", "ms"), LOWER("p99_ms", "ms"), LOWER("service_p95_ms", "ms"),
-    LOWER("lag_p99_ms", "ms"), LOWER("server_us", "us"), LOWER("client_us", "us"), HIGHER("goodput_per_s", "1/s"),
+    HIGHER("tokens_per_s", "1/s"), LOWER("first_token_p50_ms", "ms"), LOWER("first_token_p95_ms", "ms"),
+    LOWER("token_gap_p50_ms", "ms"), LOWER("token_gap_p95_ms", "ms"), LOWER("lag_p99_ms", "ms"),
+    LOWER("server_us", "us"), LOWER("client_us", "us"), HIGHER("goodput_per_s", "1/s"),
     {.name = "mean_batch", .unit = "rows", .dir = "none", .reduce = "max", RATIO},
     {.name = "http_mallocs", .unit = "calls/request", .dir = "lower", .reduce = "max", RATIO},
     HIGHER("max_rate_per_s", "1/s"),
@@ -68,13 +77,20 @@ static tb_status train(const tb_run *run, tb_serve_state *s)
 {
     TB_TRY(tb_ctx_create(&(tb_ctx_config){.threads = 1, .seed = run->seed, .device = run->device}, &s->ctx));
     tb_ctx_enter(s->ctx);
+    const char *weights = tb_param_str(run, "weights");
+    bool text = tb_scenario_is(run, "generate");
     tb_arms_config c = {.ctx = s->ctx,
                         .model = tb_param_str(run, "model"),
                         .data = tb_param_str(run, "data"),
+                        .context = text ? CONTEXT : 0,
+                        .is_stepped = text,
                         .batch = 1,
                         .train_steps = tb_param_int(run, "train_steps"),
-                        .train_batch = 64,
-                        .rate = 0.05,
+                        .train_batch = text ? 16 : 64,
+                        .rate = text ? 0.002 : 0.05,
+                        .decay = text ? 0.1 : 0,
+                        .adamw = text,
+                        .weights = weights[0] ? weights : NULL,
                         .seed = run->seed,
                         .progress = show_training,
                         .arg = (void *)(uintptr_t)run};
@@ -85,7 +101,8 @@ static tb_status train(const tb_run *run, tb_serve_state *s)
 static tb_status start_server(const tb_run *run, tb_serve_state *s)
 {
     char version[64];
-    tb_serving_config c = {.server = tb_param_str(run, "server"), .arms = s->arms, .arm = s->arm};
+    tb_serving_config c = {.server = tb_param_str(run, "server"), .arms = s->arms, .arm = s->arm,
+                           .max_batch = tb_scenario_is(run, "generate") ? MOST_TEXTS : MAX_BATCH};
     /* What cannot be answered in time is refused at once: a fifth of the objective is the way there and back. All that
      * the server holds, running and queued, is less than the connections, or the line would form in the generator. */
     if (tb_scenario_is(run, "overload")) {
@@ -97,6 +114,36 @@ static tb_status start_server(const tb_run *run, tb_serve_state *s)
     TB_TRY(tb_serving_start(&c, &s->serving, version));
     if (version[0]) tb_emit_fact(run, "peer/versions", version);
     return TB_OK;
+}
+
+/* Prompts side by side in the test text, what is no ASCII character a blank; and what follows them, one text at a time:
+ * the server's must be the same in any company. */
+static tb_status make_prompts(const tb_run *run, tb_serve_state *s)
+{
+    int64_t bytes = tb_param_int(run, "prompt"), tokens = tb_param_int(run, "tokens"), n;
+    const uint8_t *test = tb_arms_test_text(s->arms, &n);
+    if (bytes + tokens > CONTEXT + 1)
+        return TB_FAIL(TB_ERR_CONFIG, "serve_load: params.prompt and params.tokens together are at most %d",
+                       CONTEXT + 1);
+    uint8_t *text = tb_calloc((size_t)(bytes + tokens), 1);
+    s->prompts = tb_calloc(PROMPTS, (size_t)bytes);
+    s->tokens = tb_calloc(PROMPTS, (size_t)tokens);
+    tb_status st = text && s->prompts && s->tokens ? TB_OK : TB_ERR_OOM;
+    for (int64_t i = 0; i < PROMPTS && st == TB_OK; i++) {
+        for (int64_t k = 0; k < bytes; k++) {
+            uint8_t c = test[(i * bytes + k) % n];
+            text[k] = c < ' ' || c > '~' ? ' ' : c;
+        }
+        st = tb_arms_continue(s->arms, s->arm, bytes, tokens, text);
+        memcpy(s->prompts + i * bytes, text, (size_t)bytes);
+        memcpy(s->tokens + i * tokens, text + bytes, (size_t)tokens);
+    }
+    tb_free(text);
+    TB_TRY(st);
+    s->samples = (tb_load_samples){
+        .n = PROMPTS, .u8 = true, .elements = bytes, .rows = s->prompts, .n_tokens = tokens, .tokens = s->tokens};
+    return tb_load_requests_make(&s->samples, TB_LOAD_TEXT, "127.0.0.1", "/v2/models/model/generate_stream", NULL,
+                                 &s->requests);
 }
 
 static tb_status make_requests(const tb_run *run, tb_serve_state *s)
@@ -144,10 +191,15 @@ static tb_status setup(const tb_run *run, void **out)
     s->may_refuse = tb_scenario_is(run, "overload");
     TB_TRY(tb_slo_parse(tb_param_str(run, "slo"), &s->slo));
     TB_TRY(tb_dataset_open(tb_param_str(run, "data"), &s->data));
-    if (tb_dataset_kind(s->data) != TB_DATA_IMAGES || tb_dataset_part(s->data, TB_SPLIT_TEST)->rows < SAMPLES)
+    bool text = tb_scenario_is(run, "generate");
+    if (text && strcmp(tb_param_str(run, "server"), "tensorbrain") != 0)
+        return TB_FAIL(TB_ERR_CONFIG, "serve_load: %s generates no text", tb_param_str(run, "server"));
+    if (!text && tb_dataset_kind(s->data) != TB_DATA_IMAGES)
+        return TB_FAIL(TB_ERR_CONFIG, "serve_load: params.data holds no images; params.scenario generate takes text");
+    if (!text && tb_dataset_part(s->data, TB_SPLIT_TEST)->rows < SAMPLES)
         return TB_FAIL(TB_ERR_CONFIG, "serve_load: params.data must have %d test images", SAMPLES);
     if (strcmp(tb_param_str(run, "server"), "tensorbrain") == 0) TB_TRY(train(run, s));
-    TB_TRY(make_requests(run, s));
+    TB_TRY(text ? make_prompts(run, s) : make_requests(run, s));
     return start_server(run, s);
 }
 
@@ -265,6 +317,8 @@ static void teardown(void *state)
     tb_dataset_close(s->data);
     tb_ctx_destroy(s->ctx);
     tb_free(s->answers);
+    tb_free(s->prompts);
+    tb_free(s->tokens);
     tb_free(s->latency);
     tb_free(s->service);
     tb_free(s);

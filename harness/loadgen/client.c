@@ -1,6 +1,6 @@
 /* The loop: dispatch what is due, read what is there. Waking a sleeping thread takes as long as a fast server takes to
  * answer, so an open loop sleeps only while nothing is in flight and no arrival is near; else it polls, and yields its
- * core to whoever wants it. A closed loop, whose latencies nobody reads, sleeps whenever it can. */
+ * core to whoever wants it (unless told to sleep). A closed loop, whose latencies nobody reads, sleeps when it can. */
 #include "client.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
@@ -81,7 +81,7 @@ static void loop(load_run *r, int64_t stop_ns, int64_t end_ns)
         bool all_sent = closed ? ends : r->next == r->n;
         if ((all_sent && r->answered == r->next) || now >= end_ns) break;
         int64_t gap = r->free_first ? next_due(r) - load_now(r) : 10000000;
-        bool spin = !closed && (gap < EARLY_NS || r->answered < r->next);
+        bool spin = !closed && !r->config->sleeps && (gap < EARLY_NS || r->answered < r->next);
         if (gap > 10000000) gap = 10000000;
         int64_t sleep = spin || gap <= 0 ? 0 : gap > EARLY_NS ? gap - EARLY_NS : gap;
         int n = epoll_pwait2(r->epoll_fd, events, 64, &(struct timespec){.tv_nsec = sleep}, NULL);
@@ -135,7 +135,7 @@ static tb_status open_run(load_run *r, const tb_load_config *config, int64_t n)
     r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (r->epoll_fd < 0) return TB_FAIL(TB_ERR_IO, "load: no epoll");
     tb_histogram *all[] = {&r->result->latency, &r->result->service, &r->result->lag, &r->result->wait,
-                           &r->result->refusal};
+                           &r->result->refusal, &r->result->first_token, &r->result->token_gap};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) tb_histogram_clear(all[i]);
     return TB_OK;
 }

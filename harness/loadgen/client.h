@@ -1,5 +1,5 @@
-/* One run's state: connections, the line of arrivals, the clock. Shared by client.c (the loop) and wire.c
- * (bytes). */
+/* One run's state: connections, the line of arrivals, the clock. Shared by client.c (the loop), wire.c
+ * (bytes) and stream.c (replies that grow). */
 #pragma once
 #include "tb_load.h"
 
@@ -18,6 +18,12 @@ typedef struct load_connection {
     int status, batch;
     int64_t json_bytes;
     bool close;                /* the server will, after this reply */
+    /* stream.c: a reply in chunked coding */
+    bool is_chunked, is_last_chunk, is_whole;
+    size_t raw, plain, event;  /* of the buffer: framing taken away up to, body up to, events taken up to */
+    size_t chunk_left;         /* with its line end */
+    int64_t tokens, token_ns;  /* so far, and when the last one came */
+    bool is_done, is_wrong;    /* the end was told; something else than what is expected came */
     struct load_connection *next_free;
     char buffer[TBI_LOAD_BUFFER + 1];
 } load_connection;
@@ -45,4 +51,5 @@ void load_dispatch(load_run *r, load_connection *c, int64_t arrival);
 void load_ready(load_run *r, load_connection *c, uint32_t events); /* bytes may move */
 void load_put_free(load_run *r, load_connection *c);
 void load_drop(load_run *r, load_connection *c); /* the connection is gone; its request has failed */
+bool load_stream_read(load_run *r, load_connection *c); /* true: the body is whole */
 void load_summarize(load_run *r); /* summary.c: from the columns to the result */

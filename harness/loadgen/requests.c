@@ -43,13 +43,31 @@ static void add_oip(tb_text *t, const tb_load_samples *s, int i, bool binary)
     tb_text_add(t, "]}]}");
 }
 
+static void add_prompt(tb_text *t, const tb_load_samples *s, int i)
+{
+    tb_json j = {.to = t};
+    tb_text prompt = {0};
+    tb_text_add_bytes(&prompt, (const uint8_t *)s->rows + i * s->elements, (size_t)s->elements);
+    tb_json_open(&j, '{');
+    tb_json_put_str(&j, "text_input", tb_text_str(&prompt));
+    tb_json_key(&j, "parameters");
+    tb_json_open(&j, '{');
+    tb_json_put_int(&j, "max_tokens", s->n_tokens);
+    tb_json_close(&j, '}');
+    tb_json_close(&j, '}');
+    t->failed |= prompt.failed;
+    tb_text_free(&prompt);
+}
+
 static void add_request(tb_text *t, tb_text *body, const tb_load_requests *r, const char *host,
                         const char *path, const char *key, int i)
 {
     const tb_load_samples *s = r->samples;
     size_t row = (size_t)s->elements * (s->u8 ? 1 : 4), json_bytes;
     body->size = 0;
-    if (r->form == TB_LOAD_PREDICT) {
+    if (r->form == TB_LOAD_TEXT) {
+        add_prompt(body, s, i);
+    } else if (r->form == TB_LOAD_PREDICT) {
         tb_text_add(body, "{\"data\":[");
         add_values(body, s, i);
         tb_text_add(body, "]}");
@@ -126,6 +144,7 @@ bool tb_load_verify(tb_load_requests *r, int i, const char *body, size_t bytes, 
 {
     const tb_load_samples *s = r->samples;
     size_t row = (size_t)s->answer_elements * sizeof(float);
+    if (r->form == TB_LOAD_TEXT) return false; /* no stream */
     if (!s->answers) return true;
     if (r->form == TB_LOAD_BINARY)
         return json_bytes >= 0 && bytes == (size_t)json_bytes + row &&

@@ -103,6 +103,11 @@ void tb_load_result_json(const tb_load_result *r, double slo_ms, tb_json *j)
     json_histogram(j, "lag", &r->lag);
     json_histogram(j, "connection_wait", &r->wait);
     json_histogram(j, "refusal", &r->refusal);
+    if (r->tokens) {
+        tb_json_put_num(j, "tokens", (double)r->tokens);
+        json_histogram(j, "first_token", &r->first_token);
+        json_histogram(j, "token_gap", &r->token_gap);
+    }
     tb_json_put_num(j, "generator_cpu", r->generator_cpu);
     tb_json_put_num(j, "spin_cpu", r->spin_cpu);
     tb_json_put_num(j, "reconnects", (double)r->reconnects);
@@ -120,7 +125,7 @@ void tb_load_result_json(const tb_load_result *r, double slo_ms, tb_json *j)
 
 static void print_histogram(const char *name, const tb_histogram *h)
 {
-    printf("  %-10s", name);
+    printf("  %-11s", name);
     for (int i = 0; i < N_QUANTILES; i++)
         printf("  %9.3f", (double)tb_histogram_quantile(h, quantiles[i]) * 1e-6);
     printf("  %9.3f\n", (double)h->max * 1e-6);
@@ -133,10 +138,14 @@ void tb_load_result_print(const tb_load_result *r, double slo_ms)
            r->goodput_per_s);
     printf("  ok %lld  refused %lld  failed %lld  wrong answers %lld\n", (long long)r->ok,
            (long long)r->refused, (long long)r->failed, (long long)r->wrong);
-    printf("  ms              p50        p90        p95        p99      p99.9        max\n");
+    printf("  ms               p50        p90        p95        p99      p99.9        max\n");
     print_histogram("latency", &r->latency);
     print_histogram("service", &r->service);
     if (r->refused) print_histogram("refusal", &r->refusal);
+    if (r->tokens) {
+        print_histogram("first token", &r->first_token);
+        print_histogram("next token", &r->token_gap);
+    }
     if (r->kind != TB_ARRIVALS_CLOSED) {
         print_histogram("conn. wait", &r->wait);
         print_histogram("own lag", &r->lag);

@@ -43,7 +43,12 @@ TB_MUST_USE tb_status tb_load_schedule_make(const tb_load_schedule *s, int64_t *
 
 /* ---- requests: prebuilt, with known answers ---- */
 
-typedef enum tb_load_form { TB_LOAD_PREDICT, TB_LOAD_JSON, TB_LOAD_BINARY } tb_load_form;
+typedef enum tb_load_form {
+    TB_LOAD_PREDICT,
+    TB_LOAD_JSON,
+    TB_LOAD_BINARY,
+    TB_LOAD_TEXT /* a prompt; the reply is a stream of tokens */
+} tb_load_form;
 
 typedef struct tb_load_samples {
     int n;                 /* distinct samples; arrival i uses sample i mod n */
@@ -55,6 +60,8 @@ typedef struct tb_load_samples {
     int64_t answer_elements;
     const float *answers;  /* [n, answer_elements], or NULL: only statuses are checked */
     const char *input_name, *output_name;
+    int64_t n_tokens;      /* TEXT: rows are prompts of ASCII characters, u8; this many tokens are asked for */
+    const uint8_t *tokens; /* [n, n_tokens] */
 } tb_load_samples;
 
 typedef struct tb_load_requests {
@@ -82,6 +89,7 @@ typedef struct tb_load_config {
     int connections;       /* [64] */
     double timeout_s;      /* [10] after the last arrival */
     double slo_ms;         /* [25] for goodput and for the rule about lateness */
+    bool sleeps;           /* an open loop, too, waits without polling: for a server that wants all cores */
     bool keep_columns;
     atomic_int *in_flight; /* holds the requests sent and not yet answered, for other threads to read; may be NULL */
     const atomic_bool *until; /* closed loop: ends when this is set, before its duration is over; may be NULL */
@@ -109,6 +117,9 @@ typedef struct tb_load_result {
     tb_histogram lag;      /* the generator's own lateness: dispatch - max(intended, a connection was free) */
     tb_histogram wait;     /* for a free connection: the server's (or --connections') doing */
     tb_histogram refusal;  /* done - intended, of refused */
+    int64_t tokens;          /* of streams */
+    tb_histogram first_token; /* from the intended send time */
+    tb_histogram token_gap;   /* from a token to the next of its text */
     double first_third_p50_ns, last_third_p50_ns; /* a growing backlog shows here */
     double generator_cpu;  /* cores used, spinning left out */
     double spin_cpu;

@@ -70,8 +70,9 @@ static void finish(load_run *r, load_connection *c, int status)
     col->batch = (int16_t)c->batch;
     if (status == 200) {
         int sample = (int)(c->arrival % r->requests->n);
-        col->wrong =
-            !tb_load_verify(r->requests, sample, c->buffer + c->head_bytes, c->body_bytes, c->json_bytes);
+        col->wrong = c->is_chunked ? c->is_wrong
+                                   : !tb_load_verify(r->requests, sample, c->buffer + c->head_bytes, c->body_bytes,
+                                                     c->json_bytes);
     }
     r->answered++;
     if (r->config->in_flight) atomic_fetch_sub(r->config->in_flight, 1);
@@ -138,7 +139,10 @@ static bool parse_head(load_connection *c)
     c->body_bytes = 0;
     c->batch = 0;
     c->json_bytes = -1;
-    c->close = false;
+    c->close = c->is_chunked = c->is_last_chunk = c->is_whole = c->is_done = c->is_wrong = false;
+    c->raw = c->plain = c->event = c->head_bytes;
+    c->chunk_left = 0;
+    c->tokens = 0;
     for (const char *line = c->buffer; line < end; line = strstr(line, "\r\n") + 2) {
         switch (*line | 32) {
         case 'c':
@@ -147,6 +151,9 @@ static bool parse_head(load_connection *c)
             break;
         case 'x':
             if (field(line, "x-batch-size:", &value)) c->batch = atoi(value);
+            break;
+        case 't':
+            if (field(line, "transfer-encoding:", &value)) c->is_chunked = strncasecmp(value, "chunked", 7) == 0;
             break;
         case 'i':
             if (field(line, "inference-header-content-length:", &value)) c->json_bytes = atoll(value);
@@ -173,7 +180,7 @@ static void pull(load_run *r, load_connection *c)
             return;
         }
         if (!c->head_bytes && !parse_head(c)) continue;
-        if (c->received < c->head_bytes + c->body_bytes) continue;
+        if (c->is_chunked ? !load_stream_read(r, c) : c->received < c->head_bytes + c->body_bytes) continue;
         finish(r, c, c->status);
         c->received = c->head_bytes = 0;
         c->state = LOAD_FREE; /* in the line of free ones only if it stays open */

@@ -367,6 +367,46 @@ static void the_search_finds_what_a_slow_server_can_do(void **state)
     live_stop(&slow);
 }
 
+/* Slots for fewer texts than are asked for at a time, tokens that come one by one and several in a chunk. */
+static void streams_are_timed_by_token_and_every_token_is_compared(void **state)
+{
+    (void)state;
+    enum { PROMPTS = 6, BYTES = 5, TOKENS = 20 };
+    live text = {.step_tokens = 64, .max_batch = 4};
+    uint8_t prompts[PROMPTS][BYTES + 1] = {{0}}, sent[PROMPTS][BYTES], tokens[PROMPTS][TOKENS];
+    live_start(&text);
+    for (int i = 0; i < PROMPTS; i++) {
+        snprintf((char *)prompts[i], BYTES + 1, "ab\"%d ", i);
+        memcpy(sent[i], prompts[i], BYTES);
+        step_expect((const char *)prompts[i], TOKENS, tokens[i]);
+    }
+    tb_load_samples s = {.n = PROMPTS, .u8 = true, .elements = BYTES, .rows = sent, .n_tokens = TOKENS,
+                         .tokens = &tokens[0][0]};
+    tb_load_config c = {.host = "127.0.0.1", .port = text.port, .connections = 8, .keep_columns = true};
+    for (int closed = 0; closed < 2; closed++)
+        for (int spoilt = 0; spoilt < 2; spoilt++) {
+            tb_load_requests *q;
+            tb_load_result *r;
+            tb_load_schedule schedule = {.kind = closed ? TB_ARRIVALS_CLOSED : TB_ARRIVALS_POISSON, .rate = 200,
+                                         .duration_s = 0.3, .seed = 3};
+            if (spoilt) tokens[2][TOKENS - 1] ^= 1;
+            assert_ok(tb_load_requests_make(&s, TB_LOAD_TEXT, "127.0.0.1", "/v2/models/mlp/generate_stream", NULL, &q));
+            assert_ok(tb_load_run(&c, &schedule, q, &r));
+            assert_true(r->n >= PROMPTS);
+            assert_int_equal(r->answered, r->n);
+            assert_int_equal(r->failed, 0);
+            assert_int_equal(r->tokens, r->n * TOKENS);
+            assert_int_equal(r->first_token.count, r->n);
+            assert_int_equal(r->token_gap.count, r->n * (TOKENS - 1));
+            assert_int_equal(r->ok + r->wrong, r->n);
+            for (int64_t k = 0; k < r->n; k++) assert_int_equal(r->columns[k].wrong, spoilt && k % PROMPTS == 2);
+            if (spoilt) tokens[2][TOKENS - 1] ^= 1;
+            tb_load_result_free(r);
+            tb_load_requests_free(q);
+        }
+    live_stop(&text);
+}
+
 static void the_self_test_reports_both_sides(void **state)
 {
     (void)state;
@@ -422,6 +462,7 @@ int main(void)
         cmocka_unit_test(objectives_are_read_or_refused),
         cmocka_unit_test(the_rules_void_and_refuse_what_they_must),
         cmocka_unit_test(the_search_finds_what_a_slow_server_can_do),
+        cmocka_unit_test(streams_are_timed_by_token_and_every_token_is_compared),
         cmocka_unit_test(the_self_test_reports_both_sides),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -23,6 +23,26 @@ static void every_scenario_answers_every_request_and_answers_it_right(void **sta
     leave_scratch();
 }
 
+static void texts_come_token_by_token_as_computed_beforehand(void **state)
+{
+    (void)state;
+    enter_scratch();
+    write_file("experiments/x.yaml",
+               "question: does it write?\n"
+               "driver: serve_load\n"
+               "launch: {ranks: 1, threads: 1, timeout_s: 100}\n"
+               "params: {scenario: generate, model: \"gpt:layers=1,width=16,heads=1\", data: jargon, train_steps: 2,\n"
+               "         seconds: 0.3, repeats: 1, rate: 50, connections: 20, tokens: 20}\n"
+               "sweep: {product: {params.arrivals: [poisson, closed]}}\n"
+               "measure: {launches: 1}\n"
+               "valid: [\"answers.wrong == 0\", \"requests.failed == 0\", \"answers_verified > 5\"]\n");
+    program_run run = run_program("run x --out out");
+    expect(&run, 0, "2 of 2 points ok");
+    run = run_program("run x -s params.server=echo --out out2");
+    expect(&run, 3, "echo generates no text");
+    leave_scratch();
+}
+
 static void what_a_peer_cannot_do_is_refused(void **state)
 {
     (void)state;
@@ -40,6 +60,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_scenario_answers_every_request_and_answers_it_right),
+        cmocka_unit_test(texts_come_token_by_token_as_computed_beforehand),
         cmocka_unit_test(what_a_peer_cannot_do_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

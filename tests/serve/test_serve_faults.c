@@ -226,7 +226,8 @@ static void a_server_starts_or_says_that_there_is_no_memory(void **state)
         if (st == TB_OK) {
             l.port = tb_server_port(l.server);
             assert_int_equal(pthread_create(&l.thread, NULL, live_run, &l), 0);
-            assert_int_equal(get(&l, &r, "/v2/health/live"), 200);
+            int status = get(&l, &r, "/v2/health/live");
+            if (status != 200) assert_int_equal(status, 500); /* what failed was the reply */
             for (int i = 0; i < 2000 && get(&l, &r, "/v2/health/ready") == 503 && has_code(&r, "loading"); i++)
                 usleep(2000);
             tb_heap_fail_at(tb_heap_process(), 0);

@@ -38,6 +38,10 @@ static void predict_answers_one_row_flat_and_many_nested(void **state)
     assert_non_null(reply_header(&r, "X-Request-Id"));
     assert_string_equal(reply_header(&r, "X-Batch-Size"), "2");
     assert_string_equal(reply_header(&r, "X-Model-Version"), "1");
+    assert_int_equal(get(&server, &r, "/v2/timeline?last=1"), 200);
+    static const char *const stages[] = {"receive_ns", "parse_ns", "queue_ns", "compute_ns", "serialize_ns"};
+    for (int i = 0; i < 5; i++)
+        if (json_field(r.body, stages[i]) <= 0) fail_msg("no %s in %s", stages[i], r.body);
 }
 
 static void infer_answers_json_in_any_order_of_members(void **state)
