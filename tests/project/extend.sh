@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# In a scratch copy of the project: an op (one file and its test), a kernel, a model and an experiment (one file each)
-# are added with no other edit, built and used.
+# In a scratch copy of the project: an op (one file and its test), a kernel, a model, a driver, a verb and an experiment
+# (one file each) are added with no other edit, built, used and plotted.
 set -euo pipefail
 source=$(cd "$(dirname "$0")/../.." && pwd)
 copy=$(mktemp -d)
@@ -14,6 +14,8 @@ cp "$toy/toy_cube.c" "$copy/engine/ops/"
 cp "$toy/toy_cube_f32_avx2.c" "$copy/kernels/cpu/"
 cp "$toy/test_toy_cube.c" "$copy/tests/ops/"
 cp "$toy/toy_net.c" "$copy/engine/nn/models/"
+cp "$toy/toy_driver.c" "$copy/harness/drivers/"
+cp "$toy/toy_verb.c" "$copy/harness/verbs/"
 cp "$toy/toy_experiment.yaml" "$toy/toy_training.yaml" "$copy/experiments/"
 cd "$copy"
 export CCACHE_BASEDIR=$copy CCACHE_NOHASHDIR=1
@@ -25,4 +27,10 @@ build-dev/tb ops | grep toy_cube
 eval "$(scripts/dev env)"
 build-dev/tb run toy_experiment
 build-dev/tb run toy_training
+build-dev/tb toy_verb hello | grep "told 'hello'"
+if /usr/bin/python3 -c 'import h5py, matplotlib' 2>/dev/null; then
+    scripts/plot results/runs/toy_experiment/*
+    scripts/report results/runs/toy_experiment/*
+    TB_BUILD_DIR=build-dev scripts/plot --check
+fi
 echo "extended without another edit"
