@@ -70,8 +70,9 @@ typedef struct tb_load_requests {
     char *text;            /* all requests, head and body */
     int64_t *begin;        /* [n + 1] */
     const tb_load_samples *samples;
-    char **known;          /* [n] the last reply text that was verified for a sample, NULL: none yet */
-    size_t *known_bytes;
+    char *known;           /* [n, known_room] the last reply text that was verified for a sample: no memory is asked
+                              for while requests run */
+    size_t known_room, *known_bytes; /* [n] 0: none yet */
 } tb_load_requests;
 
 TB_MUST_USE tb_status tb_load_requests_make(const tb_load_samples *samples, tb_load_form form,

@@ -344,6 +344,24 @@ static void the_rules_void_and_refuse_what_they_must(void **state)
     assert_false(tb_slo_holds(&r, &slo, why));
 }
 
+static void a_body_without_the_answer_is_wrong(void **state)
+{
+    (void)state;
+    tb_load_requests *q;
+    static const char *const bodies[] = {"", "{}", "{\"y\":[]}", "{\"y\":[0,0,0]}"};
+    assert_ok(tb_load_requests_make(&samples, TB_LOAD_PREDICT, "127.0.0.1", "/v1/predict", NULL, &q));
+    for (int i = 0; i < 4; i++) assert_false(tb_load_verify(q, 0, bodies[i], strlen(bodies[i]), -1));
+    char good[128];
+    int n = snprintf(good, sizeof good, "{\"y\":[%.9g,%.9g,%.9g]}", (double)answers[0][0], (double)answers[0][1],
+                     (double)answers[0][2]);
+    for (int turn = 0; turn < 2; turn++) { /* parsed, then compared as text */
+        assert_true(tb_load_verify(q, 0, good, (size_t)n, -1));
+        assert_false(tb_load_verify(q, 1, good, (size_t)n, -1));
+        assert_false(tb_load_verify(q, 0, good, (size_t)n - 1, -1));
+    }
+    tb_load_requests_free(q);
+}
+
 static void the_search_finds_what_a_slow_server_can_do(void **state)
 {
     (void)state;
@@ -461,6 +479,7 @@ int main(void)
         cmocka_unit_test(every_bad_request_of_a_storm_gets_the_answer_it_deserves),
         cmocka_unit_test(objectives_are_read_or_refused),
         cmocka_unit_test(the_rules_void_and_refuse_what_they_must),
+        cmocka_unit_test(a_body_without_the_answer_is_wrong),
         cmocka_unit_test(the_search_finds_what_a_slow_server_can_do),
         cmocka_unit_test(streams_are_timed_by_token_and_every_token_is_compared),
         cmocka_unit_test(the_self_test_reports_both_sides),
