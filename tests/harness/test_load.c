@@ -357,7 +357,7 @@ static void a_body_without_the_answer_is_wrong(void **state)
     for (int turn = 0; turn < 2; turn++) { /* parsed, then compared as text */
         assert_true(tb_load_verify(q, 0, good, (size_t)n, -1));
         assert_false(tb_load_verify(q, 1, good, (size_t)n, -1));
-        assert_false(tb_load_verify(q, 0, good, (size_t)n - 1, -1));
+        assert_false(tb_load_verify(q, 0, good, (size_t)n - 2, -1));
     }
     tb_load_requests_free(q);
 }
