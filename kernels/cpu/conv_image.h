@@ -37,15 +37,29 @@ static int64_t frame_floats(const frame *f, int64_t channels)
     return f->plain ? 0 : round_up(channels * f->plane + 2 * FRAME_SLACK, 16);
 }
 
-/* Whole vectors are written, in ascending order: what reaches past the row is overwritten by the next one, or lies in
- * the slack, where it leaves zeros. */
-static void frame_row(const frame *f, float *dst, const float *src)
+/* VL columns of a frame's row from x on, in their order: pixels of an image's row, zeros beside it. */
+VEC vf frame_columns(const frame *f, const float *src, int64_t x)
 {
-    if (src && f->phases == 1 && f->insert_w == 1) {
-        int64_t from = max_i64(0, -f->left), to = min_i64(f->in_w, f->row - f->left), x = 0;
-        for (; x < f->left + from && x < f->row; x += VL) vf_store(dst + x, vf_zero());
-        for (x = f->left + from; from < to; from += VL, x += VL) vf_store(dst + x, vf_load_part(src + from, to - from));
-        for (; x < f->row; x += VL) vf_store(dst + x, vf_zero());
+    int64_t at = x - f->left;
+    if (at >= 0 && at + VL <= f->in_w) return vf_load(src + at);
+    return vf_load_if(vm_between((int)clip_i64(-at, 0, VL), (int)clip_i64(f->in_w - at, 0, VL)), src + at);
+}
+
+/* Whole vectors are written, in ascending order: what reaches past the row is overwritten by the next one, or lies in
+ * the slack. */
+VEC void frame_row(const frame *f, float *dst, const float *src)
+{
+    if (src && f->insert_w == 1 && f->phases == 1) {
+        for (int64_t x = 0; x < f->row; x += VL) vf_store(dst + x, frame_columns(f, src, x));
+        return;
+    }
+    if (src && f->insert_w == 1 && f->phases == 2) {
+        for (int64_t x = 0; x < f->phase; x += VL) {
+            vf even, odd;
+            vf_unzip(frame_columns(f, src, 2 * x), frame_columns(f, src, 2 * x + VL), &even, &odd);
+            vf_store_part(dst + x, even, f->phase - x);
+            vf_store(dst + f->phase + x, odd);
+        }
         return;
     }
     for (int64_t x = 0; x < f->row; x += VL) vf_store(dst + x, vf_zero());

@@ -91,13 +91,17 @@ VEC vi vi_select(vm m, vi yes, vi no)
     return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(no), _mm256_castsi256_ps(yes), m));
 }
 
-/* n pairs of neighbours: the first of each, the second of each. */
-VEC void vf_load_pairs(const float *p, int n, vf *even, vf *odd)
+/* The lanes of a, then b: those with even numbers, those with odd ones. */
+VEC void vf_unzip(vf a, vf b, vf *even, vf *odd)
 {
-    vf a = vf_load_n(p, n > VL / 2 ? VL : 2 * n), b = vf_load_n(p + VL, n > VL / 2 ? 2 * n - VL : 0);
     __m256d e = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), o = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xDD));
     *even = _mm256_castpd_ps(_mm256_permute4x64_pd(e, 0xD8));
     *odd = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xD8));
+}
+/* n pairs of neighbours: the first of each, the second of each. */
+VEC void vf_load_pairs(const float *p, int n, vf *even, vf *odd)
+{
+    vf_unzip(vf_load_n(p, n > VL / 2 ? VL : 2 * n), vf_load_n(p + VL, n > VL / 2 ? 2 * n - VL : 0), even, odd);
 }
 
 /* One value of all lanes: halves are joined, lane l with lane l + VL / 2, until one is left. */

@@ -68,12 +68,15 @@ VEC vf vf_load_if(vm m, const float *p) { return _mm512_maskz_loadu_ps(m, p); }
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 VEC vi vi_select(vm m, vi yes, vi no) { return _mm512_mask_blend_epi32(m, no, yes); }
 
-VEC void vf_load_pairs(const float *p, int n, vf *even, vf *odd)
+VEC void vf_unzip(vf a, vf b, vf *even, vf *odd)
 {
-    vf a = vf_load_n(p, n > VL / 2 ? VL : 2 * n), b = vf_load_n(p + VL, n > VL / 2 ? 2 * n - VL : 0);
     vi at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     *even = _mm512_permutex2var_ps(a, at, b);
     *odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(at, _mm512_set1_epi32(1)), b);
+}
+VEC void vf_load_pairs(const float *p, int n, vf *even, vf *odd)
+{
+    vf_unzip(vf_load_n(p, n > VL / 2 ? VL : 2 * n), vf_load_n(p + VL, n > VL / 2 ? 2 * n - VL : 0), even, odd);
 }
 
 VEC __m256 upper_half(vf v) { return _mm512_castps512_ps256(_mm512_shuffle_f32x4(v, v, 0xEE)); }

@@ -90,6 +90,11 @@ VEC vf vf_load_if(vm m, const float *p) { return m ? *p : 0.0f; }
 VEC vf vf_select(vm m, vf yes, vf no) { return m ? yes : no; }
 VEC vi vi_select(vm m, vi yes, vi no) { return m ? yes : no; }
 
+VEC void vf_unzip(vf a, vf b, vf *even, vf *odd)
+{
+    *even = a;
+    *odd = b;
+}
 VEC void vf_load_pairs(const float *p, int n, vf *even, vf *odd)
 {
     *even = n > 0 ? p[0] : 0.0f;

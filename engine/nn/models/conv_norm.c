@@ -15,7 +15,8 @@ tbi_conv_norm tbi_conv_norm_make(tb_params *ps, const char *name, int64_t in, in
 
 tb_tensor *tbi_conv_norm_forward(const tbi_conv_norm *l, tb_tensor *x)
 {
-    return tb_nn_batch_norm_forward(&l->norm, tb_nn_conv2d_forward(&l->conv, x));
+    tb_scope *s = tb_scope_open(); /* what the norm has read goes at once: its memory is warm for the next op */
+    return tb_scope_escape(s, tb_nn_batch_norm_forward(&l->norm, tb_nn_conv2d_forward(&l->conv, x)));
 }
 
 /* ---- conv_norm_relu ---- */

@@ -34,7 +34,9 @@ static tb_tensor *residual_forward(const void *block, tb_tensor *x)
 {
     const residual *p = block;
     tb_scope *s = tb_scope_open();
+    tb_scope *inner = tb_scope_open();
     tb_tensor *y = tbi_conv_norm_forward(&p->second, tb_relu(tbi_conv_norm_forward(&p->first, x)));
+    y = tb_scope_escape(inner, y);
     tb_tensor *shortcut = p->projects ? tbi_conv_norm_forward(&p->shortcut, x) : x;
     return tb_scope_escape(s, tb_relu(tb_add(y, shortcut)));
 }
