@@ -91,8 +91,10 @@ static void run_batch_norm_eval(const void *args)
     channel_map maps[MAPS];
     for (int64_t first = 0; first < p->c; first += MAPS) {
         int64_t n = min_i64(p->c - first, MAPS), at = first * p->plane;
-        for (int64_t c = first; c < first + n; c++)
-            maps[c - first] = map_of(p, c, ((const float *)p->mean)[c], deviation_inverse(p, ((const float *)p->var)[c]));
+        for (int64_t c = first; c < first + n; c++) {
+            float rstd = deviation_inverse(p, ((const float *)p->var)[c]);
+            maps[c - first] = map_of(p, c, ((const float *)p->mean)[c], rstd);
+        }
         for (int64_t image = 0; image < p->n; image++)
             for (int64_t c = 0; c < n; c++) {
                 int64_t plane = at + image * p->image + c * p->plane;
