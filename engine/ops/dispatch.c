@@ -237,7 +237,7 @@ static tb_status promote(const tb_op *op, tb_tensor *const *in, int n_in, tb_ten
 /* Whether every input is there, whole and of one dtype, so that nothing is left to check or to promote. */
 static inline bool is_plain(const tb_op *op, tb_tensor *const *in, int n_in)
 {
-    if (n_in < 1 || n_in != op->n_in || !in[0]) return false;
+    if (n_in < 1 || n_in < op->n_in_min || n_in > op->n_in || !in[0]) return false;
     unsigned dtype = in[0]->dtype;
     if (op->promote == TB_PROMOTE_FLOAT && !tb_dtype_is_float((tb_dtype)dtype)) return false;
     for (int i = 0; i < n_in; i++)

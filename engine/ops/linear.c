@@ -164,7 +164,9 @@ static void linear_grad(tb_grad_call *c)
     if (c->n_in > 2 && tb_grad_wants(c, 2)) {
         int64_t dims[2] = {1, c->in_spec[2].dims[0]};
         for (int i = 0; i < c->in_spec[0].rank - 1; i++) dims[0] *= c->in_spec[0].dims[i];
-        tb_grad_set(c, 2, tb_sum_batch(g->rank == 2 ? g : tb_reshape(g, 2, dims)));
+        bool overwrite = false;
+        tb_tensor *into = tb_grad_given(c, 2, &overwrite);
+        tb_grad_set(c, 2, tb_sum_batch(g->rank == 2 ? g : tb_reshape(g, 2, dims), overwrite ? into : NULL));
     }
 }
 

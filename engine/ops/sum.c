@@ -15,8 +15,9 @@ tb_tensor *tb_sum(tb_tensor *x, int n_axes, const int64_t *axes, bool keep);
 tb_tensor *tb_mean(tb_tensor *x, int n_axes, const int64_t *axes, bool keep); /* floats only */
 tb_tensor *tb_sum_axis(tb_tensor *x, int64_t axis, bool keep);
 /* The sum over axis 0 as a pairwise tree over the context's batch blocks: for bias gradients and losses. Ranks that
- * hold 8/p of the blocks each and finish the tree have the bits of one rank. */
-tb_tensor *tb_sum_batch(tb_tensor *x);
+ * hold 8/p of the blocks each and finish the tree have the bits of one rank. into: NULL, or a contiguous tensor of the
+ * result's shape and dtype that is overwritten and returned. */
+tb_tensor *tb_sum_batch(tb_tensor *x, tb_tensor *into);
 /* Sums x over its broadcast dimensions so that the result has `like`'s shape. */
 tb_tensor *tb_sum_to(tb_tensor *x, int rank, const int64_t *dims);
 //<<<
@@ -38,6 +39,22 @@ static tb_status reduced_axes(const tb_op_call *c, bool *is_reduced)
     return tbi_reduced_axes("sum", &a->axes, c->in[0]->rank, is_reduced);
 }
 
+/* The second input is memory for the result. */
+static tb_status takes_given(tb_op_call *c)
+{
+    const tb_tensor *into = c->n_in > 1 ? c->in[1] : NULL;
+    tb_out_spec *out = &c->spec[0];
+    if (!into) return TB_OK;
+    if (into->dtype != out->dtype || into->rank != out->rank || !into->is_contiguous ||
+        memcmp(into->dims, out->dims, (size_t)out->rank * sizeof *out->dims) != 0)
+        return TB_FAIL(TB_ERR_SHAPE, "sum: the result is a contiguous %s of %s, not %s of %s",
+                       tb_dims_text(out->rank, out->dims), tb_dtype_name(out->dtype), tb_shape_text(into),
+                       tb_dtype_name((tb_dtype)into->dtype));
+    out->is_donated = true;
+    out->view_of = 1;
+    return TB_OK;
+}
+
 static tb_status sum_shape(tb_op_call *c)
 {
     const sum_attrs *a = c->attrs;
@@ -52,7 +69,7 @@ static tb_status sum_shape(tb_op_call *c)
     if (a->mean && !tb_dtype_is_float(dtype))
         return TB_FAIL(TB_ERR_DTYPE, "mean: not defined for %s; cast to a float first", tb_dtype_name(dtype));
     tb_out_set(c, 0, tb_dtype_is_float(dtype) ? dtype : TB_I64, rank, dims);
-    return TB_OK;
+    return takes_given(c);
 }
 
 static tb_status sum_ref(tb_op_call *c)
@@ -276,7 +293,7 @@ static void sum_samples(tb_samples *to)
     tb_sample(to, &(sum_attrs){.axes = {2, {0, 2}}, .batch = true}, 1, &large);
 }
 
-TB_OP(sum, .doc = "sum or mean over axes", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
+TB_OP(sum, .doc = "sum or mean over axes", .n_in_min = 1, .n_in = 2, .n_out = 1, .dtypes = TB_ALL_DTYPES,
       TB_ATTRS(sum_attrs, sum_attr_table), .shape = sum_shape, .ref = sum_ref, .fast = sum_fast,
       .primitives = {[ROW_SUM] = "row_sum", [COLUMN_SUM] = "column_sum"}, .grad = sum_grad, .fusion = TB_FUSE_ROW, .by_rows = 1,
       .cost = sum_cost, .samples = sum_samples, .tol = TB_TOL(2));
@@ -300,7 +317,10 @@ tb_tensor *tb_mean(tb_tensor *x, int n_axes, const int64_t *axes, bool keep)
 
 tb_tensor *tb_sum_axis(tb_tensor *x, int64_t axis, bool keep) { return tb_sum(x, 1, &axis, keep); }
 
-tb_tensor *tb_sum_batch(tb_tensor *x) { return reduce(x, 1, &(int64_t){0}, (sum_attrs){.batch = true}); }
+tb_tensor *tb_sum_batch(tb_tensor *x, tb_tensor *into)
+{
+    return tb_call(&tb_op_sum, &(sum_attrs){.axes = {1, {0}}, .batch = true}, into ? 2 : 1, (tb_tensor *[]){x, into});
+}
 
 tb_tensor *tb_sum_to(tb_tensor *x, int rank, const int64_t *dims)
 {

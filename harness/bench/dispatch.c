@@ -87,8 +87,7 @@ typedef struct step_case {
 static tb_status one_step(step_case *s)
 {
     tb_scope *scope = tb_scope_open();
-    tb_tensor *off = tb_sub(tb_model_forward(s->model, s->x), s->y);
-    tb_tensor *loss = tb_mean(tb_mul(off, off), 0, NULL, false);
+    tb_tensor *loss = tb_mse_loss(tb_model_forward(s->model, s->x), s->y);
     tb_status st = tb_backward(loss);
     if (st == TB_OK) st = tb_optim_step(s->optim);
     if (st == TB_OK) st = tb_item_f32(loss, &s->last_loss);

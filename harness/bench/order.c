@@ -28,7 +28,7 @@ static tb_status weight_grad(const order_case *s, tb_tensor **out)
 
 static tb_status bias_grad(const order_case *s, tb_tensor **out)
 {
-    out[0] = tb_sum_batch(s->in[0]);
+    out[0] = tb_sum_batch(s->in[0], NULL);
     return TB_OK;
 }
 

@@ -42,11 +42,23 @@ static void halves_of_a_batch_add_up_to_the_bits_of_the_whole(void **state)
         for (int p = 0; p < 3; p++) {
             tb_tensor *rows = tb_slice(x, 0, p == 1 ? dims[0] / 2 : 0, p == 0 ? dims[0] / 2 : dims[0], 1);
             assert_ok(tb_ctx_set_batch_blocks(*state, p == 2 ? 8 : 4));
-            part[p] = i % 2 ? tb_sum_to(tb_permute(rows, 3, (int64_t[]){0, 2, 1}), 1, dims + 1) : tb_sum_batch(rows);
+            part[p] = i % 2 ? tb_sum_to(tb_permute(rows, 3, (int64_t[]){0, 2, 1}), 1, dims + 1) : tb_sum_batch(rows, NULL);
         }
         assert_same_bits(tb_add(part[0], part[1]), part[2]);
         assert_same(part[2], tb_sum(x, 1 + i % 2, (int64_t[]){0, 2}, false), 1e-5);
     }
+}
+
+static void a_given_tensor_takes_the_sum_and_its_bits(void **state)
+{
+    tb_tensor *x = noise(9, 2, (int64_t[]){37, 65}), *into = noise(15, 1, (int64_t[]){65});
+    uint32_t version = tb_tensor_version(into);
+    tb_tensor *y = tb_sum_batch(x, into);
+    assert_same_bits(y, tb_sum_batch(x, NULL));
+    assert_same_bits(into, y);
+    assert_int_equal(tb_tensor_version(into), version + 1);
+    assert_fails((tb_sum_batch(x, noise(14, 1, (int64_t[]){64})), tb_ctx_take_error(*state)), TB_ERR_SHAPE,
+                 "sum: the result is a contiguous [65] of f32, not [64] of f32");
 }
 
 static void the_mean_of_nothing_is_nan_and_its_sum_zero(void **state)
@@ -92,6 +104,7 @@ int main(void)
         ctx_test(a_row_has_the_same_sum_in_any_batch),
         ctx_test(strides_do_not_change_the_order),
         ctx_test(halves_of_a_batch_add_up_to_the_bits_of_the_whole),
+        ctx_test(a_given_tensor_takes_the_sum_and_its_bits),
         ctx_test(the_mean_of_nothing_is_nan_and_its_sum_zero),
         ctx_test(nan_is_the_maximum_and_the_first_one_its_index),
         ctx_test(ties_share_the_gradient),

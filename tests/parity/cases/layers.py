@@ -314,6 +314,21 @@ def cross_entropy_grad(r):
                 grad_terms=1)
 
 
+@case("mse_loss")
+def mse_loss(r):
+    shape = r.shape(0, 3)
+    n = math.prod(shape)
+    return Case([r.floats(*shape), r.floats(*shape)], F.mse_loss, k=n, terms=lambda x, y: ((x + y) ** 2).mean())
+
+
+@case("mse_loss_grad")
+def mse_loss_grad(r):
+    shape = r.shape(0, 3)
+    n = math.prod(shape)
+    return Case([r.floats(), r.floats(*shape), r.floats(*shape)], lambda g, x, y: g * 2 / n * (x - y), k=n,
+                terms=lambda g, x, y: g * 2 / n * (x + y))
+
+
 # ---- attention ----
 def attention_of(q, k, v, causal, scale, kv_len):
     t, s = q.shape[2], k.shape[2]
