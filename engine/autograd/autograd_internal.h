@@ -30,6 +30,7 @@ struct node {
     void *attrs;
     int n_in, n_out;
     edge *edges;                  /* [n_in] */
+    struct origin *origins;       /* [n_out] what the outputs know of this node */
     tb_out_spec *in_spec, *out_spec;
     tb_tensor **saved_in, **saved_out;
     uint32_t *version;            /* of saved_in, then saved_out, when they were saved */
@@ -40,22 +41,25 @@ struct node {
     bool is_freed, is_deferred;
 };
 
-/* What a tensor knows: the node that made it, or that it is a leaf. */
-typedef struct meta {
+/* What a tensor knows: the node that made it (which the tensor holds a reference to), or that it is a leaf. */
+typedef struct origin {
     node *made_by;     /* NULL: leaf */
     int output;
-    tb_tensor *grad;   /* leaf: NULL when nothing has arrived */
-    tb_tensor *buffer; /* leaf: given by the user */
-    int rows;          /* leaf: of the buffer; 0: it has the leaf's shape */
+} origin;
+
+typedef struct leaf {
+    origin origin;     /* first: tb_tensor.autograd points to it */
+    tb_tensor *grad;   /* NULL when nothing has arrived */
+    tb_tensor *buffer; /* given by the user */
+    int rows;          /* of the buffer; 0: it has the leaf's shape */
     uint64_t filled;   /* rows that hold something */
     tb_grad_hook hook;
     void *hook_arg;
     uint64_t mark;     /* backward pass in which `uses` counts */
     int uses;          /* contributions still to come */
     int arrived;       /* contributions of that pass so far */
-    bool is_input;     /* leaf: defer_weights does not put its gradient off */
-    tb_tensor **capture; /* tb_gradients: where this leaf's gradient goes instead */
-} meta;
+    bool is_input;     /* defer_weights does not put its gradient off */
+} leaf;
 
 typedef struct tape {
     tb_interceptor interceptor;
@@ -69,11 +73,13 @@ typedef struct tape {
 } tape;
 
 tape *tbi_tape(tb_ctx *ctx);    /* made on first use; NULL on failure */
-static inline meta *meta_of(const tb_tensor *t) { return t->autograd; }
+static inline const origin *origin_of(const tb_tensor *t) { return t->autograd; } /* NULL: in no graph */
+static inline bool tbi_is_leaf(const tb_tensor *t) { return t->autograd && !origin_of(t)->made_by; }
+static inline leaf *leaf_of(const tb_tensor *t) { return t->autograd; } /* of a leaf */
 /* Gives `t` (an output of `n`) its place in the graph. */
-tb_status tbi_node_attach(node *n, int output, tb_tensor *t);
+void tbi_node_attach(node *n, int output, tb_tensor *t);
 node *tbi_node_new(tape *tp, int n_in, int n_out, size_t attrs_bytes);
-tb_status tbi_edge_set(node *n, int i, tb_tensor *in);
+void tbi_edge_set(node *n, int i, tb_tensor *in);
 void tbi_node_retain(node *n);
 void tbi_node_release(node *n);
 void tbi_node_free_saved(node *n);

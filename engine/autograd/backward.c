@@ -15,14 +15,13 @@ typedef struct pass {
 } pass;
 
 /* ---- marking ---- */
-static void mark_leaf(tb_tensor *leaf, uint64_t mark)
+static void mark_leaf(leaf *l, uint64_t mark)
 {
-    meta *m = meta_of(leaf);
-    if (m->mark != mark) {
-        m->mark = mark;
-        m->uses = m->arrived = 0;
+    if (l->mark != mark) {
+        l->mark = mark;
+        l->uses = l->arrived = 0;
     }
-    m->uses++;
+    l->uses++;
 }
 
 /* Marks everything below the root; returns the oldest node reached. */
@@ -37,7 +36,7 @@ static node *mark_reachable(node *root, uint64_t mark, bool with_leaves)
         oldest = n;
         n->is_useful = true;
         for (int i = 0; i < n->n_in; i++) {
-            if (n->edges[i].leaf && with_leaves) mark_leaf(n->edges[i].leaf, mark);
+            if (n->edges[i].leaf && with_leaves) mark_leaf(leaf_of(n->edges[i].leaf), mark);
             node *to = n->edges[i].to;
             if (!to || to->mark == mark) continue;
             to->mark = mark;
@@ -47,12 +46,12 @@ static node *mark_reachable(node *root, uint64_t mark, bool with_leaves)
     return oldest;
 }
 
-static bool is_wanted(const pass *p, const node *n, const tb_tensor *leaf)
+static bool is_wanted(const pass *p, const node *n, const tb_tensor *t)
 {
     for (int i = 0; i < p->n_wanted; i++) {
-        if (leaf && p->wanted[i] == leaf) return true;
-        const meta *m = meta_of(p->wanted[i]);
-        if (n && m && m->made_by == n) return true;
+        if (t && p->wanted[i] == t) return true;
+        const origin *from = origin_of(p->wanted[i]);
+        if (n && from && from->made_by == n) return true;
     }
     return false;
 }
@@ -81,54 +80,55 @@ static bool is_exclusive(const tb_tensor *g)
 }
 
 /* Each use of the leaf adds to its own row. */
-static int row_of(const meta *m) { return m->rows == 0 ? 0 : m->arrived < m->rows ? m->arrived : m->rows - 1; }
-static bool is_filled(const meta *m, int row) { return m->filled >> row & 1; }
+static int row_of(const leaf *l) { return l->rows == 0 ? 0 : l->arrived < l->rows ? l->arrived : l->rows - 1; }
+static bool is_filled(const leaf *l, int row) { return l->filled >> row & 1; }
 
-static tb_status buffer_add(tb_tensor *leaf, meta *m, tb_tensor *g)
+static tb_status buffer_add(tb_tensor *t, leaf *l, tb_tensor *g)
 {
-    int row = row_of(m);
-    tb_scope *scope = tb_scope_open();
-    tb_tensor *to = m->rows ? tbi_grad_row(m->buffer, row) : m->buffer;
+    int row = row_of(l);
+    tb_scope scope;
+    tbi_scope_enter(t->ctx, &scope);
+    tb_tensor *to = l->rows ? tbi_grad_row(l->buffer, row) : l->buffer;
     bool is_there = to && g->storage == to->storage && g->offset == to->offset; /* the rule took what was given */
     tb_status st = !to ? TB_ERR_OOM : TB_OK;
-    if (st == TB_OK && !is_there && tb_is_poison(tb_accumulate(to, g, !is_filled(m, row))))
-        st = tb_ctx_take_error(leaf->ctx);
+    if (st == TB_OK && !is_there && tb_is_poison(tb_accumulate(to, g, !is_filled(l, row))))
+        st = tb_ctx_take_error(t->ctx);
     if (st == TB_OK) {
-        m->filled |= UINT64_C(1) << row;
-        if (row == 0 && !m->grad) m->grad = tb_retain(to);
+        l->filled |= UINT64_C(1) << row;
+        if (row == 0 && !l->grad) l->grad = tb_retain(to);
     }
-    tb_scope_close(scope);
+    tbi_scope_leave(&scope);
     return st;
 }
 
-static tb_status leaf_add(tb_tensor *leaf, meta *m, tb_tensor *g)
+static tb_status leaf_add(tb_tensor *t, leaf *l, tb_tensor *g)
 {
     tb_tensor *next;
-    if (m->buffer && g->autograd)
+    if (l->buffer && g->autograd)
         return TB_FAIL(TB_ERR_UNSUPPORTED, "create_graph: the gradient of '%s' is written into its buffer, which has "
-                                           "no graph; take it with tb_gradients()", leaf->name);
-    if (m->buffer) return buffer_add(leaf, m, g);
-    if (m->grad) {
-        next = tb_add(m->grad, g);
+                                           "no graph; take it with tb_gradients()", t->name);
+    if (l->buffer) return buffer_add(t, l, g);
+    if (l->grad) {
+        next = tb_add(l->grad, g);
     } else {
         next = is_exclusive(g) || g->autograd ? g : tb_copy(g);
     }
-    if (tb_is_poison(next)) return tb_ctx_take_error(leaf->ctx);
+    if (tb_is_poison(next)) return tb_ctx_take_error(t->ctx);
     tb_retain(next);
-    tb_release(m->grad);
-    m->grad = next;
+    tb_release(l->grad);
+    l->grad = next;
     tb_tensor_set_tag(next, TB_MEM_GRAD);
     return TB_OK;
 }
 
-tb_status tbi_leaf_receive(tb_tensor *leaf, tb_tensor *g, uint64_t mark)
+tb_status tbi_leaf_receive(tb_tensor *t, tb_tensor *g, uint64_t mark)
 {
-    meta *m = meta_of(leaf);
+    leaf *l = leaf_of(t);
     if (g) {
-        TB_TRY(leaf_add(leaf, m, g));
-        m->arrived++;
+        TB_TRY(leaf_add(t, l, g));
+        l->arrived++;
     }
-    if (m->mark == mark && --m->uses == 0 && m->hook) m->hook(leaf, m->hook_arg);
+    if (l->mark == mark && --l->uses == 0 && l->hook) l->hook(t, l->hook_arg);
     return TB_OK;
 }
 
@@ -150,19 +150,22 @@ static tb_status reattach_outputs(node *n, tb_tensor **out)
         if (!t || !tb_dtype_is_float((tb_dtype)t->dtype)) continue;
         out[o] = tbi_tensor_view(n->saved_out[o], (tb_dtype)t->dtype, t->rank, t->dims, t->strides, t->offset);
         if (!out[o]) return TB_ERR_OOM;
-        TB_TRY(tbi_node_attach(n, o, out[o]));
+        tbi_node_attach(n, o, out[o]);
     }
     return TB_OK;
 }
 
 static tb_tensor *fitted(tb_tensor *g, const tb_out_spec *to)
 {
+    bool fits = g->dtype == to->dtype && g->rank == to->rank &&
+                memcmp(g->dims, to->dims, (size_t)g->rank * sizeof *g->dims) == 0;
+    if (fits) return g;
     g = tb_sum_to(g, to->rank, to->dims);
     return tb_cast(g, to->dtype);
 }
 
 /* Of a leaf: does defer_weights put its gradient off? */
-static bool waits(const edge *e) { return e->leaf && !meta_of(e->leaf)->is_input; }
+static bool waits(const edge *e) { return e->leaf && !leaf_of(e->leaf)->is_input; }
 
 /* A recomputed segment gives all its leaves their gradients at once; its edges only count the uses. */
 static uint64_t wants_of(const pass *p, const node *n)
@@ -199,19 +202,19 @@ static tb_tensor *given_for(void *backward, int i, bool *overwrite)
 {
     rule_call *r = backward;
     const edge *to = &r->node->edges[i];
-    const meta *m = to->leaf ? meta_of(to->leaf) : NULL;
-    if (r->pass->selective || r->pass->opts->create_graph || (m && !m->buffer)) return NULL;
+    const leaf *l = to->leaf ? leaf_of(to->leaf) : NULL;
+    if (r->pass->selective || r->pass->opts->create_graph || (l && !l->buffer)) return NULL;
     for (int e = 0; e < r->node->n_in; e++) {
         const edge *other = &r->node->edges[e];
         if (e != i && other->leaf == to->leaf && other->to == to->to) return NULL;
     }
-    *overwrite = m && !is_filled(m, row_of(m));
+    *overwrite = l && !is_filled(l, row_of(l));
     if (to->to) {
         tb_tensor *sum = open_sum(r->pass, to->to, to->output);
         if (sum) r->given |= UINT64_C(1) << i;
         return sum;
     }
-    return !m ? NULL : m->rows ? tbi_grad_row(m->buffer, row_of(m)) : m->buffer;
+    return !l ? NULL : l->rows ? tbi_grad_row(l->buffer, row_of(l)) : l->buffer;
 }
 
 static tb_status call_rule(const pass *p, node *n, uint64_t wants, uint64_t *given)
@@ -249,13 +252,13 @@ static tb_status give_to_node(const pass *p, node *to, int output, tb_tensor *g,
     return TB_OK;
 }
 
-static tb_status give_to_leaf(const pass *p, tb_tensor *leaf, tb_tensor *g)
+static tb_status give_to_leaf(const pass *p, tb_tensor *t, tb_tensor *g)
 {
-    if (!p->selective) return tbi_leaf_receive(leaf, g, p->inside ? 0 : p->mark);
+    if (!p->selective) return tbi_leaf_receive(t, g, p->inside ? 0 : p->mark);
     for (int i = 0; i < p->n_wanted; i++) {
-        if (p->wanted[i] != leaf || !g) continue;
+        if (p->wanted[i] != t || !g) continue;
         tb_tensor *sum = p->grads[i] ? tb_add(p->grads[i], g) : g;
-        if (tb_is_poison(sum)) return tb_ctx_take_error(leaf->ctx);
+        if (tb_is_poison(sum)) return tb_ctx_take_error(t->ctx);
         tb_retain(sum);
         tb_release(p->grads[i]);
         p->grads[i] = sum;
@@ -275,14 +278,13 @@ static tb_status distribute(const pass *p, node *n, uint64_t wants, uint64_t giv
     return TB_OK;
 }
 
-static tb_status capture_outputs(const pass *p, const node *n)
+static void capture_outputs(const pass *p, const node *n)
 {
     for (int i = 0; i < p->n_wanted; i++) {
-        const meta *m = meta_of(p->wanted[i]);
-        if (m && m->made_by == n && n->grads[m->output] && !p->grads[i])
-            p->grads[i] = tb_retain(n->grads[m->output]);
+        const origin *from = origin_of(p->wanted[i]);
+        if (from && from->made_by == n && n->grads[from->output] && !p->grads[i])
+            p->grads[i] = tb_retain(n->grads[from->output]);
     }
-    return TB_OK;
 }
 
 /* Uses of leaves that get nothing from this node still count as done. */
@@ -309,7 +311,7 @@ static tb_status run_node(const pass *p, node *n)
         if (!n->is_deferred) return skip_leaves(p, n);
     } else {
         if (!any_grad) return skip_leaves(p, n);
-        TB_TRY(capture_outputs(p, n));
+        capture_outputs(p, n);
         if (!n->is_useful) { /* the root of a graph that holds nothing wanted */
             forget_grads(n);
             return TB_OK;
@@ -321,10 +323,11 @@ static tb_status run_node(const pass *p, node *n)
     if (!n->op && (p->selective || p->opts->create_graph))
         return TB_FAIL(TB_ERR_UNSUPPORTED, "a recomputed segment has first gradients into its parameters only");
     uint64_t wants = wants_of(p, n), given = 0;
-    tb_scope *scope = tb_scope_open();
+    tb_scope scope;
+    tbi_scope_enter(n->ctx, &scope);
     tb_status st = !wants ? TB_OK : n->op ? call_rule(p, n, wants, &given) : tbi_run_segment(p->tape, n);
     if (st == TB_OK) st = distribute(p, n, wants, given);
-    tb_scope_close(scope);
+    tbi_scope_leave(&scope);
     for (int i = 0; i < n->n_in; i++) n->result[i] = NULL;
     if (st != TB_OK) return st;
 
@@ -348,7 +351,7 @@ static void drop_grads(node *root, uint64_t mark)
         if (n->mark == mark) forget_grads(n);
 }
 
-static tb_status seed_root(tb_tensor *root, const meta *m, const tb_backward_opts *opts)
+static tb_status seed_root(tb_tensor *root, const tb_backward_opts *opts)
 {
     tb_tensor *g = opts->grad;
     if (!g && root->numel != 1)
@@ -363,16 +366,15 @@ static tb_status seed_root(tb_tensor *root, const meta *m, const tb_backward_opt
                      tb_shape_text(root));
     if (st == TB_OK) g = tb_cast(g, (tb_dtype)root->dtype);
     if (st == TB_OK && tb_is_poison(g)) st = tb_ctx_take_error(root->ctx);
-    if (st == TB_OK) m->made_by->grads[m->output] = tb_retain(g);
+    if (st == TB_OK) origin_of(root)->made_by->grads[origin_of(root)->output] = tb_retain(g);
     tb_scope_close(scope);
     return st;
 }
 
 static tb_status walk(pass *p, tb_tensor *root)
 {
-    const meta *m = meta_of(root);
     tb_ctx *ctx = root->ctx;
-    node *first = m->made_by, *oldest;
+    node *first = origin_of(root)->made_by, *oldest;
     p->mark = ++p->tape->passes;
     tbi_node_retain(first);
     oldest = mark_reachable(first, p->mark, !p->inside);
@@ -380,7 +382,7 @@ static tb_status walk(pass *p, tb_tensor *root)
     bool was_on = p->tape->is_on;
     p->tape->is_on = p->opts->create_graph;
     tb_mem_tag tag = tb_ctx_set_tag(ctx, TB_MEM_ACT_GRAD);
-    tb_status st = p->weights_only ? TB_OK : seed_root(root, m, p->opts);
+    tb_status st = p->weights_only ? TB_OK : seed_root(root, p->opts);
     for (node *n = first, *next; st == TB_OK && n; n = next) {
         bool is_last = n == oldest;
         tbi_node_retain(n); /* hooks may let go of tensors */
@@ -400,7 +402,7 @@ static tb_status start(tb_tensor *root, tape **tp)
     tb_ctx *ctx = root->ctx ? root->ctx : tb_ctx_current();
     TB_TRY(tb_ctx_take_error(ctx));
     if (tb_is_poison(root)) return TB_FAIL(TB_ERR_INVALID, "backward from the result of an op that failed earlier");
-    if (!root->autograd || !meta_of(root)->made_by)
+    if (!root->autograd || !origin_of(root)->made_by)
         return TB_FAIL(TB_ERR_INVALID, "backward from a tensor that no recorded op made: no input required a gradient, "
                                        "or recording was off");
     *tp = tbi_tape(ctx);
@@ -411,7 +413,7 @@ tb_status tb_backward_with(tb_tensor *root, const tb_backward_opts *opts)
 {
     pass p = {.opts = opts};
     TB_TRY(start(root, &p.tape));
-    if (opts->input) meta_of(opts->input)->is_input = true;
+    if (opts->input && tbi_is_leaf(opts->input)) leaf_of(opts->input)->is_input = true;
     return walk(&p, root);
 }
 

@@ -13,7 +13,7 @@ tb_tensor *tb_recompute(tb_segment f, void *arg, tb_tensor *x)
     n->segment = (segment){f, arg, ctx->stream, ctx->stream_uses, ctx->first_sample};
     n->saved_in[0] = tb_retain(x);
     n->version[0] = x->storage->version;
-    tb_status st = tbi_edge_set(n, 0, x);
+    tbi_edge_set(n, 0, x);
     tb_scope *scope = tb_scope_open();
     tp->is_on = false;
     tp->collecting = n;
@@ -24,13 +24,13 @@ tb_tensor *tb_recompute(tb_segment f, void *arg, tb_tensor *x)
     y = tb_scope_escape(scope, y);
     bool any = false;
     for (int i = 0; i < n->n_in; i++) any |= n->edges[i].leaf || n->edges[i].to;
-    if (st == TB_OK && !tb_is_poison(y) && any) {
+    if (!tb_is_poison(y) && any) {
         n->out_spec[0] = (tb_out_spec){.dtype = (tb_dtype)y->dtype, .rank = y->rank};
         memcpy(n->out_spec[0].dims, y->dims, sizeof y->dims);
-        st = tbi_node_attach(n, 0, y);
+        tbi_node_attach(n, 0, y);
     }
     tbi_node_release(n);
-    return st == TB_OK ? y : tbi_poisoned(ctx);
+    return y;
 }
 
 /* Runs the segment again under its own random stream and takes the gradient through it: parameters accumulate

@@ -15,8 +15,8 @@ bool tbi_needs_grad(const tb_tensor *t) { return t && t->autograd; }
 static tb_status note_leaves(node *n, const tb_op_call *c)
 {
     for (int i = 0; i < c->n_in; i++) {
-        const meta *m = c->in[i] ? meta_of(c->in[i]) : NULL;
-        if (!m || m->made_by) continue;
+        const origin *from = c->in[i] ? origin_of(c->in[i]) : NULL;
+        if (!from || from->made_by) continue;
         bool is_known = false;
         int free_edge = -1;
         for (int e = n->n_in - 1; e > 0; e--) {
@@ -42,7 +42,7 @@ static tb_status save(node *n, const tb_op_call *c)
         bool is_saved = t && (op->saves & TB_SAVE_IN(i < 23 ? i : 23));
         n->saved_in[i] = is_saved ? tb_retain(c->in[i]) : NULL;
         n->version[i] = is_saved ? t->storage->version : 0;
-        TB_TRY(tbi_edge_set(n, i, c->in[i]));
+        tbi_edge_set(n, i, c->in[i]);
     }
     for (int o = 0; o < n->n_out; o++) {
         n->out_spec[o] = c->spec[o];
@@ -70,7 +70,7 @@ static tb_status record(tape *tp, const tb_op_call *c)
     else n->attrs = NULL;
     tb_status st = save(n, c);
     for (int o = 0; o < op->n_out - op->n_hidden && st == TB_OK; o++)
-        if (tb_dtype_is_float((tb_dtype)c->out[o]->dtype)) st = tbi_node_attach(n, o, c->out[o]);
+        if (tb_dtype_is_float((tb_dtype)c->out[o]->dtype)) tbi_node_attach(n, o, c->out[o]);
     tbi_node_release(n);
     return st;
 }
@@ -123,7 +123,7 @@ node *tbi_node_new(tape *tp, int n_in, int n_out, size_t attrs_bytes)
     size_t ins = (size_t)n_in, outs = (size_t)n_out;
     size_t at_edges = aligned(sizeof(node)) + aligned(attrs_bytes), at_saved = at_edges + ins * sizeof(edge),
            at_grads = at_saved + (ins + outs) * sizeof(tb_tensor *), at_result = at_grads + outs * sizeof(tb_tensor *),
-           at_version = at_result + ins * sizeof(tb_tensor *),
+           at_origins = at_result + ins * sizeof(tb_tensor *), at_version = at_origins + outs * sizeof(origin),
            at_spec = aligned(at_version + (ins + outs) * sizeof(uint32_t));
     char *p = tb_heap_alloc(tp->ctx->heap, at_spec + (ins + outs) * sizeof(tb_out_spec), TB_MEM_OTHER);
     if (!p) return NULL;
@@ -139,6 +139,8 @@ node *tbi_node_new(tape *tp, int n_in, int n_out, size_t attrs_bytes)
     n->saved_out = n->saved_in + n_in;
     n->grads = (tb_tensor **)(p + at_grads);
     n->result = (tb_tensor **)(p + at_result);
+    n->origins = (origin *)(p + at_origins);
+    for (int o = 0; o < n_out; o++) n->origins[o] = (origin){n, o};
     n->version = (uint32_t *)(p + at_version);
     n->in_spec = (tb_out_spec *)(p + at_spec);
     n->out_spec = n->in_spec + n_in;
@@ -194,48 +196,37 @@ void tbi_node_release(node *n)
     }
 }
 
-tb_status tbi_edge_set(node *n, int i, tb_tensor *in)
+void tbi_edge_set(node *n, int i, tb_tensor *in)
 {
-    const meta *m = in ? meta_of(in) : NULL;
-    if (!m) return TB_OK;
-    if (m->made_by) {
-        n->edges[i].to = m->made_by;
-        n->edges[i].output = m->output;
-        tbi_node_retain(m->made_by);
+    const origin *from = in ? origin_of(in) : NULL;
+    if (!from) return;
+    if (from->made_by) {
+        n->edges[i].to = from->made_by;
+        n->edges[i].output = from->output;
+        tbi_node_retain(from->made_by);
     } else {
         n->edges[i].leaf = tb_retain(in);
     }
-    return TB_OK;
 }
 
 /* ---- what tensors know ---- */
-static void meta_free(tb_tensor *t)
+static void forget(tb_tensor *t)
 {
-    meta *m = meta_of(t);
+    node *made_by = origin_of(t)->made_by;
+    leaf *l = made_by ? NULL : leaf_of(t);
     t->autograd = NULL;
-    if (m->made_by) tbi_node_release(m->made_by);
-    tb_release(m->grad);
-    tb_release(m->buffer);
-    tb_heap_free(t->ctx->heap, m);
+    if (made_by) tbi_node_release(made_by);
+    if (!l) return;
+    tb_release(l->grad);
+    tb_release(l->buffer);
+    tb_heap_free(t->ctx->heap, l);
 }
 
-static meta *meta_new(tb_tensor *t)
+void tbi_node_attach(node *n, int output, tb_tensor *t)
 {
-    meta *m = tb_heap_alloc(t->ctx->heap, sizeof *m, TB_MEM_OTHER);
-    if (!m) return NULL;
-    *m = (meta){0};
-    t->ctx->autograd_free = meta_free;
-    return t->autograd = m;
-}
-
-tb_status tbi_node_attach(node *n, int output, tb_tensor *t)
-{
-    meta *m = meta_new(t);
-    if (!m) return TB_ERR_OOM;
-    m->made_by = n;
-    m->output = output;
+    t->ctx->autograd_free = forget;
+    t->autograd = &n->origins[output];
     tbi_node_retain(n);
-    return TB_OK;
 }
 
 /* ---- leaves ---- */
@@ -245,39 +236,44 @@ tb_status tb_require_grad(tb_tensor *t)
     if (!tb_dtype_is_float((tb_dtype)t->dtype))
         return TB_FAIL(TB_ERR_DTYPE, "only floats have gradients, not %s", tb_dtype_name((tb_dtype)t->dtype));
     if (t->autograd)
-        return meta_of(t)->made_by ? TB_FAIL(TB_ERR_INVALID, "the tensor is the result of an op that is recorded; "
-                                                             "tb_detach() it first") : TB_OK;
-    return tbi_tape(t->ctx) && meta_new(t) ? TB_OK : TB_ERR_OOM;
+        return origin_of(t)->made_by ? TB_FAIL(TB_ERR_INVALID, "the tensor is the result of an op that is recorded; "
+                                                               "tb_detach() it first") : TB_OK;
+    leaf *l = tbi_tape(t->ctx) ? tb_heap_alloc(t->ctx->heap, sizeof *l, TB_MEM_OTHER) : NULL;
+    if (!l) return TB_ERR_OOM;
+    *l = (leaf){0};
+    t->ctx->autograd_free = forget;
+    t->autograd = l;
+    return TB_OK;
 }
 
 bool tb_requires_grad(const tb_tensor *t) { return tbi_needs_grad(t); }
 
-tb_tensor *tb_grad(const tb_tensor *leaf) { return leaf->autograd ? meta_of(leaf)->grad : NULL; }
+tb_tensor *tb_grad(const tb_tensor *t) { return tbi_is_leaf(t) ? leaf_of(t)->grad : NULL; }
 
-static tb_status leaf_of(tb_tensor *t, meta **out)
+static tb_status find_leaf(tb_tensor *t, leaf **out)
 {
-    *out = meta_of(t);
-    if (*out && !(*out)->made_by) return TB_OK;
+    *out = leaf_of(t);
+    if (tbi_is_leaf(t)) return TB_OK;
     return TB_FAIL(TB_ERR_INVALID, "tensor '%s' is not a leaf (tb_require_grad)", t->name);
 }
 
 enum { MAX_ROWS = 64 };
 
-tb_status tb_grad_set_buffer(tb_tensor *leaf, tb_tensor *buffer)
+tb_status tb_grad_set_buffer(tb_tensor *t, tb_tensor *buffer)
 {
-    meta *m;
-    TB_TRY(leaf_of(leaf, &m));
-    int front = buffer ? buffer->rank - leaf->rank : 0; /* a dimension in front: rows */
-    bool fits = !buffer || (buffer->is_contiguous && buffer->dtype == leaf->dtype && (front == 0 || front == 1) &&
-                            memcmp(buffer->dims + front, leaf->dims, sizeof leaf->dims[0] * leaf->rank) == 0);
+    leaf *l;
+    TB_TRY(find_leaf(t, &l));
+    int front = buffer ? buffer->rank - t->rank : 0; /* a dimension in front: rows */
+    bool fits = !buffer || (buffer->is_contiguous && buffer->dtype == t->dtype && (front == 0 || front == 1) &&
+                            memcmp(buffer->dims + front, t->dims, sizeof t->dims[0] * t->rank) == 0);
     if (fits && front == 1) fits = buffer->dims[0] >= 1 && buffer->dims[0] <= MAX_ROWS;
     if (!fits)
         return TB_FAIL(TB_ERR_SHAPE, "a gradient buffer of %s must be contiguous and like its leaf %s '%s'",
-                       tb_shape_text(buffer), tb_shape_text(leaf), leaf->name);
-    tb_grad_clear(leaf);
-    tb_release(m->buffer);
-    m->buffer = tb_retain(buffer);
-    m->rows = front ? (int)buffer->dims[0] : 0;
+                       tb_shape_text(buffer), tb_shape_text(t), t->name);
+    tb_grad_clear(t);
+    tb_release(l->buffer);
+    l->buffer = tb_retain(buffer);
+    l->rows = front ? (int)buffer->dims[0] : 0;
     return TB_OK;
 }
 
@@ -287,42 +283,42 @@ tb_tensor *tbi_grad_row(tb_tensor *buffer, int i)
                            buffer->offset + i * buffer->strides[0]);
 }
 
-tb_status tb_grad_join(tb_tensor *leaf)
+tb_status tb_grad_join(tb_tensor *t)
 {
-    meta *m;
-    TB_TRY(leaf_of(leaf, &m));
-    if (m->rows < 2 || !m->grad) return TB_OK;
-    bool recorded = tb_grad_mode(leaf->ctx, false);
+    leaf *l;
+    TB_TRY(find_leaf(t, &l));
+    if (l->rows < 2 || !l->grad) return TB_OK;
+    bool recorded = tb_grad_mode(t->ctx, false);
     tb_scope *scope = tb_scope_open();
-    tb_tensor *zero = tb_zeros((tb_dtype)leaf->dtype, leaf->rank, leaf->dims);
+    tb_tensor *zero = tb_zeros((tb_dtype)t->dtype, t->rank, t->dims);
     tb_status st = TB_OK;
-    for (int i = 1; i < m->rows && st == TB_OK; i++) {
-        tb_tensor *row = tbi_grad_row(m->buffer, i);
+    for (int i = 1; i < l->rows && st == TB_OK; i++) {
+        tb_tensor *row = tbi_grad_row(l->buffer, i);
         if (!row) st = TB_ERR_OOM;
-        else if (tb_is_poison(tb_accumulate(m->grad, row, false)) || tb_is_poison(tb_accumulate(row, zero, true)))
-            st = tb_ctx_take_error(leaf->ctx);
+        else if (tb_is_poison(tb_accumulate(l->grad, row, false)) || tb_is_poison(tb_accumulate(row, zero, true)))
+            st = tb_ctx_take_error(t->ctx);
     }
-    m->filled &= 1;
+    l->filled &= 1;
     tb_scope_close(scope);
-    tb_grad_mode(leaf->ctx, recorded);
+    tb_grad_mode(t->ctx, recorded);
     return st;
 }
 
-void tb_grad_clear(tb_tensor *leaf)
+void tb_grad_clear(tb_tensor *t)
 {
-    meta *m = meta_of(leaf);
-    if (!m) return;
-    tb_release(m->grad);
-    m->grad = NULL;
-    m->filled = 0;
+    if (!tbi_is_leaf(t)) return;
+    leaf *l = leaf_of(t);
+    tb_release(l->grad);
+    l->grad = NULL;
+    l->filled = 0;
 }
 
-tb_status tb_grad_set_hook(tb_tensor *leaf, tb_grad_hook hook, void *arg)
+tb_status tb_grad_set_hook(tb_tensor *t, tb_grad_hook hook, void *arg)
 {
-    meta *m;
-    TB_TRY(leaf_of(leaf, &m));
-    m->hook = hook;
-    m->hook_arg = arg;
+    leaf *l;
+    TB_TRY(find_leaf(t, &l));
+    l->hook = hook;
+    l->hook_arg = arg;
     return TB_OK;
 }
 
@@ -345,13 +341,14 @@ tb_tensor *tb_detach(tb_tensor *t)
 tb_tensor *tb_graph_root(tb_tensor *t)
 {
     if (tb_is_poison(t)) return t;
-    const meta *m = meta_of(t);
-    if (!m || !m->made_by) {
+    const origin *from = origin_of(t);
+    if (!from || !from->made_by) {
         (void)TB_FAIL(TB_ERR_INVALID, "a root of a graph is what a recorded op made");
         return tbi_poisoned(t->ctx);
     }
     tb_tensor *root = tbi_tensor_new(t->ctx, (tb_dtype)t->dtype, 1, (int64_t[]){0});
-    if (!root || tbi_node_attach(m->made_by, m->output, root) != TB_OK) return tbi_poisoned(t->ctx);
+    if (!root) return tbi_poisoned(t->ctx);
+    tbi_node_attach(from->made_by, from->output, root);
     root->rank = t->rank;
     memcpy(root->dims, t->dims, sizeof t->dims);
     memcpy(root->strides, t->strides, sizeof t->strides);

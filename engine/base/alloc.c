@@ -19,8 +19,8 @@ enum { ALIGN = 64, CLASSES = 4 * 48, HUGE_BYTES = 1 << 20 };
 
 typedef struct header {
     tb_heap *heap;
-    struct header *next;  /* in a free list, or in the list of live blocks */
-    struct header *prev;
+    struct header *next_free;
+    struct header *next, *prev; /* in the ring of all blocks, live and free */
     size_t bytes;         /* as requested */
     size_t capacity;      /* of the block after the header */
     int32_t size_class;
@@ -32,7 +32,7 @@ _Static_assert(sizeof(header) <= ALIGN, "a block's header fills the alignment ga
 
 struct tb_heap {
     header *free_list[CLASSES];
-    header live; /* ring */
+    header all; /* ring */
     tb_mem_stats stats;
     int64_t fail_in;
     bool locked;
@@ -58,7 +58,7 @@ static int class_of(size_t bytes)
 static void init(tb_heap *heap, bool locked)
 {
     memset(heap, 0, sizeof *heap);
-    heap->live.next = heap->live.prev = &heap->live;
+    heap->all.next = heap->all.prev = &heap->all;
     heap->locked = locked;
     pthread_mutex_init(&heap->lock, NULL);
     const char *fault = getenv("TB_FAULT");
@@ -100,6 +100,8 @@ static void *system_alloc(size_t bytes)
 static void system_free(header *h)
 {
     size_t bytes = h->capacity + ALIGN;
+    h->prev->next = h->next;
+    h->next->prev = h->prev;
     if (h->is_meta || bytes < HUGE_BYTES) free(h);
     else munmap(h, bytes);
 }
@@ -131,7 +133,9 @@ static header *from_system(tb_heap *heap, size_t bytes, int c, bool is_meta)
     header *h = system_alloc(capacity + ALIGN);
     if (!h) return NULL;
     heap->stats.system_calls++;
-    *h = (header){.heap = heap, .capacity = capacity, .size_class = c, .is_meta = is_meta};
+    *h = (header){.heap = heap, .next = heap->all.next, .prev = &heap->all, .capacity = capacity, .size_class = c,
+                  .is_meta = is_meta};
+    h->next->prev = heap->all.next = h;
     return h;
 }
 
@@ -139,19 +143,15 @@ static inline header *from_cache(tb_heap *heap, int c)
 {
     header *h = heap->free_list[c];
     if (!h) return NULL;
-    heap->free_list[c] = h->next;
+    heap->free_list[c] = h->next_free;
     heap->stats.cached_bytes -= (int64_t)h->capacity;
     return h;
 }
 
 static inline void *make_live(tb_heap *heap, header *h, size_t bytes, tb_mem_tag tag)
 {
-    header *last = heap->live.prev;
     h->bytes = bytes;
     h->tag = (int16_t)tag;
-    h->next = &heap->live;
-    h->prev = last;
-    last->next = heap->live.prev = h;
     heap->stats.live_blocks++;
     count(heap, tag, (int64_t)bytes);
     return (char *)h + ALIGN;
@@ -194,15 +194,13 @@ void tb_heap_free(tb_heap *heap, void *block)
     if (!block) return;
     header *h = header_of(block);
     lock(heap);
-    h->prev->next = h->next;
-    h->next->prev = h->prev;
     heap->stats.live_blocks--;
     heap->stats.live_bytes -= (int64_t)h->bytes;
     heap->stats.live_by_tag[h->tag] -= (int64_t)h->bytes;
     if (h->is_meta || !CACHES_BLOCKS) {
         system_free(h);
     } else {
-        h->next = heap->free_list[h->size_class];
+        h->next_free = heap->free_list[h->size_class];
         heap->free_list[h->size_class] = h;
         heap->stats.cached_bytes += (int64_t)h->capacity;
     }
@@ -245,7 +243,7 @@ void tb_heap_trim(tb_heap *heap)
     lock(heap);
     for (int c = 0; c < CLASSES; c++)
         for (header *h = heap->free_list[c], *next; h; h = next) {
-            next = h->next;
+            next = h->next_free;
             heap->stats.cached_bytes -= (int64_t)h->capacity;
             system_free(h);
         }
@@ -257,11 +255,7 @@ int64_t tb_heap_destroy(tb_heap *heap)
 {
     if (!heap) return 0;
     int64_t leaked = heap->stats.live_blocks;
-    tb_heap_trim(heap);
-    for (header *h = heap->live.next, *next; h != &heap->live; h = next) {
-        next = h->next;
-        system_free(h);
-    }
+    while (heap->all.next != &heap->all) system_free(heap->all.next);
     pthread_mutex_destroy(&heap->lock);
     if (heap != &process_heap) free(heap);
     return leaked;

@@ -126,6 +126,13 @@ static void add_tree(float *sum, int blocks, int64_t width, float *out)
     memcpy(out, sum, (size_t)width * sizeof *out);
 }
 
+/* Elements of the step's n in block b: the last blocks are shorter or empty. */
+static int64_t block_length(const step *s, int b)
+{
+    int64_t left = s->n - b * s->block;
+    return left < 0 ? 0 : left < s->block ? left : s->block;
+}
+
 static void sum_columns(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -134,11 +141,11 @@ static void sum_columns(void *arg, int64_t begin, int64_t end, int thread)
         int64_t o = unit / s->strips, j = unit % s->strips * STRIP, width = s->inner - j < STRIP ? s->inner - j : STRIP;
         float partial[8 * STRIP], *out = s->out + o * s->inner + j;
         for (int b = 0; b < s->blocks; b++) {
-            int64_t from = b * s->block, left = s->n - from;
-            tb_row_args a = {.rows = left < 0 ? 0 : left < s->block ? left : s->block, .n = width,
-                             .in = s->in + (o * s->n + from) * s->inner + j, .in_stride = s->inner,
-                             .out = s->blocks > 1 ? partial + b * width : out};
-            s->kernel->run(&a);
+            float *sum = s->blocks > 1 ? partial + b * width : out;
+            int64_t from = b * s->block, rows = block_length(s, b);
+            if (rows) s->kernel->run(&(tb_row_args){.rows = rows, .n = width, .out = sum, .in_stride = s->inner,
+                                                    .in = s->in + (o * s->n + from) * s->inner + j});
+            else memset(sum, 0, (size_t)width * sizeof *sum);
         }
         if (s->blocks > 1) add_tree(partial, s->blocks, width, out);
     }
@@ -154,16 +161,13 @@ static void sum_rows(void *arg, int64_t begin, int64_t end, int thread)
     s->kernel->run(&a);
 }
 
-/* One row in blocks: the blocks are rows themselves, the last ones shorter or empty. */
+/* One row in blocks: the blocks are rows themselves. */
 static void sum_row_blocks(const step *s)
 {
-    float partial[8];
-    for (int b = 0; b < s->blocks; b++) {
-        int64_t from = b * s->block, left = s->n - from;
-        tb_row_args a = {.rows = 1, .n = left < 0 ? 0 : left < s->block ? left : s->block, .in = s->in + from,
-                         .out = partial + b, .out_stride = 1};
-        s->kernel->run(&a);
-    }
+    float partial[8] = {0};
+    for (int b = 0; b < s->blocks && block_length(s, b); b++)
+        s->kernel->run(&(tb_row_args){.rows = 1, .n = block_length(s, b), .in = s->in + b * s->block,
+                                      .out = partial + b, .out_stride = 1});
     add_tree(partial, s->blocks, 1, s->out);
 }
 
@@ -233,8 +237,7 @@ static tb_status sum_fast(tb_op_call *c)
             c->kernel = s.kernel->name;
             s.n = g.size[i];
             s.blocks = is_batch ? c->ctx->batch_blocks : 1;
-            s.block = (x->dims[0] + s.blocks - 1) / s.blocks * (s.n / x->dims[0]);
-            if (!is_batch) s.block = s.n;
+            s.block = is_batch ? (x->dims[0] + s.blocks - 1) / s.blocks * (s.n / x->dims[0]) : s.n;
             s.out = done + 1 == g.reduced ? out : buffer[done % 2];
             run_step(c->ctx->pool, &s, outer);
             s.in = s.out;
@@ -245,8 +248,7 @@ static tb_status sum_fast(tb_op_call *c)
     }
     int64_t n = c->out[0]->numel;
     if (g.reduced == 0) memcpy(out, s.in, (size_t)n * sizeof *out);
-    float terms = (float)(x->numel / n);
-    for (int64_t i = 0; a->mean && i < n; i++) out[i] /= terms;
+    for (int64_t i = 0; a->mean && i < n; i++) out[i] /= (float)(x->numel / n);
     return TB_OK;
 }
 

@@ -11,9 +11,14 @@ tb_scope *tb_scope_open(void)
         tbi_poisoned(ctx);
         return NULL;
     }
+    tbi_scope_enter(ctx, scope);
+    return scope;
+}
+
+void tbi_scope_enter(tb_ctx *ctx, tb_scope *scope)
+{
     *scope = (tb_scope){.ctx = ctx, .parent = ctx->scope, .next_open = ctx->open_scopes};
-    ctx->open_scopes = scope;
-    return ctx->scope = scope;
+    ctx->open_scopes = ctx->scope = scope;
 }
 
 void tbi_scope_adopt(tb_scope *scope, tb_tensor *t)
@@ -43,6 +48,12 @@ void tb_scope_keep(tb_scope *scope, tb_tensor *t)
 void tb_scope_close(tb_scope *scope)
 {
     if (!scope) return;
+    tbi_scope_leave(scope);
+    tb_heap_free(scope->ctx->heap, scope);
+}
+
+void tbi_scope_leave(tb_scope *scope)
+{
     tb_ctx *ctx = scope->ctx;
     while (scope->first) {
         tb_tensor *t = scope->first;
@@ -58,7 +69,6 @@ void tb_scope_close(tb_scope *scope)
         if ((*link)->parent == scope) (*link)->parent = scope->parent;
         link = &(*link)->next_open;
     }
-    tb_heap_free(ctx->heap, scope);
 }
 
 tb_tensor *tb_scope_escape(tb_scope *scope, tb_tensor *t)

@@ -1,6 +1,7 @@
 /* Tensors and storages: life, getters, data. */
 #include "tensor_internal.h"
 #include <stdio.h>
+#include <sys/single_threaded.h>
 
 tb_tensor tbi_poison = {.dtype = TB_F32, .is_contiguous = true, .numel = 1};
 
@@ -29,14 +30,21 @@ bool tbi_is_row_major(int rank, const int64_t *dims, const int64_t *strides)
     return fits;
 }
 
-/* All but dims, strides and numel. */
-static tb_tensor *tensor_alloc(tb_ctx *ctx, tb_dtype dtype, int rank)
+/* A tensor that is no view lies in one block with its storage. */
+typedef struct owner {
+    tb_tensor tensor;
+    tb_storage storage;
+} owner;
+
+/* All but dims, strides, numel and storage. */
+static tb_tensor *tensor_alloc(tb_ctx *ctx, size_t bytes, tb_dtype dtype, int rank)
 {
-    tb_tensor *t = tb_heap_alloc(ctx->heap, sizeof *t, TB_MEM_OTHER);
+    tb_tensor *t = tb_heap_alloc(ctx->heap, bytes, TB_MEM_OTHER);
     if (!t) return NULL;
     atomic_init(&t->refs, 1);
     t->dtype = (uint8_t)dtype;
     t->rank = (uint8_t)rank;
+    t->has_own_storage = false;
     t->offset = 0;
     t->storage = NULL;
     t->ctx = ctx;
@@ -47,36 +55,43 @@ static tb_tensor *tensor_alloc(tb_ctx *ctx, tb_dtype dtype, int rank)
     return t;
 }
 
-static void tensor_free(tb_tensor *t)
+/* References are counted without locking the bus where nobody else can be counting: while the process has one thread,
+ * and by who holds the only one. */
+static inline void refer(atomic_int *refs)
 {
-    t->ctx->live_tensors--;
-    tb_heap_free(t->ctx->heap, t);
+    if (__libc_single_threaded)
+        atomic_store_explicit(refs, atomic_load_explicit(refs, memory_order_relaxed) + 1, memory_order_relaxed);
+    else
+        atomic_fetch_add_explicit(refs, 1, memory_order_relaxed);
 }
 
-static tb_storage *storage_alloc(tb_ctx *ctx, size_t bytes)
-{
-    tb_storage *s = tb_heap_alloc(ctx->heap, sizeof *s, TB_MEM_OTHER);
-    if (!s) return NULL;
-    *s = (tb_storage){.ctx = ctx, .device = ctx->device, .bytes = bytes};
-    atomic_init(&s->refs, 1);
-    return s;
-}
-
-/* Whether the reference given up is the last one. Who holds the only one need not lock the bus for it. */
+/* Whether the reference given up is the last one. */
 static inline bool is_last(atomic_int *refs)
 {
-    return atomic_load_explicit(refs, memory_order_acquire) == 1 ||
-           atomic_fetch_sub_explicit(refs, 1, memory_order_acq_rel) == 1;
+    int held = atomic_load_explicit(refs, memory_order_acquire);
+    if (held == 1) return true;
+    if (!__libc_single_threaded) return atomic_fetch_sub_explicit(refs, 1, memory_order_acq_rel) == 1;
+    atomic_store_explicit(refs, held - 1, memory_order_relaxed);
+    return false;
+}
+
+static void drop_data(tb_storage *s)
+{
+    if (!s->is_wrapped) s->device->free(s->device, s->ctx->heap, s->mem);
+    s->is_wrapped = true;
+    atomic_store_explicit(&s->packed_key, 0, memory_order_relaxed);
+    void *made = atomic_exchange_explicit(&s->packed, NULL, memory_order_relaxed);
+    if (made) tb_free(made);
 }
 
 static void storage_release(tb_storage *s)
 {
-    if (!s || !is_last(&s->refs)) return;
-    if (!s->is_wrapped) s->device->free(s->device, s->ctx->heap, s->mem);
-    void *packed = atomic_load_explicit(&s->packed, memory_order_relaxed);
-    if (packed) tb_free(packed);
-    tb_heap_free(s->ctx->heap, s);
+    if (!is_last(&s->refs)) return;
+    drop_data(s);
+    tb_heap_free(s->ctx->heap, (char *)s - offsetof(owner, storage));
 }
+
+static tb_storage *own_storage(tb_tensor *t) { return &((owner *)t)->storage; }
 
 /* ---- contents in a kernel's layout ---- */
 /* Before the packed contents: what they were made from, in full. */
@@ -128,7 +143,9 @@ bool tbi_packing_pays(const tb_tensor *t, bool is_planned)
     if (s->is_wrapped || t->offset != 0 || tb_tensor_bytes(t) != s->bytes) return false; /* others may write there */
     if (is_taken(s, atomic_load_explicit(&s->packed_key, memory_order_relaxed))) return false;
     uint32_t now = s->version + 1;
-    return is_planned || atomic_exchange_explicit(&s->seen, now, memory_order_relaxed) == now;
+    if (is_planned || atomic_load_explicit(&s->seen, memory_order_relaxed) == now) return true;
+    atomic_store_explicit(&s->seen, now, memory_order_relaxed); /* two at once: both packing late does no harm */
+    return false;
 }
 
 void *tbi_packed_new(const tb_tensor *t, tbi_layout layout)
@@ -176,27 +193,25 @@ static tb_tensor *contiguous(tb_ctx *ctx, tb_dtype dtype, int rank, const int64_
         (void)TB_FAIL(TB_ERR_SHAPE, "a tensor has at most %d dimensions, not %d", TB_MAX_RANK, rank);
         return NULL;
     }
-    tb_tensor *t = tensor_alloc(ctx, dtype, rank);
+    tb_tensor *t = tensor_alloc(ctx, sizeof(owner), dtype, rank);
     if (!t) return NULL;
     if (!lay_out(t, tb_dtype_size(dtype), rank, dims)) {
         (void)TB_FAIL(TB_ERR_SHAPE, "impossible shape %s: a dimension is negative or the size overflows",
                       tb_dims_text(rank, dims));
         goto failed;
     }
-    tb_storage *s = storage_alloc(ctx, tb_tensor_bytes(t));
-    if (!s) goto failed;
-    if (wrapped) {
-        s->mem = (tb_device_mem){.handle = wrapped, .data = wrapped};
-        s->is_wrapped = true;
-    } else if (s->device->alloc(s->device, ctx->heap, s->bytes, ctx->tag, &s->mem) != TB_OK) {
-        tb_heap_free(ctx->heap, s);
-        goto failed;
-    }
+    tb_storage *s = own_storage(t);
+    *s = (tb_storage){.ctx = ctx, .device = ctx->device, .bytes = tb_tensor_bytes(t), .is_wrapped = wrapped};
+    atomic_init(&s->refs, 1);
+    if (wrapped) s->mem = (tb_device_mem){.handle = wrapped, .data = wrapped};
+    else if (s->device->alloc(s->device, ctx->heap, s->bytes, ctx->tag, &s->mem) != TB_OK) goto failed;
     t->storage = s;
+    t->has_own_storage = true;
     tbi_scope_adopt(ctx->scope, t);
     return t;
 failed:
-    tensor_free(t);
+    ctx->live_tensors--;
+    tb_heap_free(ctx->heap, t);
     return NULL;
 }
 
@@ -214,10 +229,10 @@ void tbi_lay_out(tb_tensor *t, const int64_t *strides)
 tb_tensor *tbi_tensor_view(tb_tensor *of, tb_dtype dtype, int rank, const int64_t *dims, const int64_t *strides,
                            int64_t offset)
 {
-    tb_tensor *t = tensor_alloc(of->ctx, dtype, rank);
+    tb_tensor *t = tensor_alloc(of->ctx, sizeof *t, dtype, rank);
     if (!t) return NULL;
     t->storage = of->storage;
-    atomic_fetch_add_explicit(&t->storage->refs, 1, memory_order_relaxed);
+    refer(&t->storage->refs);
     t->numel = 1;
     for (int i = 0; i < rank; i++) {
         t->dims[i] = dims[i];
@@ -274,7 +289,7 @@ tb_tensor *tb_tensor_wrap(tb_dtype dtype, int rank, const int64_t *dims, void *m
 
 tb_tensor *tb_retain(tb_tensor *t)
 {
-    if (t && t != &tbi_poison) atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
+    if (t && t != &tbi_poison) refer(&t->refs);
     return t;
 }
 
@@ -282,8 +297,14 @@ void tb_release(tb_tensor *t)
 {
     if (!t || t == &tbi_poison || !is_last(&t->refs)) return;
     if (t->autograd) t->ctx->autograd_free(t);
-    storage_release(t->storage);
-    tensor_free(t);
+    t->ctx->live_tensors--;
+    if (t->has_own_storage) {
+        if (t->storage != own_storage(t)) storage_release(t->storage); /* rebased */
+        storage_release(own_storage(t));
+    } else {
+        storage_release(t->storage);
+        tb_heap_free(t->ctx->heap, t);
+    }
 }
 
 tb_dtype tb_tensor_dtype(const tb_tensor *t) { return (tb_dtype)t->dtype; }
@@ -321,9 +342,11 @@ tb_status tb_tensor_rebase(tb_tensor *t, const tb_tensor *onto)
         return TB_FAIL(TB_ERR_SHAPE,
                        "a tensor of %s cannot take the place of one of %s: both must be contiguous and alike",
                        tb_shape_text(t), tb_shape_text(onto));
-    atomic_fetch_add_explicit(&onto->storage->refs, 1, memory_order_relaxed);
-    storage_release(t->storage);
+    tb_storage *before = t->storage;
+    refer(&onto->storage->refs);
     t->storage = onto->storage;
+    if (!t->has_own_storage || before != own_storage(t)) storage_release(before);
+    else if (atomic_load(&before->refs) == 1) drop_data(before); /* its block holds t */
     t->offset = onto->offset;
     return TB_OK;
 }

@@ -21,6 +21,7 @@ struct tb_tensor {
     atomic_int refs;
     uint8_t dtype, rank;
     bool is_contiguous;
+    bool has_own_storage;   /* behind the tensor, in one block (tensor.c): that lives until both are let go */
     int64_t dims[TB_MAX_RANK], strides[TB_MAX_RANK];
     int64_t offset;         /* elements into the storage */
     int64_t numel;
@@ -70,7 +71,8 @@ struct tb_ctx {
 
 enum { TB_SLOT_OPS, TB_SLOT_AUTOGRAD, TB_SLOT_TRACE, TB_SLOT_CAPTURE };
 
-extern _Thread_local tb_ctx *tbi_current;
+/* initial-exec: a load instead of a call; eight bytes, for which every program has room. */
+extern _Thread_local tb_ctx *tbi_current __attribute__((tls_model("initial-exec")));
 static inline tb_ctx *tbi_ctx(void) { return tbi_current; } /* never NULL inside an op that has one */
 
 extern tb_tensor tbi_poison;
@@ -87,6 +89,9 @@ tb_tensor *tbi_tensor_view(tb_tensor *of, tb_dtype dtype, int rank, const int64_
 void tbi_lay_out(tb_tensor *t, const int64_t *strides); /* a new tensor lies so instead, filling its storage */
 void tbi_scope_adopt(tb_scope *scope, tb_tensor *t); /* the scope takes over one reference */
 void tbi_scope_disown(tb_tensor *t);                 /* the caller takes the scope's reference */
+/* tb_scope_open and tb_scope_close for a scope in the caller's own memory. */
+void tbi_scope_enter(tb_ctx *ctx, tb_scope *scope);
+void tbi_scope_leave(tb_scope *scope);
 
 static inline void *tbi_data(const tb_tensor *t)
 {

@@ -28,8 +28,11 @@
  *   SHARED_SETS_FLOATS   rows of A so far apart (or a multiple) share them: 64 sets of 64 bytes are 4096 bytes
  *   SET_PANELS           copying such rows pays where so many panels of B at least read the copy
  *   TALL                 with so many times more rows than columns, threads share rows: each packs all of B then, at
- *                        most 1/TALL of what there is of A */
-enum { PACKED_ELEMENT_MACS = 8, A_GAP = 16, SHARED_SETS_FLOATS = 1024, SET_PANELS = 4, TALL = 4 };
+ *                        most 1/TALL of what there is of A
+ *   TINY_MACS            products of at most so many multiply-adds (a tenth of a microsecond) run without a plan
+ *   TINY_K               and of at most so many steps: a copied B stays in 4 KiB */
+enum { PACKED_ELEMENT_MACS = 8, A_GAP = 16, SHARED_SETS_FLOATS = 1024, SET_PANELS = 4, TALL = 4, TINY_MACS = 4096,
+       TINY_K = 64 };
 
 /* The integer kernel reads A where it lies and passes over K once. BLOCK_BYTES of weights stay in half of L2; up to
  * DIRECT_M rows, A stays there instead and the weights are read once. */

@@ -4,6 +4,7 @@
  * C^T = B^T A^T runs instead: it packs A. Every element has the same chain either way. */
 #pragma once
 #include "gemm_driver.h"
+#include "gemm_tiny_f32.h"
 
 typedef struct f32_plan {
     gemm_plan plan; /* first: what gemm_driver.h works on */
@@ -132,6 +133,7 @@ static void plan_f32(const tb_gemm_args *g, f32_plan *p)
 static size_t gemm_scratch_bytes(const void *args)
 {
     f32_plan p;
+    if (is_tiny(args)) return 0;
     plan_f32(args, &p);
     return plan_scratch_bytes(&p.plan);
 }
@@ -139,6 +141,10 @@ static size_t gemm_scratch_bytes(const void *args)
 static void gemm_run(const void *args)
 {
     f32_plan p;
+    if (is_tiny(args)) {
+        run_tiny(args);
+        return;
+    }
     plan_f32(args, &p);
     run_plan(&p.plan);
 }
