@@ -107,7 +107,7 @@ static tb_status attention_shape(tb_op_call *c)
     const tb_tensor *q = c->in[Q], *v = c->in[V];
     TB_TRY(check_operands(c, c->in, c->n_in > 3 ? c->in[3] : NULL));
     tb_out_set(c, 0, (tb_dtype)q->dtype, 4, (int64_t[]){q->dims[0], q->dims[1], q->dims[2], v->dims[3]});
-    tb_out_order(c, 0, q); /* heads that came out of one product go into the next as they lie */
+    if (tbi_last_stride(q) == 1) tb_out_order(c, 0, q); /* heads that came out of one product go into the next as they lie */
     tb_out_set(c, 1, tbi_stat_dtype((tb_dtype)q->dtype), 3, q->dims);
     return TB_OK;
 }
@@ -228,7 +228,7 @@ static tb_status backward_shape(tb_op_call *c)
                        tb_dtype_name((tb_dtype)lse->dtype), tb_dtype_name((tb_dtype)t[Q]->dtype));
     for (int i = Q; i <= V; i++) {
         tb_out_like(c, i, t[i]);
-        tb_out_order(c, i, t[i]);
+        if (tbi_last_stride(t[i]) == 1) tb_out_order(c, i, t[i]); /* kernels write dense rows */
     }
     return TB_OK;
 }

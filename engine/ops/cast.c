@@ -29,10 +29,6 @@ static tb_status cast_ref(tb_op_call *c)
     const char *in = tb_op_data(x);
     char *out = tb_op_data(c->out[0]);
     bool is_exact = !tb_dtype_is_float(from);
-    if (from == to) {
-        tbi_copy_elements(out, NULL, x);
-        return TB_OK;
-    }
     tb_walk w;
     tb_walk_init(&w, x->rank, x->dims);
     tb_walk_add(&w, x);
@@ -50,6 +46,11 @@ static tb_status cast_fast(tb_op_call *c)
 {
     const tb_tensor *x = c->in[0];
     tb_dtype to = c->spec[0].dtype;
+    if (to == (tb_dtype)x->dtype) {
+        tbi_copy_elements(tb_op_data(c->out[0]), NULL, x);
+        c->kernel = "copy";
+        return TB_OK;
+    }
     if (!x->is_contiguous) return TB_ERR_UNSUPPORTED;
     int primitive = to == TB_F32 ? 0 : to == TB_BF16 ? 1 : to == TB_F16 ? 2 : -1;
     tb_pointwise_args args = {.n = x->numel, .out = tb_op_data(c->out[0]), .in = {tb_op_data(x)}, .step = {1}};

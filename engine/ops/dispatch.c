@@ -119,15 +119,69 @@ static tb_status make_outputs(tb_op_call *c)
     return TB_OK;
 }
 
+static void drop_scratch(tb_op_call *c, int kept)
+{
+    while (c->n_scratch > kept) tb_heap_free(c->ctx->heap, c->scratch[--c->n_scratch]);
+}
+
+static size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+
+enum { MAX_DENSE = 16 };
+
+/* The op's fast path on strided inputs that it could not walk: it gets them in row-major order, in scratch. */
+static tb_status fast_on_copies(tb_op_call *c)
+{
+    struct {
+        tb_tensor tensor;
+        tb_storage storage;
+    } copies[MAX_DENSE];
+    tb_tensor *const *given = c->in, *in[MAX_DENSE];
+    size_t bytes = 0, at = 0;
+    bool is_donated[MAX_DENSE] = {false};
+    if (c->n_in > MAX_DENSE) return TB_ERR_UNSUPPORTED;
+    for (int o = 0; o < c->op->n_out; o++)
+        if (c->spec[o].is_donated) is_donated[c->spec[o].view_of] = true;
+    for (int i = 0; i < c->n_in; i++) {
+        in[i] = given[i];
+        if (!in[i] || in[i]->is_contiguous || is_donated[i]) continue;
+        copies[i].tensor = *in[i];
+        bytes += aligned(tb_tensor_bytes(in[i]));
+        in[i] = &copies[i].tensor;
+    }
+    if (bytes == 0) return TB_ERR_UNSUPPORTED;
+    drop_scratch(c, 0);
+    char *memory = tb_op_scratch(c, bytes);
+    if (!memory) return TB_ERR_OOM;
+    for (int i = 0; i < c->n_in; i++) {
+        if (in[i] == given[i]) continue;
+        tb_tensor *t = in[i];
+        tbi_copy_elements(memory + at, NULL, t);
+        copies[i].storage = (tb_storage){.ctx = c->ctx, .device = c->ctx->device, .mem = {.data = memory + at},
+                                         .bytes = tb_tensor_bytes(t), .is_wrapped = true};
+        at += aligned(tb_tensor_bytes(t));
+        tbi_row_major(t->rank, t->dims, t->strides);
+        t->is_contiguous = true;
+        t->offset = 0;
+        t->storage = &copies[i].storage;
+    }
+    c->in = in;
+    tb_status st = c->op->fast(c);
+    c->in = given;
+    return st;
+}
+
 tb_status tbi_op_compute(tb_op_call *c)
 {
     tb_status st = TB_ERR_UNSUPPORTED;
-    if (c->op->fast && !c->ctx->ref_only) st = c->op->fast(c);
+    if (c->op->fast && !c->ctx->ref_only) {
+        st = c->op->fast(c);
+        if (st == TB_ERR_UNSUPPORTED) st = fast_on_copies(c);
+    }
     if (st == TB_ERR_UNSUPPORTED) {
         c->kernel = "ref";
         st = c->op->ref(c);
     }
-    while (c->n_scratch > 0) tb_heap_free(c->ctx->heap, c->scratch[--c->n_scratch]);
+    drop_scratch(c, 0);
     return st;
 }
 

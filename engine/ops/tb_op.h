@@ -62,7 +62,7 @@ typedef struct tb_op_call {
     tb_tensor *out[TB_MAX_OUT];
     tb_out_spec spec[TB_MAX_OUT]; /* filled by the shape rule */
     const char *kernel;           /* name of the kernel that ran, or "ref", "view" */
-    void *scratch[3];
+    void *scratch[4];
     int n_scratch;
     struct tb_arena *arena;       /* where scratch comes from in a planned run, or NULL */
 } tb_op_call;
@@ -188,7 +188,8 @@ struct tb_op {
     tb_promotion promote;
     tb_status (*shape)(tb_op_call *c);   /* fills spec[]; reads no data */
     tb_status (*ref)(tb_op_call *c);     /* NULL only for pure views */
-    tb_status (*fast)(tb_op_call *c);    /* through kernels; TB_ERR_UNSUPPORTED falls back to ref. NULL: ref only */
+    tb_status (*fast)(tb_op_call *c);    /* through kernels. TB_ERR_UNSUPPORTED: with row-major copies of strided inputs
+                                            once more, then ref. NULL: ref only */
     const char *primitives[TB_MAX_PRIMITIVES];
     void (*grad)(tb_grad_call *c);
     const char *no_grad;         /* the reason, when grad is NULL */
@@ -272,7 +273,7 @@ tb_status tbi_reduced_axes(const char *op, const tb_ints *axes, int rank, bool *
 tb_status tb_broadcast_dims(const char *op, const tb_tensor *a, const tb_tensor *b, int *rank, int64_t *dims);
 
 /* Raw access inside ref and fast: the address of element 0, valid only there. */
-void *tb_op_scratch(tb_op_call *c, size_t bytes); /* at most three times a call; freed when it ends; NULL on failure */
+void *tb_op_scratch(tb_op_call *c, size_t bytes); /* at most three times in `fast`; freed at the end; NULL on failure */
 static inline void *tb_op_data(const tb_tensor *t) { return tbi_data(t); }
 
 /* A weight in the layout of what packs it, in *out: kept with the weight where that pays; else, where `is_needed`, made

@@ -205,7 +205,35 @@ static tb_status check_values(board *b, const tb_op *op, const tb_sample_case *s
     return can_alias(s, v) ? check_layouts(b, op, s, &aliased) : TB_OK;
 }
 
-/* ---- shapes without data, bits with threads ---- */
+/* ---- shapes without data, bits with strides and threads ---- */
+/* What has a kernel has it for strided inputs too, and its bits. */
+static tb_status check_strides(board *b, const tb_op *op, const tb_sample_case *s, const variant *v)
+{
+    result dense;
+    bool is_empty = false;
+    for (int i = 0; i < s->n_in; i++) is_empty |= !s->in[i].absent && sample_numel(&s->in[i]) == 0;
+    if (!op->fast || is_empty || is_large(s)) return TB_OK;
+    TB_TRY(run_sample(b->best, op, s, v, &dense));
+    tb_status st = TB_OK;
+    bool has_kernel = dense.kernel && strcmp(dense.kernel, "ref") != 0;
+    for (int how = CONTIGUOUS + 1; has_kernel && how < LAYOUTS && st == TB_OK; how++) {
+        variant w = *v;
+        w.layout = (layout)how;
+        result got;
+        st = run_sample(b->best, op, s, &w, &got);
+        if (st == TB_OK && strcmp(got.kernel, "ref") == 0)
+            st = TB_FAIL(TB_ERR_PARITY, "ref ran where %s runs on dense inputs", dense.kernel);
+        for (int o = 0; o < op->n_out && st == TB_OK; o++)
+            if (memcmp(dense.data[o], got.data[o], (size_t)got.numel[o] * tb_dtype_size(got.dtype[o])) != 0)
+                st = TB_FAIL(TB_ERR_PARITY, "output %d has other bits with strided inputs", o);
+        if (st != TB_OK) tb_error_add("%s", layout_names[how]);
+        result_free(&got);
+        b->cases++;
+    }
+    result_free(&dense);
+    return st;
+}
+
 static tb_status check_meta(board *b, const tb_op *op, const tb_sample_case *s, const variant *v)
 {
     result real, meta;

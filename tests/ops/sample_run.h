@@ -25,6 +25,7 @@ typedef struct result {
     int rank[TB_MAX_OUT];
     int64_t dims[TB_MAX_OUT][TB_MAX_RANK], numel[TB_MAX_OUT];
     char *data[TB_MAX_OUT]; /* row-major */
+    const char *kernel;     /* that ran */
 } result;
 
 static void result_free(result *r)
@@ -226,6 +227,20 @@ static tb_status read_results(const tb_op *op, tb_tensor **out, result *r)
     return TB_OK;
 }
 
+typedef struct watch {
+    tb_interceptor interceptor;
+    const tb_op *op;
+    const char *kernel;
+} watch;
+
+static tb_status note_kernel(tb_interceptor *self, tb_op_call *c)
+{
+    watch *w = (watch *)self;
+    TB_TRY(tb_dispatch_next(self, c));
+    if (c->op == w->op) w->kernel = c->kernel;
+    return TB_OK;
+}
+
 /* Fails with the op's sentence; nothing stays alive in the context. */
 static tb_status run_sample(tb_ctx *ctx, const tb_op *op, const tb_sample_case *s, const variant *v, result *r)
 {
@@ -236,7 +251,11 @@ static tb_status run_sample(tb_ctx *ctx, const tb_op *op, const tb_sample_case *
     *r = (result){0};
     tb_status st = make_inputs(op, s, v, in);
     if (st == TB_OK) {
+        watch w = {.interceptor = {.name = "watch", .order = TB_ORDER_FAULT, .around = note_kernel}, .op = op};
+        tb_interceptor_add(ctx, &w.interceptor);
         tb_dispatch(op, s->attrs, in, s->n_in, out);
+        tb_interceptor_remove(ctx, &w.interceptor);
+        r->kernel = w.kernel;
         st = tb_ctx_take_error(ctx);
     }
     if (st == TB_OK) st = read_results(op, out, r);

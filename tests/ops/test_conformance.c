@@ -52,6 +52,12 @@ static void every_descriptor_is_complete(void **state)
     assert_int_equal(failed, 0);
 }
 
+static void strides_change_neither_bits_nor_whether_a_kernel_runs(void **state)
+{
+    (void)state;
+    check_all(check_strides);
+}
+
 static void every_kernel_agrees_with_exact_arithmetic(void **state)
 {
     (void)state;
@@ -246,6 +252,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_descriptor_is_complete),
+        cmocka_unit_test(strides_change_neither_bits_nor_whether_a_kernel_runs),
         cmocka_unit_test(every_kernel_agrees_with_exact_arithmetic),
         cmocka_unit_test(meta_gives_the_same_shapes),
         cmocka_unit_test(two_threads_give_the_same_bits),
