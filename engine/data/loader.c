@@ -8,7 +8,11 @@
 #include <pthread.h>
 #include <string.h>
 
-enum { IGNORED = -100 };
+enum {
+    IGNORED = -100,
+    ROWS_AHEAD = 8, /* shuffled rows are fetched so early: each is a miss in every cache */
+    CACHE_LINE = 64,
+};
 
 typedef struct slot {
     int64_t position;
@@ -55,6 +59,12 @@ static void enter_epoch(tb_loader *l, int64_t epoch)
     }
 }
 
+static void prefetch_image(const tb_loader *l, int64_t row)
+{
+    int64_t n = row_elements(l);
+    for (int64_t i = 0; i < n; i += CACHE_LINE) __builtin_prefetch(l->part->bytes + row * n + i);
+}
+
 static void fill_image(const tb_loader *l, int64_t row, slot *s, int64_t at)
 {
     int64_t n = row_elements(l);
@@ -63,6 +73,7 @@ static void fill_image(const tb_loader *l, int64_t row, slot *s, int64_t at)
         memcpy((uint8_t *)s->x + at * n, from, (size_t)n);
     } else {
         float *to = (float *)s->x + at * n;
+#pragma GCC unroll 8
         for (int64_t i = 0; i < n; i++) to[i] = l->pixel[from[i]];
     }
     s->y[at] = l->part->labels[row];
@@ -96,11 +107,15 @@ static void fill(tb_loader *l, int64_t position, slot *s)
     s->global_rows = global;
     s->epoch = epoch;
     s->targets = 0;
+    const int64_t *order = is_train ? l->order + start + first : NULL;
     for (int64_t i = 0; i < s->rows; i++) {
-        int64_t row = start + first + i;
-        if (is_train) row = l->order[row];
-        if (is_text(l)) fill_window(l, row, s, i);
-        else fill_image(l, row, s, i);
+        int64_t row = order ? order[i] : start + first + i;
+        if (is_text(l)) {
+            fill_window(l, row, s, i);
+        } else {
+            if (order && i + ROWS_AHEAD < s->rows) prefetch_image(l, order[i + ROWS_AHEAD]);
+            fill_image(l, row, s, i);
+        }
     }
 }
 

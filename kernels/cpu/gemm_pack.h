@@ -54,11 +54,13 @@ static inline void pack_b_panel(float *dst, const float *b, int64_t b_row, int64
             for (int j = 0; j < NR; j++) dst[p * NR + j] = j < cols ? b[p * b_row + j * b_col] : 0.0f;
 }
 
-/* `rows` <= MR rows of A whose k runs across memory. */
+/* `rows` <= MR rows of A whose k runs across memory. Rows that lie along memory move as a vector, whose end the next
+ * k overwrites: dst has VL floats beyond the tile. */
 static inline void pack_a_tile(float *dst, const float *a, int64_t a_row, int64_t a_col, int64_t k, int rows)
 {
-    if (a_row == 1 && rows == MR) {
-        for (int64_t p = 0; p < k; p++) memcpy(dst + p * MR, a + p * a_col, MR * sizeof(float));
+    if (a_row == 1) {
+        for (int64_t p = 0; p < k; p++, a += a_col, dst += MR)
+            for (int i = 0; i < rows; i += VL) vf_store(dst + i, vf_load_part(a + i, rows - i));
         return;
     }
     for (int64_t p = 0; p < k; p++)
