@@ -89,9 +89,6 @@ static tb_status open_launch(launch *l)
     TB_TRY(l->run.rank == 0 ? tb_journal_open(e->journal, &l->journal) : tb_journal_memory(&l->journal));
     TB_TRY(tb_recorder_create(l->journal, l->run.rank, e->board, &l->recorder));
     l->run.recorder = l->recorder;
-    double deadline_s = 0;
-    TB_TRY(tb_conf_num(tb_conf_find(l->config, "launch.deadline_s"), "launch.deadline_s", 0, 1e6, &deadline_s));
-    tb_group_set_deadline(e->group, (int64_t)(deadline_s * 1e9));
     if (!(l->flight = tb_flight_prefix(e->journal))) return TB_ERR_OOM;
     l->run.flight = l->flight;
     l->run.cores = cores_of(e->topo, l->run.rank, l->run.ranks, l->run.threads);
@@ -139,6 +136,17 @@ static tb_status check_first(launch *l, bool *correct)
     return TB_OK;
 }
 
+/* Ranks are set up at their own pace until they meet, here or in tb_run_open_comm(): from then on none may be later than
+ * the deadline, until one of them looks at the machine while the others wait. */
+static tb_status start_deadline(const launch *l)
+{
+    double deadline_s = 0;
+    TB_TRY(tb_conf_num(tb_conf_find(l->config, "launch.deadline_s"), "launch.deadline_s", 0, 1e6, &deadline_s));
+    TB_TRY(tb_group_idle_barrier(l->e->group));
+    tb_group_set_deadline(l->e->group, (int64_t)(deadline_s * 1e9));
+    return TB_OK;
+}
+
 static tb_status drive(launch *l)
 {
     const tb_driver *d = l->driver;
@@ -149,6 +157,7 @@ static tb_status drive(launch *l)
         tb_emit_value(&l->run, "launch_s", "s", (double)(utc_ns() - l->e->point->utc_ns) * 1e-9);
     if (d->setup) TB_TRY(d->setup(&l->run, &l->state));
     tb_emit_value(&l->run, "setup_s", "s", (double)(tb_now_ns() - t0) * 1e-9);
+    TB_TRY(start_deadline(l));
     TB_TRY(check_first(l, &correct));
     if (correct && d->run_once) TB_TRY(tb_loop_run(&l->run, d, l->state, &l->steady, &l->stopped));
     if (correct && d->run) TB_TRY(d->run(&l->run, l->state));
@@ -156,6 +165,8 @@ static tb_status drive(launch *l)
     TB_TRY(tb_run_sync(&l->run, &stop));
     l->stopped |= stop;
     if (correct && d->finish) TB_TRY(d->finish(&l->run, l->state));
+    TB_TRY(tb_group_idle_barrier(l->e->group));
+    tb_group_set_deadline(l->e->group, 0);
     return TB_OK;
 }
 

@@ -1,5 +1,6 @@
 /* The communicator of a launch: what the harness puts around it, so that a rank that fails is found. */
 #include "crash.h"
+#include "group.h"
 #include "tb_driver.h"
 
 static tb_status put_around(const tb_run *run, const char *fault, tb_comm *comm)
@@ -20,6 +21,8 @@ tb_status tb_run_open_comm(const tb_run *run, const char *backend, const tb_comm
     TB_TRY(tb_conf_num(tb_conf_find(run->config, "launch.deadline_s"), "launch.deadline_s", 0, 1e6, &deadline_s));
     TB_TRY(tb_conf_str(tb_conf_find(run->config, "launch.fault"), "launch.fault", &fault));
     if (deadline_s > 0) o.deadline_ns = (int64_t)(deadline_s * 1e9);
+    TB_TRY(tb_group_idle_barrier(run->group)); /* the first to be set up so far waits; joining has the deadline */
+    tb_group_set_deadline(run->group, (int64_t)(deadline_s * 1e9));
     o.ranks = run->ranks;
     TB_TRY(tb_comm_open_world(run->ranks == 1 ? "self" : backend, &o, out));
     return run->ranks > 1 ? put_around(run, fault, *out) : TB_OK;

@@ -144,8 +144,15 @@ static bool is_mapped(const char *path)
     return found;
 }
 
-/* Files in shared memory, made since `since`, that no process maps: others' runs may go on beside this one. */
-static bool left_behind(int64_t since_s)
+bool tb_struck_left_arena(pid_t maker)
+{
+    char name[48];
+    snprintf(name, sizeof name, "memfd:tensorbrain-%d ", maker);
+    return is_mapped(name);
+}
+
+/* Files of others (MPI's) made since `since` that no process maps: their runs may go on beside this one. */
+static bool left_files(int64_t since_s)
 {
     DIR *dir = opendir(shared_folder);
     bool found = false;
@@ -171,12 +178,12 @@ static bool is_alive(pid_t pid)
     return read && state != 'Z' && state != 'X';
 }
 
-/* "rank 1 (process 1234): ..." of a flight report. */
-static bool all_gone(const char *report)
+/* "rank 1 (process 1234): ..." of a flight report, of all ranks. */
+static bool none_is(const char *report, bool (*what)(pid_t pid))
 {
     for (const char *at = report; (at = strstr(at, "(process ")); at++) {
         pid_t pid = atoi(at + strlen("(process "));
-        if (pid > 0 && is_alive(pid)) return false;
+        if (pid > 0 && what(pid)) return false;
     }
     return true;
 }
@@ -231,7 +238,8 @@ static void examine_dead(const trial *t, tb_struck *out)
         out->named = right && *culprit.doing && quote(t, sentence, out);
         snprintf(out->doing, sizeof out->doing, "%s", culprit.doing);
         out->gone_s = (double)(t->end_ns - culprit.since_ns) * 1e-9 - p->deadline_s;
-        out->ended = t->exit_code > 0 && all_gone(tb_text_str(&report));
+        out->ended = t->exit_code > 0 && none_is(tb_text_str(&report), is_alive);
+        out->left_behind = !none_is(tb_text_str(&report), tb_struck_left_arena);
     }
     if (!out->named) snprintf(out->sentence, sizeof out->sentence, "%.600s", t->output);
     tb_text_free(&report);
@@ -268,11 +276,9 @@ tb_status tb_struck_program(const tb_struck_plan *plan, tb_struck *out)
     snprintf(t->results, sizeof t->results, "%s/out", t->folder);
     clock_gettime(CLOCK_REALTIME, &now);
     TB_GO(start(t));
-    if (plan->lives)
-        examine_alive(t, out);
-    else
-        examine_dead(t, out);
-    out->left_behind = left_behind(now.tv_sec);
+    if (plan->lives) examine_alive(t, out);
+    else examine_dead(t, out);
+    out->left_behind |= left_files(now.tv_sec);
 cleanup:
     if (t->results[0]) remove_folder(t->folder);
     tb_free(t->experiment);

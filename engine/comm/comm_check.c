@@ -15,30 +15,40 @@ static const char *kind_name(int kind)
     return kind >= 0 && kind < 5 ? names[kind] : "?";
 }
 
-static bool same(const fingerprint *a, const fingerprint *b)
+static bool same(const void *one, const void *other)
 {
+    const fingerprint *a = one, *b = other;
     return a->count == b->count && a->kind == b->kind && a->dtype == b->dtype && a->reduction == b->reduction &&
            a->root == b->root;
 }
 
-static int followers(const fingerprint *all, int ranks, int of)
+bool tbi_find_odd(const void *all, size_t stride, int ranks, bool (*agree)(const void *one, const void *other),
+                  int *most, int *odd)
 {
-    int n = 0;
-    for (int r = 0; r < ranks; r++) n += same(&all[r], &all[of]);
-    return n;
+    int largest = 0, others = 0;
+    *most = 0;
+    *odd = -1;
+    for (int r = 0; r < ranks; r++) {
+        int party = 0;
+        for (int k = 0; k < ranks; k++)
+            party += agree((const char *)all + (size_t)k * stride, (const char *)all + (size_t)r * stride);
+        if (party > largest) largest = party, *most = r;
+    }
+    for (int r = 0; r < ranks; r++) {
+        if (agree((const char *)all + (size_t)r * stride, (const char *)all + (size_t)*most * stride)) continue;
+        if (*odd < 0) *odd = r;
+        others += agree((const char *)all + (size_t)r * stride, (const char *)all + (size_t)*odd * stride);
+    }
+    return *odd >= 0 && others == largest;
 }
 
 /* Most ranks are right; where as many say one thing as another, each blames the other. */
 static tb_status compare(tb_comm *c, const fingerprint *all)
 {
-    int most = 0, odd = 0;
-    for (int r = 1; r < c->size; r++)
-        if (followers(all, c->size, r) > followers(all, c->size, most)) most = r;
-    while (odd < c->size && same(&all[odd], &all[most])) odd++;
-    if (odd == c->size) return TB_OK;
-    bool tie = followers(all, c->size, odd) == followers(all, c->size, most);
-    c->blamed = tie && same(&all[c->rank], &all[odd]) ? most : odd;
-    c->disputed = tie;
+    int most, odd;
+    c->disputed = tbi_find_odd(all, sizeof *all, c->size, same, &most, &odd);
+    if (odd < 0) return TB_OK;
+    c->blamed = c->disputed && same(&all[c->rank], &all[odd]) ? most : odd;
     const fingerprint *a = &all[most], *b = &all[odd];
     return TB_FAIL(TB_ERR_COMM,
                    "rank %d calls %s of %lld %s (%.40s) where rank %d calls %s of %lld %s (%.40s): ranks must call the "

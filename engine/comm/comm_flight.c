@@ -1,6 +1,7 @@
 /* Reads flight records after the fact, and finds the culprit:
  *   1. A rank that gave up says which rank it waited for, or which broke the rules. If that one gave up as well, the
- *      word is its; the chain ends at a rank that did not give up.
+ *      word is its; if it waited for a message when it was ended, or when that one had given up, the message's peer is
+ *      next. The chain ends at a rank that did neither.
  *   2. Where nobody gave up (a rank died and the launcher ended the rest): the rank that nothing from outside ended;
  *      rather one without a record or in no operation (dead, or computing while others wait) than one in a wait.
  *   3. Where that leaves none: the rank whose oldest open operation comes first. */
@@ -52,7 +53,7 @@ static void digest(flight *f, state *out)
 static bool stands_before(const flight_entry *a, const flight_entry *b)
 {
     if (a->number != b->number) return a->number < b->number;
-    return a->state == FLIGHT_OPEN && b->state == FLIGHT_FAILED;
+    return a->state != FLIGHT_FAILED && b->state == FLIGHT_FAILED;
 }
 
 /* Said by a rank whose word counts, of a rank that had not been ended from outside. */
@@ -64,23 +65,36 @@ static bool blames(const state *all, int rank, int ranks)
     return (!s->excused_ns || then < s->excused_ns) && (!its || then < its);
 }
 
+/* Whom a rank waited for that was ended from outside, or gave up when the other had; -1: nobody. One that was still
+ * posting its message did not wait. */
+static int waited_for(const state *all, int rank, int ranks)
+{
+    const state *s = &all[rank];
+    const flight_entry *e = &s->oldest_open;
+    bool waits = (s->excused_ns || s->failed.number) && e->number && e->state != FLIGHT_POSTING && e->peer < ranks;
+    return waits ? e->peer : -1;
+}
+
 /* Rule 1; -1: nobody blames anybody. Of two that say different things the one that more ranks blame; where no majority
  * does, *other is the second. */
 static int follow_blame(const state *s, int ranks, int *other)
 {
-    int at = 0;
+    int at = 0, accuser = 0;
     *other = -1;
     while (at < ranks && !blames(s, at, ranks)) at++;
     if (at == ranks) return -1;
-    int accuser = at;
-    at = s[at].failed.blamed;
-    for (int hops = 1; hops < ranks && blames(s, at, ranks) && s[at].failed.blamed != at; hops++)
-        accuser = at, at = s[at].failed.blamed;
-    int votes[2] = {0}, against = accuser;
+    for (int next = at, hops = 0; next >= 0 && hops < ranks; hops++) {
+        accuser = at, at = next;
+        bool word = blames(s, at, ranks), disputed = s[accuser].failed.disputed;
+        next = word ? s[at].failed.blamed : disputed ? -1 : waited_for(s, at, ranks);
+        if (next == at) break;
+    }
+    if (!s[accuser].failed.disputed) return at;
+    int votes[2] = { 0 };
     for (int r = 0; r < ranks; r++)
-        if (blames(s, r, ranks)) votes[0] += s[r].failed.blamed == at, votes[1] += s[r].failed.blamed == against;
-    if (s[accuser].failed.disputed && (votes[0] < 2 || votes[0] == votes[1])) *other = against;
-    return votes[0] >= votes[1] ? at : against;
+        if (blames(s, r, ranks)) votes[0] += s[r].failed.blamed == at, votes[1] += s[r].failed.blamed == accuser;
+    if (votes[0] < 2 || votes[0] == votes[1]) *other = accuser;
+    return votes[0] >= votes[1] ? at : accuser;
 }
 
 static int find_culprit(const state *s, int ranks, int *other)

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 enum { FLIGHT_ENTRIES = 4096 };
-enum { FLIGHT_OPEN = 1, FLIGHT_DONE = 2, FLIGHT_FAILED = 3 };
+enum { FLIGHT_POSTING = 1, FLIGHT_OPEN, FLIGHT_DONE, FLIGHT_FAILED }; /* OPEN: posted, its end is waited for */
 
 typedef struct flight_entry {
     int64_t number;              /* from 1; 0: never used */
@@ -28,4 +28,4 @@ typedef struct flight {
     flight_entry entries[FLIGHT_ENTRIES];
 } flight;
 
-static const uint64_t flight_magic = 0x74622d666c790003;
+static const uint64_t flight_magic = 0x74622d666c790004;

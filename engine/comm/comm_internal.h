@@ -80,6 +80,11 @@ tb_status tbi_comm_wait_until(tb_comm *c, tb_request *request, int64_t until_ns)
 /* The one whose newest failure names a rank: c, or what it was put around; without such a failure, the innermost. */
 const tb_comm *tbi_comm_accuser(const tb_comm *c);
 
+/* Of what each rank says it calls, all[ranks] a `stride` apart: a rank of the largest party, and the first that says
+ * otherwise (-1: none does). True: that one's party is as large, so either may be wrong. */
+bool tbi_find_odd(const void *all, size_t stride, int ranks, bool (*agree)(const void *one, const void *other),
+                  int *most, int *odd);
+
 /* A collective built from messages; done on return. */
 tb_status tbi_messages_collective(tb_comm *c, const tbi_collective *what);
 

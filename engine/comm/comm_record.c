@@ -33,7 +33,7 @@ static flight_entry *note(tb_comm *c, int peer)
     e->disputed = 0;
     memcpy(e->what, c->doing, sizeof e->what);
     memcpy(e->label, c->label, sizeof e->label);
-    atomic_store_explicit(&e->state, FLIGHT_OPEN, memory_order_release);
+    atomic_store_explicit(&e->state, FLIGHT_POSTING, memory_order_release);
     atomic_store_explicit(&f->head.posted, number, memory_order_release);
     return e;
 }
@@ -62,6 +62,7 @@ static tb_status follow(tb_comm *c, flight_entry *e, tb_status st, tb_request *o
     else if (!(o = tb_calloc(1, sizeof *o))) return tb_error_code();
     *o = (op){ .inner = out->op, .entry = e };
     out->op = o;
+    atomic_store_explicit(&e->state, FLIGHT_OPEN, memory_order_release);
     return TB_OK;
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -42,7 +43,9 @@ static tb_status make_id(int size, tb_comm_id *out)
 {
     if (size > SHM_MAX_RANKS)
         return TB_FAIL(TB_ERR_INVALID, "backend shm takes at most %d ranks, not %d", SHM_MAX_RANKS, size);
-    int fd = memfd_create("tensorbrain", MFD_CLOEXEC);
+    char name[32]; /* /proc/<pid>/maps shows it: whose memory it is that a process still holds */
+    snprintf(name, sizeof name, "tensorbrain-%d", getpid());
+    int fd = memfd_create(name, MFD_CLOEXEC);
     shm_head head = { .magic = shm_magic, .ranks = size, .creator_pid = getpid(), .creator_fd = fd };
     if (fd < 0 || ftruncate(fd, (off_t)layout_of(size).all) != 0 || pwrite(fd, &head, sizeof head, 0) != sizeof head) {
         int code = errno;

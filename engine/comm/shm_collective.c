@@ -89,14 +89,23 @@ static void publish(tb_comm *c, const shm_piece_op *o, uint64_t piece)
 }
 
 /* ---- act ---- */
-static tb_status agree(tb_comm *c, const shm_entry *mine, const shm_entry *other, int rank)
+static bool agree(const void *one, const void *other)
+{
+    const shm_entry *a = one, *b = other;
+    return a->kind == b->kind && a->count == b->count && a->dtype == b->dtype && a->reduction == b->reduction &&
+           a->root == b->root;
+}
+
+/* All ranks' entries of a piece are there when it is acted on, so every rank finds the same one to differ. */
+static tb_status disagreement(tb_comm *c, uint64_t piece)
 {
     static const char *const kinds[] = { "allreduce", "reduce_scatter", "allgather", "bcast", "barrier" };
-    if (mine->kind == other->kind && mine->count == other->count && mine->dtype == other->dtype &&
-        mine->reduction == other->reduction && mine->root == other->root)
-        return TB_OK;
-    c->blamed = rank;
-    c->disputed = true;
+    const shm_comm *s = c->state;
+    int most, odd;
+    c->disputed = tbi_find_odd(shm_entry_of(s, piece, 0), sizeof(shm_entry), c->size, agree, &most, &odd);
+    int rank = agree(shm_entry_of(s, piece, c->rank), shm_entry_of(s, piece, odd)) ? most : odd;
+    const shm_entry *other = shm_entry_of(s, piece, rank);
+    c->blamed = c->disputed ? rank : odd;
     return TB_FAIL(TB_ERR_COMM,
                    "rank %d of %d: %s%s%s%s meets %s of %lld %s on rank %d: ranks must call the same in the same order",
                    c->rank, c->size, c->doing, c->label[0] ? " (" : "", c->label, c->label[0] ? ")" : "",
@@ -178,7 +187,8 @@ static tb_status act(tb_comm *c, const shm_piece_op *o, uint64_t piece)
 {
     const shm_comm *s = c->state;
     shm_entry *mine = shm_entry_of(s, piece, c->rank);
-    for (int r = 0; r < c->size; r++) TB_TRY(agree(c, mine, shm_entry_of(s, piece, r), r));
+    for (int r = 0; r < c->size; r++)
+        if (!agree(mine, shm_entry_of(s, piece, r))) return disagreement(c, piece);
     if (o->what.kind == TBI_ALLREDUCE || o->what.kind == TBI_REDUCE_SCATTER) act_reduce(c, o, piece);
     else if (o->what.kind != TBI_BARRIER) act_copy(c, o, piece);
     atomic_store_explicit(&mine->done, piece + 1, memory_order_release);

@@ -21,7 +21,7 @@ static const tb_key keys[] = {
      "what the ranks do; fused: ddp whose sums update; sums: of backend thread"},
     {"backend", TB_KEY_CHOICE, "", 0, 0, "shm|mpi|thread", "shm", "what moves the bytes"},
     {"start", TB_KEY_CHOICE, "", 0, 0, "tb_run|mpirun", "tb_run", "who starts the ranks"},
-    {"struck_ranks", TB_KEY_INT, "", 2, 64, NULL, "2", "ranks of the training"},
+    {"struck_ranks", TB_KEY_INT, "", 2, 64, NULL, "4", "ranks of the training"},
     {"faults", TB_KEY_INT, "", 1, 10000, NULL, "3", "one after the other"},
     {"deadline_s", TB_KEY_NUM, "s", 0.1, 60, NULL, "1", "of every wait of the training"},
 };
@@ -92,9 +92,8 @@ static tb_struck_plan plan_of(const tb_run *run, int64_t index)
     if (slow || p.lives)
         snprintf(p.fault, sizeof p.fault, "slow@%d:%lld:%.0f", p.victim, (long long)at,
                  deadline_s * 1e3 * (slow ? 3 : 0.6));
-    else
-        snprintf(p.fault, sizeof p.fault, "%s@%d:%lld", kind, p.victim, (long long)at);
-    p.disputable = strcmp(kind, "mismatch") == 0;
+    else snprintf(p.fault, sizeof p.fault, "%s@%d:%lld", kind, p.victim, (long long)at);
+    p.disputable = strcmp(kind, "mismatch") == 0 && (p.ranks == 2 || strcmp(p.work, "pipeline") == 0);
     return p;
 }
 

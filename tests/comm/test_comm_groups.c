@@ -20,14 +20,6 @@ static void a_group_of_one_passes_the_battery(void **state)
     on_ranks("self", 1, 0, run_battery);
 }
 
-/* Each rank of shm maps the memory at another address, where ThreadSanitizer cannot see that one orders the other. */
-#ifdef __SANITIZE_THREAD__
-enum { BACKENDS = 1 };
-#else
-enum { BACKENDS = 2 };
-#endif
-static const char *const backends[] = { "thread", "shm" };
-
 static void groups_of_threads_pass_the_battery(void **state)
 {
     (void)state;

@@ -1,11 +1,13 @@
 /* What can be put around a communicator: comparison before data moves, the flight recorder, faults; and what a group
  * of processes does when one of them is struck. Also run under ThreadSanitizer. */
+#include "comm_flight.h"
 #include "thread_ranks.h"
 #include "tb_cpu.h"
 #include "tb_text.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -69,12 +71,14 @@ static void the_record_names_the_odd_one(void **state)
     tb_text report = {0};
     tb_culprit culprit;
     prefix_of("odd", prefix);
-    on_ranks("thread", 4, 0, recorded_mismatch);
-    assert_int_equal(tb_comm_read_flight(prefix, &report, &culprit), TB_OK);
-    assert_int_equal(culprit.rank, 2);
-    assert_int_equal(culprit.other, -1);
-    assert_true(culprit.inside);
-    assert_non_null(strstr(culprit.doing, "of 64 f32 (step 2, bucket 0)"));
+    for (int b = 0; b < BACKENDS; b++) {
+        on_ranks(backends[b], 4, 0, recorded_mismatch);
+        assert_int_equal(tb_comm_read_flight(prefix, &report, &culprit), TB_OK);
+        assert_int_equal(culprit.rank, 2);
+        assert_int_equal(culprit.other, -1);
+        assert_true(culprit.inside);
+        assert_non_null(strstr(culprit.doing, " f32 (step 2, bucket 0)"));
+    }
     tb_text_free(&report);
 }
 
@@ -135,6 +139,48 @@ static void the_record_names_the_rank_that_others_wait_for(void **state)
     assert_non_null(strstr(tb_text_str(&report), "last done: allreduce #"));
     tb_text_free(&report);
     assert_int_equal(tb_comm_read_flight("/tmp/no such record", &report, &culprit), TB_ERR_IO);
+}
+
+/* A record of four ranks by hand: the last operation of each, where it was, and when the rank was ended from outside. */
+static void write_record(const char *prefix, int rank, flight_entry last, int64_t excused_ns)
+{
+    char path[80];
+    flight *f = calloc(1, sizeof *f);
+    assert_non_null(f);
+    f->head = (flight_head){ .magic = flight_magic, .rank = rank, .size = 4, .posted = 1, .excused_ns = excused_ns };
+    last.number = 1;
+    memcpy(&f->entries[1], &last, sizeof last);
+    snprintf(path, sizeof path, "%s.%d", prefix, rank);
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(f, sizeof *f, 1, file), 1);
+    assert_int_equal(fclose(file), 0);
+    free(f);
+}
+
+/* Rank 0 gave up first, and took the job with it; 1 gave up behind 2, which had been ended while it waited for 3; and 3
+ * had not posted what it should. */
+static void the_record_follows_who_waited_for_whom(void **state)
+{
+    (void)state;
+    char prefix[64];
+    tb_text report = { 0 };
+    tb_culprit culprit;
+    prefix_of("chain", prefix);
+    for (int r = 0; r < 4; r++) {
+        flight_entry e = { .posted_ns = 100 - r, .peer = r < 3 ? r + 1 : 2, .blamed = -1, .state = FLIGHT_OPEN };
+        if (r < 2) {
+            e.state = FLIGHT_FAILED;
+            e.ended_ns = r ? 202 : 200;
+            e.blamed = r + 1;
+        }
+        if (r == 3) e.state = FLIGHT_POSTING;
+        write_record(prefix, r, e, r == 1 ? 0 : 201);
+    }
+    assert_int_equal(tb_comm_read_flight(prefix, &report, &culprit), TB_OK);
+    assert_int_equal(culprit.rank, 3);
+    assert_int_equal(culprit.other, -1);
+    tb_text_free(&report);
 }
 
 /* ---- faults ---- */
@@ -274,6 +320,7 @@ int main(void)
         cmocka_unit_test(the_record_names_the_odd_one),
         cmocka_unit_test(a_recorded_group_passes_the_battery_and_closes_in_order),
         cmocka_unit_test(the_record_names_the_rank_that_others_wait_for),
+        cmocka_unit_test(the_record_follows_who_waited_for_whom),
         cmocka_unit_test(faults_are_spelled_strictly),
         cmocka_unit_test(a_turned_bit_changes_the_sum),
         cmocka_unit_test(a_killed_rank_is_named),
