@@ -1,16 +1,14 @@
 /* What a pipeline would do on a cluster that is not here: the simulator (tb_schedule_sim.h) fed with the costs that two
  * ranks had here. Nothing of it is a measurement but the error, which stands beside it: the same simulator's step of
- * the ranks that ran, against the step that they took. */
+ * the ranks that ran, against steps that they took and that gave no costs. */
 #pragma once
 #include "tb_comm.h"
 #include "tb_schedule_sim.h"
 
-/* Durations of one rank's actions, summed over the timed steps. */
+/* Durations of one rank's actions, summed over some steps. */
 typedef struct tb_action_costs {
     int stages;
     double *sum_ns, *n; /* [stages * TB_ACTION_KINDS] */
-    double steps_ns;    /* summed as well */
-    int64_t steps;
 } tb_action_costs;
 
 TB_MUST_USE tb_status tb_action_costs_open(tb_action_costs *c, int stages);

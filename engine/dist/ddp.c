@@ -52,15 +52,20 @@ static tb_status lay_out(tb_ddp *d)
     return TB_OK;
 }
 
+tb_status tbi_ddp_take_order(tb_ddp *d, const int *order)
+{
+    memcpy(d->order, order, (size_t)d->n * sizeof *d->order);
+    d->has_seen = true;
+    return lay_out(d);
+}
+
 /* Rank 0's order of the first step, for all; parameters without a gradient come last. */
 tb_status tbi_ddp_adopt_order(tb_ddp *d)
 {
     for (int i = 0; i < d->n; i++)
         if (!d->slots[i].is_complete) d->seen[d->n_seen++] = i;
     TB_TRY(tb_comm_bcast(d->cfg.comm, d->seen, (size_t)d->n * sizeof *d->seen, 0, NULL, NULL));
-    memcpy(d->order, d->seen, (size_t)d->n * sizeof *d->order);
-    d->has_seen = true;
-    return lay_out(d);
+    return tbi_ddp_take_order(d, d->seen);
 }
 
 /* ---- a step ---- */

@@ -40,14 +40,37 @@ struct tb_ddp {
     struct ddp_update *update; /* NULL: the optimizer is the caller's */
 };
 
+enum { MOST_STATES = 2 };
+
+typedef struct range { /* of the arena, owned here */
+    int64_t first, n;
+    int64_t state; /* where its state begins */
+} range;
+
+typedef struct ddp_update {
+    tb_optim_config cfg;
+    int n_states;
+    int64_t t;           /* the step that is being made, from 1 */
+    const tb_kernel *kernel;
+    range *ranges;
+    int n_ranges;
+    int64_t numel;       /* of all ranges */
+    float *state[MOST_STATES];
+    void *memory;        /* the other arena: parameters between steps */
+    tb_tensor *arena, **view; /* [parameter] */
+    tb_tensor **whole;   /* [parameter * n_states]: state of those that every rank updates, or NULL */
+} ddp_update;
+
 /* ddp.c */
 tb_status tbi_ddp_make_arena(const tb_ddp *d, int64_t numel, void **memory, tb_tensor **arena);
 tb_tensor *tbi_ddp_view(const slot *s, tb_tensor *arena); /* of a slot's rows; the caller releases it */
 tb_status tbi_ddp_adopt_order(tb_ddp *d);
+tb_status tbi_ddp_take_order(tb_ddp *d, const int *order); /* the arena lies in it from now on */
 tb_status tbi_ddp_start_rest(tb_ddp *d);
 
 /* ddp_update.c: the optimizer that runs on sums. */
 tb_status tbi_ddp_update_open(tb_ddp *d);
 void tbi_ddp_update_close(tb_ddp *d);
+tb_status tbi_ddp_update_place(tb_ddp *d); /* the order is known: empty state, parameters in the second arena */
 void tbi_ddp_update_begin(tb_ddp *d); /* a step of it */
 void tbi_ddp_update_map(void *bucket, int64_t first, int64_t n, void *values); /* a tb_comm_map */

@@ -11,27 +11,6 @@
 #include "tb_ops.h"
 #include <string.h>
 
-enum { MOST_STATES = 2 };
-
-typedef struct range { /* of the arena, owned here */
-    int64_t first, n;
-    int64_t state; /* where its state begins */
-} range;
-
-typedef struct ddp_update {
-    tb_optim_config cfg;
-    int n_states;
-    int64_t t;           /* the step that is being made, from 1 */
-    const tb_kernel *kernel;
-    range *ranges;
-    int n_ranges;
-    int64_t numel;       /* of all ranges */
-    float *state[MOST_STATES];
-    void *memory;        /* the other arena: parameters between steps */
-    tb_tensor *arena, **view; /* [parameter] */
-    tb_tensor **whole;   /* [parameter * n_states]: state of those that every rank updates, or NULL */
-} ddp_update;
-
 tb_status tbi_ddp_update_open(tb_ddp *d)
 {
     const tb_optim_config *c = d->cfg.update;
@@ -130,6 +109,39 @@ static tb_status make_state(tb_ddp *d)
     return tb_ctx_take_error(ctx);
 }
 
+static tb_tensor *row(const slot *s, tb_tensor *rows, int r)
+{
+    if (s->rows == 1) return rows;
+    return tb_reshape(tb_slice(rows, 0, r, r + 1, 1), tb_tensor_rank(s->leaf), tb_tensor_dims(s->leaf));
+}
+
+/* Parameters move to the second arena. */
+static tb_status move_in(tb_ddp *d)
+{
+    ddp_update *u = d->update;
+    u->view = tb_calloc((size_t)d->n + 1, sizeof *u->view);
+    if (!u->view) return TB_ERR_OOM;
+    TB_TRY(tbi_ddp_make_arena(d, tb_tensor_numel(d->arena), &u->memory, &u->arena));
+    for (int i = 0; i < d->n; i++) {
+        slot *s = &d->slots[i];
+        u->view[i] = tbi_ddp_view(s, u->arena);
+        tb_scope *scope = tb_scope_open();
+        tb_tensor *place = row(s, u->view[i], 0);
+        tb_accumulate(place, s->leaf, true);
+        tb_status st = tb_ctx_take_error(tb_ctx_current());
+        if (st == TB_OK) st = tb_tensor_rebase(s->leaf, place);
+        tb_scope_close(scope);
+        TB_TRY(st);
+    }
+    return TB_OK;
+}
+
+tb_status tbi_ddp_update_place(tb_ddp *d)
+{
+    TB_TRY(make_state(d));
+    return move_in(d);
+}
+
 /* ---- on sums ---- */
 void tbi_ddp_update_begin(tb_ddp *d) { d->update->t++; }
 
@@ -191,34 +203,7 @@ static tb_status settle(tb_ddp *d)
     }
     tb_free(copy);
     tb_free(offset);
-    return st == TB_OK ? make_state(d) : st;
-}
-
-static tb_tensor *row(const slot *s, tb_tensor *rows, int r)
-{
-    if (s->rows == 1) return rows;
-    return tb_reshape(tb_slice(rows, 0, r, r + 1, 1), tb_tensor_rank(s->leaf), tb_tensor_dims(s->leaf));
-}
-
-/* Parameters move to the second arena. */
-static tb_status move_in(tb_ddp *d)
-{
-    ddp_update *u = d->update;
-    u->view = tb_calloc((size_t)d->n + 1, sizeof *u->view);
-    if (!u->view) return TB_ERR_OOM;
-    TB_TRY(tbi_ddp_make_arena(d, tb_tensor_numel(d->arena), &u->memory, &u->arena));
-    for (int i = 0; i < d->n; i++) {
-        slot *s = &d->slots[i];
-        u->view[i] = tbi_ddp_view(s, u->arena);
-        tb_scope *scope = tb_scope_open();
-        tb_tensor *place = row(s, u->view[i], 0);
-        tb_accumulate(place, s->leaf, true);
-        tb_status st = tb_ctx_take_error(tb_ctx_current());
-        if (st == TB_OK) st = tb_tensor_rebase(s->leaf, place);
-        tb_scope_close(scope);
-        TB_TRY(st);
-    }
-    return TB_OK;
+    return st == TB_OK ? tbi_ddp_update_place(d) : st;
 }
 
 /* A parameter with several uses: rows of sums are joined as tb_grad_join() does, every rank updates. */
@@ -264,10 +249,7 @@ static tb_status change_places(tb_ddp *d)
 
 static tb_status finish_step(tb_ddp *d)
 {
-    if (!d->has_seen) {
-        TB_TRY(settle(d));
-        TB_TRY(move_in(d));
-    }
+    if (!d->has_seen) TB_TRY(settle(d));
     TB_TRY(tbi_ddp_start_rest(d));
     for (int b = 0; b < d->n_buckets; b++) TB_TRY(tb_comm_wait(d->cfg.comm, &d->buckets[b].request, 0));
     tb_scope *scope = tb_scope_open();
@@ -300,3 +282,5 @@ int64_t tb_ddp_state_bytes(const tb_ddp *d)
         if (d->update->whole[i]) bytes += (int64_t)tb_tensor_bytes(d->update->whole[i]);
     return bytes;
 }
+
+int64_t tb_ddp_steps(const tb_ddp *d) { return d->update->t; }

@@ -43,7 +43,17 @@ TB_MUST_USE tb_status tb_ddp_finish(tb_ddp *d);
 /* With `update`, instead of finish and an optimizer's step: parameters are updated, gradients forgotten. */
 TB_MUST_USE tb_status tb_ddp_step(tb_ddp *d);
 void tb_ddp_set_rate(tb_ddp *d, double rate);     /* of later steps */
+int64_t tb_ddp_steps(const tb_ddp *d);            /* taken so far, those of a checkpoint included */
 int64_t tb_ddp_state_bytes(const tb_ddp *d);      /* optimizer state on this rank; known once the first step is done */
 int64_t tb_ddp_sum_ns(const tb_ddp *d); /* of the last step: time in posting, helping along and awaiting sums */
 int tb_ddp_buckets(const tb_ddp *d);
 int64_t tb_ddp_bytes(const tb_ddp *d); /* of the arena: what a step sums */
+
+/* ---- checkpoints of parameters and of an optimizer that is shared out (`update`): a folder with one safetensors file a
+ * rank, its state under "optim/<parameter>/<state>/<first element>", and manifest.safetensors ---- */
+/* Collective, between steps, after the first. The folder holds the last whole checkpoint at any time. */
+TB_MUST_USE tb_status tb_ddp_save(const tb_ddp *d, const char *folder);
+/* Collective, before the first step, on any number of ranks and with any size of buckets: the steps that follow have the
+ * bits that they would have had. CONFIG: of another model or optimizer; PARSE: a shard is not the manifest's. After a
+ * failure `d` can only be destroyed. */
+TB_MUST_USE tb_status tb_ddp_load(tb_ddp *d, const char *folder);

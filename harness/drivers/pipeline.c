@@ -135,7 +135,9 @@ typedef struct state {
     tb_rank_peak *peaks, *gpipe_peaks; /* [ranks] */
     int64_t microbatches, rows, time;
     bool keeps_events, keeps_costs;
-    tb_action_costs costs; /* of the timed steps, where there is a cluster to model */
+    tb_action_costs costs; /* of every second timed step, where there is a cluster to model; */
+    double judged_ns;      /* the steps between judge the model, summed */
+    int64_t judged;
 } state;
 
 /* ---- micro-batches ---- */
@@ -326,6 +328,8 @@ static tb_status check_setting(const state *s, const char *schedule)
     const tb_run *run = s->run;
     if (tb_param_int(run, "project") > 0 && (run->ranks < 2 || s->n_replicas > 1))
         return TB_FAIL(TB_ERR_CONFIG, "params.project models from one pipeline on launch.ranks 2 or more");
+    if (tb_param_int(run, "project") > 0 && tb_param_int(run, "steps") < 2)
+        return TB_FAIL(TB_ERR_CONFIG, "params.project wants params.steps 2 or more: some give costs, others judge them");
     if (!is_plain(schedule) && tb_param_bool(run, "full_batch"))
         return TB_FAIL(TB_ERR_CONFIG, "params.full_batch has no micro-batches for params.schedule %s", schedule);
     if (run->ranks % s->n_replicas)
@@ -518,13 +522,13 @@ static tb_status run_steps(const tb_run *run, void *arg)
         tb_run_warming(run, i < WARMUP_STEPS);
         tb_run_phase(run, "step", i, WARMUP_STEPS + steps);
         TB_TRY(tb_run_barrier(run));
-        s->keeps_costs = i >= WARMUP_STEPS;
+        s->keeps_costs = i >= WARMUP_STEPS && i % 2 == 0;
         s->keeps_events = i + 1 == WARMUP_STEPS + steps;
         int64_t t0 = tb_now_ns();
         TB_TRY(tb_pipeline_step(s->own.pipeline, &value));
         int64_t ns = tb_now_ns() - t0;
         emit_step(s, i, (double)ns * 1e-6, value);
-        if (s->keeps_costs) s->costs.steps_ns += (double)ns, s->costs.steps++;
+        if (i >= WARMUP_STEPS && !s->keeps_costs) s->judged_ns += (double)ns, s->judged++;
         tb_run_headline(run, "loss", value, "");
         TB_TRY(tb_run_sync(run, &stop));
     }
@@ -581,7 +585,8 @@ static void emit_projection(const state *s, const tb_cluster *c, int64_t microba
     tb_emit_sample(run, "modelled_peak_bytes", 0, (double)p->peak_bytes);
 }
 
-/* Micro-batches per stage stay what they are here. Behind it the error of the same model for the ranks that ran. */
+/* Micro-batches per stage stay what they are here. Behind it the error of the same model for the ranks that ran, in
+ * steps that its costs were not taken from. */
 static tb_status project(const state *s)
 {
     const tb_run *run = s->run;
@@ -590,7 +595,7 @@ static tb_status project(const state *s)
                     .ranks_per_node = (int)tb_param_int(run, "ranks_per_node"),
                     .far = {tb_param_num(run, "far_latency_us") * 1e3, 1 / tb_param_num(run, "far_gb_per_s")}};
     tb_projection p;
-    double here_ns, steps_ns = s->costs.steps_ns / (double)s->costs.steps;
+    double here_ns, steps_ns = s->judged_ns / (double)s->judged;
     tb_stage_time *times = tb_calloc((size_t)s->costs.stages, sizeof *times);
     if (!times) return TB_ERR_OOM;
     tb_status st = tb_action_costs_gather(&s->costs, s->comm, times);

@@ -1,6 +1,6 @@
 /* What data parallelism must be: 1, 2 and 4 ranks with the same global batch learn the same bits, whatever the bucket
- * size; accumulation without sums in between is the same as with them at its end. Also run under
- * ThreadSanitizer. */
+ * size; accumulation without sums in between is the same as with them at its end; a run that is kept and resumed on
+ * other ranks is the same as one that never stopped. Also run under ThreadSanitizer. */
 #include "tb_test.h"
 #include "tb_autograd.h"
 #include "tb_ddp.h"
@@ -8,6 +8,7 @@
 #include "tb_ops.h"
 #include "tb_optim.h"
 #include <pthread.h>
+#include <stdlib.h>
 
 enum { BATCH = 32, WIDTH = 20, CLASSES = 5, STEPS = 4, TIME = 6, VOCAB = 11 };
 
@@ -21,8 +22,9 @@ typedef struct setting {
     bool fused;
     tb_optim_kind optim;
     const char *backend; /* NULL: thread */
-    int steps;           /* 0: STEPS; else so many over one batch, which they learn; -1: none */
-    uint64_t seed;       /* 0: 9 */
+    const char *load, *save; /* a checkpoint's folder; NULL: from the start, not kept */
+    int until;               /* this step; 0: STEPS */
+    tb_status refused;       /* what load says */
 } setting;
 
 typedef struct rank_job {
@@ -69,8 +71,8 @@ static tb_tensor *text_loss(const tb_model *m, int step, int micro, int first, i
 static void train(rank_job *j, const tb_model *m, tb_optim *o, tb_ddp *d)
 {
     int rows = BATCH / j->s->ranks;
-    int steps = j->s->steps < 0 ? 0 : j->s->steps ? j->s->steps : STEPS;
-    for (int step = 0; step < steps; step++) {
+    int until = j->s->until ? j->s->until : STEPS;
+    for (int step = j->s->load ? (int)tb_ddp_steps(d) : 0; step < until; step++) {
         for (int micro = 0; micro < j->s->micro_batches; micro++) {
             tb_scope *scope = tb_scope_open();
             tb_ddp_begin(d, micro + 1 == j->s->micro_batches);
@@ -107,8 +109,10 @@ static void *run_rank(void *arg)
     assert_ok(tb_optim_create(tb_model_params(m), &optim, &o));
     assert_ok(
         tb_ddp_create(&(tb_ddp_config){tb_model_params(m), c, j->s->bucket_bytes, j->s->fused ? &optim : NULL}, &d));
-    train(j, m, o, d);
-    if (j->s->fused) j->state_bytes = tb_ddp_state_bytes(d);
+    if (j->s->load) assert_int_equal(tb_ddp_load(d, j->s->load), j->s->refused);
+    if (!j->s->refused) train(j, m, o, d);
+    if (j->s->save) assert_ok(tb_ddp_save(d, j->s->save));
+    if (j->s->fused && !j->s->refused) j->state_bytes = tb_ddp_state_bytes(d);
     j->buckets = tb_ddp_buckets(d);
     assert_ok(tb_params_hash(tb_model_params(m), j->hash));
     tb_ddp_destroy(d);
@@ -252,6 +256,58 @@ static void the_state_of_an_optimizer_is_shared_out(void **state)
 }
 
 /* Each rank would have running averages of its own rows. */
+/* Trained on 2 ranks, kept, and gone on with on 1 and 4, whose shares and buckets are others: the bits of an unbroken run. */
+static void a_checkpoint_resumes_on_other_ranks(void **state)
+{
+    (void)state;
+    static const char *const models[] = {mlp, tied_gpt};
+    static const tb_optim_kind kinds[] = {TB_OPTIM_ADAMW, TB_OPTIM_SGD};
+    for (int k = 0; k < 2; k++) {
+        char folder[] = "/tmp/tb_ddp_XXXXXX", unbroken[65], early[65], resumed[65], command[64];
+        assert_non_null(mkdtemp(folder));
+        setting s = {2, 1, 512, models[k], true, kinds[k], .until = 0};
+        run(s, unbroken);
+        s.until = 1;
+        s.save = folder;
+        run(s, early);
+        s.until = 2; /* replaces it, and goes on from it */
+        s.load = folder;
+        run(s, early);
+        s.save = NULL;
+        s.until = 0;
+        for (int ranks = 1; ranks <= 4; ranks *= 2) {
+            s.ranks = ranks;
+            s.bucket_bytes = 1024 * ranks;
+            s.backend = ranks == 4 ? "shm" : NULL;
+            run(s, resumed);
+            assert_string_equal(resumed, unbroken);
+        }
+        assert_string_not_equal(early, unbroken);
+        snprintf(command, sizeof command, "rm -r %s", folder);
+        assert_int_equal(system(command), 0);
+    }
+}
+
+/* A shard of one checkpoint among those of another, or another model's, is no checkpoint. */
+static void a_checkpoint_of_something_else_is_refused(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/tb_ddp_XXXXXX", hash[65], command[256];
+    assert_non_null(mkdtemp(folder));
+    setting s = {2, 1, 512, mlp, true, TB_OPTIM_ADAMW, .save = folder, .until = 1};
+    run(s, hash);
+    setting other = {2, 1, 512, tied_gpt, true, TB_OPTIM_ADAMW, .load = folder, .refused = TB_ERR_CONFIG};
+    run(other, hash);
+    other = (setting){2, 1, 512, mlp, true, TB_OPTIM_SGD, .load = folder, .refused = TB_ERR_CONFIG};
+    run(other, hash);
+    snprintf(command, sizeof command, "cd %s && cp step-1-shard-0-of-2.safetensors step-1-shard-1-of-2.safetensors", folder);
+    assert_int_equal(system(command), 0);
+    other = (setting){2, 1, 512, mlp, true, TB_OPTIM_ADAMW, .load = folder, .refused = TB_ERR_PARSE};
+    run(other, hash);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
 static void *create_with_buffers(void *arg)
 {
     rank_job *j = arg;
@@ -290,6 +346,8 @@ int main(void)
         cmocka_unit_test(a_tied_head_has_the_bits_of_one_rank),
         cmocka_unit_test(updates_on_sums_have_the_bits_of_an_optimizer),
         cmocka_unit_test(the_state_of_an_optimizer_is_shared_out),
+        cmocka_unit_test(a_checkpoint_resumes_on_other_ranks),
+        cmocka_unit_test(a_checkpoint_of_something_else_is_refused),
         cmocka_unit_test(accumulation_sums_once_and_all_ranks_agree),
         cmocka_unit_test(running_averages_are_refused_on_several_ranks),
     };
