@@ -9,10 +9,15 @@
 #include <string.h>
 #include <time.h>
 
+enum { LENT = 3 };
+
 struct tb_group {
     MPI_Comm comm;
     int rank, size;
     int64_t deadline_ns;
+    bool failed;      /* a wait ended early: its request is still MPI's, and so is the memory lent for it */
+    void *lent[LENT]; /* what the requests under way read and write; a collective request cannot be cancelled */
+    int n_lent;
 };
 
 static int env_int(const char *name)
@@ -58,7 +63,7 @@ tb_status tb_group_start(tb_group **world)
 void tb_group_end(tb_group *world)
 {
     if (!world) return;
-    tb_free(world);
+    if (!world->failed) tb_free(world);
     MPI_Finalize();
 }
 
@@ -79,7 +84,7 @@ tb_status tb_group_first(tb_group *world, int n, tb_group **out)
 
 void tb_group_leave(tb_group *group)
 {
-    if (!group) return;
+    if (!group || group->failed) return;
     MPI_Comm_free(&group->comm);
     tb_free(group);
 }
@@ -99,11 +104,33 @@ const char *tb_group_library(void)
 
 void tb_group_set_deadline(tb_group *group, int64_t ns) { group->deadline_ns = ns; }
 
+/* ---- waiting ---- */
+/* Memory for a request, the group's until take_back(). NULL: no memory. */
+static void *lend(tb_group *group, size_t bytes)
+{
+    void *block = tb_calloc(bytes ? bytes : 1, 1);
+    if (block) group->lent[group->n_lent++] = block;
+    return block;
+}
+
+/* Behind the last request of an operation; `st` is the operation's. */
+static tb_status take_back(tb_group *group, tb_status st)
+{
+    while (!group->failed && group->n_lent) tb_free(group->lent[--group->n_lent]);
+    return st;
+}
+
+static tb_status usable(const tb_group *group)
+{
+    if (!group->failed) return TB_OK;
+    return TB_FAIL(TB_ERR_CANCELLED, "rank %d of %d: the harness has given up this group before", group->rank,
+                   group->size);
+}
+
 /* Until `request` is done, or the deadline has passed. */
-static tb_status wait(tb_group *group, int rc, MPI_Request *request, bool idle, const char *what)
+static tb_status wait_for(tb_group *group, MPI_Request *request, bool idle, const char *what)
 {
     int64_t start = tb_now_ns();
-    TB_TRY(check(rc, what));
     for (int done = 0;;) {
         TB_TRY(check(MPI_Test(request, &done, MPI_STATUS_IGNORE), what));
         if (done) return TB_OK;
@@ -114,9 +141,19 @@ static tb_status wait(tb_group *group, int rc, MPI_Request *request, bool idle, 
     }
 }
 
+static tb_status wait(tb_group *group, int rc, MPI_Request *request, bool idle, const char *what)
+{
+    tb_status st = check(rc, what);
+    if (st == TB_OK) st = wait_for(group, request, idle, what);
+    group->failed |= st != TB_OK;
+    return st;
+}
+
+/* ---- operations ---- */
 tb_status tb_group_barrier(tb_group *group)
 {
     MPI_Request request;
+    TB_TRY(usable(group));
     if (!group->deadline_ns) return check(MPI_Barrier(group->comm), "barrier"); /* leaves most evenly */
     return wait(group, MPI_Ibarrier(group->comm, &request), &request, false, "barrier");
 }
@@ -124,56 +161,73 @@ tb_status tb_group_barrier(tb_group *group)
 tb_status tb_group_idle_barrier(tb_group *group)
 {
     MPI_Request request;
+    TB_TRY(usable(group));
     return wait(group, MPI_Ibarrier(group->comm, &request), &request, true, "barrier");
 }
 
 tb_status tb_group_broadcast(tb_group *group, void *data, size_t bytes)
 {
     MPI_Request request;
+    TB_TRY(usable(group));
     if (bytes > INT_MAX) return TB_FAIL(TB_ERR_INVALID, "broadcast of more than 2 GiB");
-    return wait(group, MPI_Ibcast(data, (int)bytes, MPI_BYTE, 0, group->comm, &request), &request, false, "broadcast");
+    void *lent = lend(group, bytes);
+    if (!lent) return TB_ERR_OOM;
+    memcpy(lent, data, bytes);
+    int rc = MPI_Ibcast(lent, (int)bytes, MPI_BYTE, 0, group->comm, &request);
+    tb_status st = wait(group, rc, &request, false, "broadcast");
+    if (st == TB_OK) memcpy(data, lent, bytes);
+    return take_back(group, st);
 }
 
 tb_status tb_group_max(tb_group *group, int64_t *value)
 {
     MPI_Request request;
-    int64_t all = *value;
-    int rc = MPI_Iallreduce(value, &all, 1, MPI_INT64_T, MPI_MAX, group->comm, &request);
-    TB_TRY(wait(group, rc, &request, false, "agreement"));
-    *value = all;
-    return TB_OK;
+    TB_TRY(usable(group));
+    int64_t *lent = lend(group, 2 * sizeof *lent);
+    if (!lent) return TB_ERR_OOM;
+    lent[0] = *value;
+    int rc = MPI_Iallreduce(&lent[0], &lent[1], 1, MPI_INT64_T, MPI_MAX, group->comm, &request);
+    tb_status st = wait(group, rc, &request, false, "agreement");
+    if (st == TB_OK) *value = lent[1];
+    return take_back(group, st);
 }
 
-static tb_status gather_bytes(tb_group *group, const void *data, int bytes, int *sizes, int *offsets,
-                              void **all)
+/* sizes[size], then as many offsets; mine: lent. *all is lent as well, and the caller's once that is done. */
+static tb_status gather_bytes(tb_group *group, const void *mine, int bytes, int *sizes, void **all, size_t *all_bytes)
 {
     int64_t total = 0;
+    int *offsets = sizes + group->size;
     for (int r = 0; group->rank == 0 && r < group->size; r++) {
         offsets[r] = (int)total;
         total += sizes[r];
         if (total > INT_MAX) return TB_FAIL(TB_ERR_INVALID, "gather of more than 2 GiB: sync more often");
     }
-    if (group->rank == 0 && !(*all = tb_calloc(1, (size_t)total + 1))) return TB_ERR_OOM;
+    void *to = group->rank == 0 ? lend(group, (size_t)total + 1) : NULL;
+    if (group->rank == 0 && !to) return TB_ERR_OOM;
     MPI_Request request;
-    int rc = MPI_Igatherv(data, bytes, MPI_BYTE, *all, sizes, offsets, MPI_BYTE, 0, group->comm, &request);
-    return wait(group, rc, &request, false, "gather");
+    int rc = MPI_Igatherv(mine, bytes, MPI_BYTE, to, sizes, offsets, MPI_BYTE, 0, group->comm, &request);
+    TB_TRY(wait(group, rc, &request, false, "gather"));
+    if (group->rank > 0) return TB_OK;
+    group->n_lent--;
+    *all = to;
+    *all_bytes = (size_t)total;
+    return TB_OK;
 }
 
 tb_status tb_group_gather(tb_group *group, const void *data, size_t bytes, void **all, size_t *all_bytes)
 {
     *all = NULL;
+    TB_TRY(usable(group));
     if (bytes > INT_MAX) return TB_FAIL(TB_ERR_INVALID, "gather of more than 2 GiB: sync more often");
-    int mine = (int)bytes;
-    int *sizes = tb_calloc((size_t)group->size * 2, sizeof *sizes);
-    if (!sizes) return TB_ERR_OOM;
+    int *sizes = lend(group, ((size_t)group->size * 2 + 1) * sizeof *sizes);
+    void *mine = sizes ? lend(group, bytes) : NULL;
+    if (!mine) return take_back(group, TB_ERR_OOM);
+    int *own = &sizes[group->size * 2];
+    *own = (int)bytes;
+    memcpy(mine, data, bytes);
     MPI_Request request;
-    int rc = MPI_Igather(&mine, 1, MPI_INT, sizes, 1, MPI_INT, 0, group->comm, &request);
+    int rc = MPI_Igather(own, 1, MPI_INT, sizes, 1, MPI_INT, 0, group->comm, &request);
     tb_status st = wait(group, rc, &request, false, "gather");
-    if (st == TB_OK) st = gather_bytes(group, data, mine, sizes, sizes + group->size, all);
-    if (st == TB_OK && group->rank == 0) {
-        *all_bytes = 0;
-        for (int r = 0; r < group->size; r++) *all_bytes += (size_t)sizes[r];
-    }
-    tb_free(sizes);
-    return st;
+    if (st == TB_OK) st = gather_bytes(group, mine, (int)bytes, sizes, all, all_bytes);
+    return take_back(group, st);
 }

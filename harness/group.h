@@ -21,7 +21,8 @@ _Noreturn void tb_group_abort(int exit_code);             /* ends every rank: fo
 TB_MUST_USE tb_status tb_group_first(tb_group *world, int n, tb_group **out);
 void tb_group_leave(tb_group *group);                     /* not collective; NULL is accepted */
 
-/* Waits below end after this long with TB_ERR_TIMEOUT; 0 (at first): never. */
+/* Waits below end after this long with TB_ERR_TIMEOUT; 0 (at first): never. The group can then only be left; the
+ * caller's memory is its own again. */
 void tb_group_set_deadline(tb_group *group, int64_t ns);
 
 int tb_group_rank(const tb_group *group);

@@ -241,7 +241,8 @@ static void examine_dead(const trial *t, tb_struck *out)
         out->ended = t->exit_code > 0 && none_is(tb_text_str(&report), is_alive);
         out->left_behind = !none_is(tb_text_str(&report), tb_struck_left_arena);
     }
-    if (!out->named) snprintf(out->sentence, sizeof out->sentence, "%.600s", t->output);
+    if (!out->named)
+        snprintf(out->sentence, sizeof out->sentence, "%.600s\n%.900s", t->output, tb_text_str(&report));
     tb_text_free(&report);
     tb_free(prefix);
 }

@@ -23,7 +23,7 @@ typedef struct tb_struck {
     bool left_behind;    /* shared memory is still there: the ranks', or files that nobody maps */
     double gone_s;       /* from the deadline after the strike until all were gone; negative: before it */
     char doing[208];     /* the victim: "allreduce #17 of 1024 f32 (step 4, gradients, bucket 1 of 2)" */
-    char sentence[640];  /* what was printed of it */
+    char sentence[1536]; /* what was printed of it; not named: of everything, and the ranks' records */
 } tb_struck;
 
 TB_MUST_USE tb_status tb_struck_program(const tb_struck_plan *plan, tb_struck *out);

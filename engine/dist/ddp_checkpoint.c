@@ -289,11 +289,13 @@ static tb_status take(tb_ddp *d, const tb_safetensors *f, const tb_safetensors_e
         int64_t from = p->first > first ? p->first : first;
         int64_t to = p->first + p->n < first + n ? p->first + p->n : first + n;
         if (p->slot != slot_index || from >= to) continue;
-        tb_status st = TB_OK;
-        if (!values) st = (values = tb_calloc((size_t)n, sizeof *values)) ? tb_safetensors_read(f, e, values) : TB_ERR_OOM;
-        if (st != TB_OK) {
-            tb_free(values);
-            return st;
+        if (!values) {
+            values = tb_calloc((size_t)n, sizeof *values);
+            tb_status st = values ? tb_safetensors_read(f, e, values) : TB_ERR_OOM;
+            if (st != TB_OK) {
+                tb_free(values);
+                return st;
+            }
         }
         memcpy(d->update->state[state] + p->state + from - p->first, values + (from - first),
                (size_t)(to - from) * sizeof *values);

@@ -271,9 +271,22 @@ tb_status tbi_pipeline_run(tb_pipeline *p)
     return TB_OK;
 }
 
+/* What is left of an earlier step has been summed over the pipelines, and would be again. */
+static tb_status must_be_clear(const tb_pipeline *p)
+{
+    const tb_params *ps = tb_model_params(p->cfg.model);
+    for (int i = 0; p->cfg.replicas && i < tb_params_count(ps); i++)
+        if (tb_grad(tb_params_at(ps, i)->tensor))
+            return TB_FAIL(TB_ERR_INVALID, "pipeline: %s has a gradient from before this step, which its sum over the "
+                           "pipelines would count again: take the optimizer's step or clear gradients in between",
+                           tb_params_at(ps, i)->name);
+    return TB_OK;
+}
+
 tb_status tb_pipeline_step(tb_pipeline *p, double *loss)
 {
     const tb_schedule *s = p->cfg.schedule;
+    TB_TRY(must_be_clear(p));
     tb_model_set_training(p->cfg.model, true);
     tb_status st = tbi_pipeline_run(p);
     if (st == TB_OK && p->cfg.comm)

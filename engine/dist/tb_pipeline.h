@@ -42,7 +42,8 @@ typedef struct tb_pipeline_config {
     int64_t rows, time;          /* of a micro-batch: TB_DIM_BATCH and TB_DIM_TIME of the boundaries */
     bool recompute;              /* F keeps the blocks' inputs alone; B runs each block once more */
     tb_pipeline_source source;
-    tb_optim *optim;             /* over the model's parameters; NULL: OPT does nothing and gradients stay */
+    tb_optim *optim;             /* over the model's parameters; NULL: OPT does nothing and gradients stay (with
+                                    replicas the caller clears them before the next step) */
     tb_comm *comm;               /* ranks of the schedule; NULL: one */
     tb_comm *replicas;           /* ranks of other pipelines with the same stages; NULL: one pipeline */
     int64_t first_microbatch;    /* of this pipeline in the step: its own are numbered from it for the source and for

@@ -256,7 +256,8 @@ static void the_state_of_an_optimizer_is_shared_out(void **state)
 }
 
 /* Each rank would have running averages of its own rows. */
-/* Trained on 2 ranks, kept, and gone on with on 1 and 4, whose shares and buckets are others: the bits of an unbroken run. */
+/* Trained on 2 ranks, kept, and gone on with on 1, 2 and 4, whose shares and buckets are others: the bits of an
+ * unbroken run. */
 static void a_checkpoint_resumes_on_other_ranks(void **state)
 {
     (void)state;
@@ -300,7 +301,8 @@ static void a_checkpoint_of_something_else_is_refused(void **state)
     run(other, hash);
     other = (setting){2, 1, 512, mlp, true, TB_OPTIM_SGD, .load = folder, .refused = TB_ERR_CONFIG};
     run(other, hash);
-    snprintf(command, sizeof command, "cd %s && cp step-1-shard-0-of-2.safetensors step-1-shard-1-of-2.safetensors", folder);
+    snprintf(command, sizeof command, "cd %s && cp step-1-shard-0-of-2.safetensors step-1-shard-1-of-2.safetensors",
+             folder);
     assert_int_equal(system(command), 0);
     other = (setting){2, 1, 512, mlp, true, TB_OPTIM_ADAMW, .load = folder, .refused = TB_ERR_PARSE};
     run(other, hash);

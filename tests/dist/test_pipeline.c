@@ -21,8 +21,9 @@ typedef struct job { /* one arrangement of the same training */
     bool recompute;
     int replicas, steps; /* 0: 1 pipeline, STEPS; more steps: over one batch, which they learn */
     const char *backend; /* NULL: thread */
+    bool gradients_stay; /* no optimizer */
 } job;
-#define ALONE 0, 0, NULL
+#define ALONE 0, 0, NULL, false
 
 static uint64_t seed = 5;
 static int replicas_of(const job *j) { return j->replicas ? j->replicas : 1; }
@@ -124,13 +125,19 @@ static void run_rank(rank_job *r)
                                                        .time = TIME,
                                                        .recompute = r->j->recompute,
                                                        .source = source_of(r->j),
-                                                       .optim = optim,
+                                                       .optim = r->j->gradients_stay ? NULL : optim,
                                                        .comm = stages,
                                                        .replicas = replicas,
                                                        .first_microbatch = r->replica * r->j->microbatches},
                                  &p));
     double value;
     outcome *out = &r->out[r->replica];
+    if (r->j->gradients_stay) {
+        assert_ok(tb_pipeline_step(p, &value));
+        assert_int_equal(tb_pipeline_step(p, &value), TB_ERR_INVALID);
+        assert_non_null(strstr(tb_error_message(), "has a gradient from before this step"));
+        tb_params_clear_grads(tb_model_params(model));
+    }
     for (int i = 0; i < steps_of(r->j); i++) {
         assert_ok(tb_pipeline_step(p, &value));
         if (i == 0 && r->rank == 0) out->first_loss = value;
@@ -344,6 +351,16 @@ static void every_grid_gives_the_tree_over_folds(void **state)
         }
 }
 
+/* Sums over the pipelines that nobody has taken would be summed again. */
+static void gradients_that_stay_are_not_summed_twice(void **state)
+{
+    (void)state;
+    job j = {.schedule = "1f1b", .model = spec, .ranks = 2, .chunks = 1, .microbatches = 2, .replicas = 2, .steps = 1,
+             .gradients_stay = true};
+    outcome out[2];
+    run(&j, out);
+}
+
 static void another_seed_gives_other_weights(void **state)
 {
     (void)state;
@@ -480,6 +497,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_schedule_gives_the_weights_of_plain_accumulation),
         cmocka_unit_test(every_grid_gives_the_tree_over_folds),
+        cmocka_unit_test(gradients_that_stay_are_not_summed_twice),
         cmocka_unit_test(another_seed_gives_other_weights),
         cmocka_unit_test(what_is_held_is_what_was_predicted_on_meta),
         cmocka_unit_test(a_rank_of_1f1b_holds_min_m_p_minus_r_microbatches),

@@ -10,7 +10,8 @@ def added(points, spec):
     """{name: ([parts], whole or None)}: launches added up, points of one name too."""
     bars = {}
     for name, group in describe.grouped(points, spec.get("label")).items():
-        total = {m: sum(p.launch_numbers(m).sum() for p in group) for m in [*spec["metric"], *filter(None, [spec.get("of")])]}
+        total = {m: sum(p.launch_numbers(m).sum() for p in group)
+                 for m in spec["metric"] + ([spec["of"]] if spec.get("of") else [])}
         bars[name] = ([total[m] for m in spec["metric"]], total.get(spec.get("of")))
     return dict(sorted(bars.items()))
 
