@@ -103,8 +103,8 @@ static tb_status look_at_machine(launch *l, const char *when)
     const tb_execution *e = l->e;
     tb_run_phase(&l->run, "noise", -1, 0);
     if (l->run.rank == 0) {
-        tb_provenance in = {.argc = e->argc, .argv = e->argv, .mpi_library = tb_group_library(),
-                            .source_dir = e->source_dir};
+        tb_provenance in = {
+            .argc = e->argc, .argv = e->argv, .mpi_library = tb_group_library(), .source_dir = e->source_dir};
         tb_noise noise;
         TB_TRY(tb_topo_bind_thread(e->topo->cores, e->topo->n_cores));
         if (strcmp(when, "before") == 0) TB_TRY(tb_provenance_write(l->journal, &in));
@@ -136,8 +136,8 @@ static tb_status check_first(launch *l, bool *correct)
     return TB_OK;
 }
 
-/* Ranks are set up at their own pace until they meet, here or in tb_run_open_comm(): from then on none may be later than
- * the deadline, until one of them looks at the machine while the others wait. */
+/* Ranks are set up at their own pace until they meet, here or in tb_run_open_comm(): from then on none may be later
+ * than the deadline, until one of them looks at the machine while the others wait. */
 static tb_status start_deadline(const launch *l)
 {
     double deadline_s = 0;
@@ -153,8 +153,7 @@ static tb_status drive(launch *l)
     int64_t t0 = tb_now_ns();
     bool correct, stop;
     tb_run_phase(&l->run, "setup", -1, 0);
-    if (l->run.rank == 0)
-        tb_emit_value(&l->run, "launch_s", "s", (double)(utc_ns() - l->e->point->utc_ns) * 1e-9);
+    if (l->run.rank == 0) tb_emit_value(&l->run, "launch_s", "s", (double)(utc_ns() - l->e->point->utc_ns) * 1e-9);
     if (d->setup) TB_TRY(d->setup(&l->run, &l->state));
     tb_emit_value(&l->run, "setup_s", "s", (double)(tb_now_ns() - t0) * 1e-9);
     TB_TRY(start_deadline(l));
@@ -208,8 +207,10 @@ static tb_status judge_one(launch *l, const char *condition, findings *f)
 {
     bool holds = false;
     tb_check check = {.name = condition, .kind = "valid", .message = ""};
-    if (tb_expr_test(condition, look_up, f, &holds) != TB_OK) check.message = tb_error_message();
-    else if (!holds) check.message = "the condition does not hold";
+    if (tb_expr_test(condition, look_up, f, &holds) != TB_OK)
+        check.message = tb_error_message();
+    else if (!holds)
+        check.message = "the condition does not hold";
     tb_expr_sides(condition, look_up, f, &check.value, &check.limit);
     check.pass = holds;
     if (!holds) say_invalid(l, tb_error_code() != TB_OK ? check.message : condition);
@@ -276,8 +277,7 @@ tb_status tb_execute(const tb_execution *e, int *exit_code)
     snprintf(message, sizeof message, "%s", tb_error_message());
     tb_status recorded = TB_OK;
     if (l.journal && l.run.rank == 0) recorded = write_end(&l, st);
-    bool leaves_alone =
-        st != TB_OK && l.run.ranks > 1; /* the others may wait for this rank: it ends the job */
+    bool leaves_alone = st != TB_OK && l.run.ranks > 1; /* the others may wait for this rank: it ends the job */
     if (l.driver && l.driver->teardown && !leaves_alone) l.driver->teardown(l.state);
     if (l.journal && tb_journal_close(l.journal) != TB_OK && recorded == TB_OK) recorded = tb_error_code();
     tb_recorder_free(l.recorder);

@@ -241,8 +241,7 @@ static void examine_dead(const trial *t, tb_struck *out)
         out->ended = t->exit_code > 0 && none_is(tb_text_str(&report), is_alive);
         out->left_behind = !none_is(tb_text_str(&report), tb_struck_left_arena);
     }
-    if (!out->named)
-        snprintf(out->sentence, sizeof out->sentence, "%.600s\n%.900s", t->output, tb_text_str(&report));
+    if (!out->named) snprintf(out->sentence, sizeof out->sentence, "%.600s\n%.900s", t->output, tb_text_str(&report));
     tb_text_free(&report);
     tb_free(prefix);
 }
@@ -277,8 +276,10 @@ tb_status tb_struck_program(const tb_struck_plan *plan, tb_struck *out)
     snprintf(t->results, sizeof t->results, "%s/out", t->folder);
     clock_gettime(CLOCK_REALTIME, &now);
     TB_GO(start(t));
-    if (plan->lives) examine_alive(t, out);
-    else examine_dead(t, out);
+    if (plan->lives)
+        examine_alive(t, out);
+    else
+        examine_dead(t, out);
     out->left_behind |= left_files(now.tv_sec);
 cleanup:
     if (t->results[0]) remove_folder(t->folder);

@@ -11,9 +11,9 @@ typedef struct tb_struck_plan {
     char fault[48]; /* as launch.fault */
     int ranks, victim;
     double deadline_s;
-    bool direct;         /* started by mpirun; else by tb run */
-    bool lives;          /* the run must end well, and tell of the slow rank */
-    bool disputable;     /* a message's two ends, or two ranks, say different things: both must be named */
+    bool direct;     /* started by mpirun; else by tb run */
+    bool lives;      /* the run must end well, and tell of the slow rank */
+    bool disputable; /* a message's two ends, or two ranks, say different things: both must be named */
 } tb_struck_plan;
 
 typedef struct tb_struck {

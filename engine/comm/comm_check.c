@@ -11,7 +11,7 @@ typedef struct fingerprint {
 
 static const char *kind_name(int kind)
 {
-    static const char *const names[] = { "allreduce", "reduce_scatter", "allgather", "bcast", "barrier" };
+    static const char *const names[] = {"allreduce", "reduce_scatter", "allgather", "bcast", "barrier"};
     return kind >= 0 && kind < 5 ? names[kind] : "?";
 }
 
@@ -59,13 +59,17 @@ static tb_status compare(tb_comm *c, const fingerprint *all)
 
 static tb_status check_collective(tb_comm *c, const tbi_collective *what, tb_request *out)
 {
-    fingerprint mine = { .count = what->count, .kind = (int32_t)what->kind, .dtype = (int32_t)what->dtype,
-                         .reduction = (int32_t)what->reduction, .root = what->root };
+    fingerprint mine = {.count = what->count,
+                        .kind = (int32_t)what->kind,
+                        .dtype = (int32_t)what->dtype,
+                        .reduction = (int32_t)what->reduction,
+                        .root = what->root};
     snprintf(mine.label, sizeof mine.label, "%.39s", c->label);
     fingerprint *all = tb_calloc((size_t)c->size, sizeof *all);
     if (!all) return tb_error_code();
-    tb_status st = tbi_pass_collective(c, &(tbi_collective){ .kind = TBI_ALLGATHER, .data = &mine, .out = all,
-                                                             .count = sizeof mine, .dtype = TB_U8 }, out);
+    tb_status st = tbi_pass_collective(
+        c, &(tbi_collective){.kind = TBI_ALLGATHER, .data = &mine, .out = all, .count = sizeof mine, .dtype = TB_U8},
+        out);
     if (st == TB_OK) st = compare(c, all);
     tb_free(all);
     return st == TB_OK ? tbi_pass_collective(c, what, out) : st;
@@ -74,9 +78,15 @@ static tb_status check_collective(tb_comm *c, const tbi_collective *what, tb_req
 tb_status tb_comm_add_check(tb_comm *c)
 {
     static const tbi_comm_backend check = {
-        .close = tbi_comm_unwrap, .send = tbi_pass_send, .recv = tbi_pass_recv, .poll = tbi_pass_poll,
-        .missing = tbi_pass_missing, .abort = tbi_pass_abort, .collective = check_collective,
-        .alloc = tbi_pass_alloc, .free = tbi_pass_free,
+        .close = tbi_comm_unwrap,
+        .send = tbi_pass_send,
+        .recv = tbi_pass_recv,
+        .poll = tbi_pass_poll,
+        .missing = tbi_pass_missing,
+        .abort = tbi_pass_abort,
+        .collective = check_collective,
+        .alloc = tbi_pass_alloc,
+        .free = tbi_pass_free,
     };
     if (tb_comm_get_caps(c).cooperative) return TB_OK; /* compares by itself */
     return tbi_comm_wrap(c, &check, NULL);

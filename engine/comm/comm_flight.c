@@ -12,6 +12,7 @@
 
 typedef struct state { /* of one rank */
     bool readable, closed;
+    bool on_chain; /* of follow_blame() */
     int pid;
     int64_t excused_ns;
     flight_entry oldest_open; /* number 0: it waits for nothing */
@@ -76,28 +77,29 @@ static int waited_for(const state *all, int rank, int ranks)
 }
 
 /* Rule 1; -1: nobody blames anybody. Of two that say different things the one that more ranks blame; where no majority
- * does, *other is the second. */
-static int follow_blame(const state *s, int ranks, int *other)
+ * does, *other is the second. A rank that was ended in its sleep posts, and waits for those behind it: there it ends.
+ */
+static int follow_blame(state *s, int ranks, int *other)
 {
     int at = 0, accuser = 0;
     *other = -1;
     while (at < ranks && !blames(s, at, ranks)) at++;
     if (at == ranks) return -1;
-    for (int next = at, hops = 0; next >= 0 && hops < ranks; hops++) {
+    for (int next = at; next >= 0 && !s[next].on_chain;) {
         accuser = at, at = next;
+        s[at].on_chain = true;
         bool word = blames(s, at, ranks), disputed = s[accuser].failed.disputed;
         next = word ? s[at].failed.blamed : disputed ? -1 : waited_for(s, at, ranks);
-        if (next == at) break;
     }
     if (!s[accuser].failed.disputed) return at;
-    int votes[2] = { 0 };
+    int votes[2] = {0};
     for (int r = 0; r < ranks; r++)
         if (blames(s, r, ranks)) votes[0] += s[r].failed.blamed == at, votes[1] += s[r].failed.blamed == accuser;
     if (votes[0] < 2 || votes[0] == votes[1]) *other = accuser;
     return votes[0] >= votes[1] ? at : accuser;
 }
 
-static int find_culprit(const state *s, int ranks, int *other)
+static int find_culprit(state *s, int ranks, int *other)
 {
     int blamed = follow_blame(s, ranks, other), first = -1, waiting = -1;
     bool begun = false;
@@ -144,7 +146,7 @@ static void describe_rank(tb_text *to, const state *s, int rank, int64_t end_ns)
     tb_text_add(to, "\n");
 }
 
-static void tell_culprit(const state *s, int ranks, tb_culprit *out)
+static void tell_culprit(state *s, int ranks, tb_culprit *out)
 {
     int other, rank = find_culprit(s, ranks, &other);
     *out = (tb_culprit){.rank = rank, .other = other};

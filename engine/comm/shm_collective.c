@@ -22,9 +22,11 @@ tb_status tbi_shm_collective(tb_comm *c, const tbi_collective *what, tb_request 
 {
     shm_comm *s = c->state;
     shm_piece_op *o = (shm_piece_op *)s->spare_pieces;
-    if (o) s->spare_pieces = o->op.next;
-    else if (!(o = tb_calloc(1, sizeof *o))) return tb_error_code();
-    *o = (shm_piece_op){ .what = *what, .first = s->posted };
+    if (o)
+        s->spare_pieces = o->op.next;
+    else if (!(o = tb_calloc(1, sizeof *o)))
+        return tb_error_code();
+    *o = (shm_piece_op){.what = *what, .first = s->posted};
     o->piece_count = SHM_PIECE / (int64_t)element(what);
     if (what->kind == TBI_REDUCE_SCATTER) o->piece_count = SHM_PIECE / 64 * 64 / c->size / (int64_t)element(what);
     o->n = what->count ? ((uint64_t)what->count + (uint64_t)o->piece_count - 1) / (uint64_t)o->piece_count : 1;
@@ -99,7 +101,7 @@ static bool agree(const void *one, const void *other)
 /* All ranks' entries of a piece are there when it is acted on, so every rank finds the same one to differ. */
 static tb_status disagreement(tb_comm *c, uint64_t piece)
 {
-    static const char *const kinds[] = { "allreduce", "reduce_scatter", "allgather", "bcast", "barrier" };
+    static const char *const kinds[] = {"allreduce", "reduce_scatter", "allgather", "bcast", "barrier"};
     const shm_comm *s = c->state;
     int most, odd;
     c->disputed = tbi_find_odd(shm_entry_of(s, piece, 0), sizeof(shm_entry), c->size, agree, &most, &odd);
@@ -141,8 +143,10 @@ static void act_reduce(tb_comm *c, const shm_piece_op *o, uint64_t piece)
     int64_t from, n, first = 0, count;
     extent(o, piece, &from, &n);
     bool all = w->kind == TBI_ALLREDUCE;
-    if (all) tbi_shard(n, size, c->rank, c->size, &first, &count);
-    else count = n;
+    if (all)
+        tbi_shard(n, size, c->rank, c->size, &first, &count);
+    else
+        count = n;
     if (count <= 0) return;
     for (int r = 0; r < c->size; r++) {
         const shm_entry *e = shm_entry_of(s, piece, r);
@@ -150,7 +154,8 @@ static void act_reduce(tb_comm *c, const shm_piece_op *o, uint64_t piece)
         s->out[r] = all ? s->base + e->offset + (size_t)first * size : (char *)w->out + (size_t)from * size;
     }
     int n_out = all ? c->size : 1;
-    if (w->map) reduce_and_map(c, w, from + first, count);
+    if (w->map)
+        reduce_and_map(c, w, from + first, count);
     else
         tbi_reduce_to(s->in, c->size, s->out, n_out, count, w->dtype, w->reduction,
                       tbi_reduce_kernel(c->size, n_out, w->dtype, w->reduction, s->isa));
@@ -189,8 +194,10 @@ static tb_status act(tb_comm *c, const shm_piece_op *o, uint64_t piece)
     shm_entry *mine = shm_entry_of(s, piece, c->rank);
     for (int r = 0; r < c->size; r++)
         if (!agree(mine, shm_entry_of(s, piece, r))) return disagreement(c, piece);
-    if (o->what.kind == TBI_ALLREDUCE || o->what.kind == TBI_REDUCE_SCATTER) act_reduce(c, o, piece);
-    else if (o->what.kind != TBI_BARRIER) act_copy(c, o, piece);
+    if (o->what.kind == TBI_ALLREDUCE || o->what.kind == TBI_REDUCE_SCATTER)
+        act_reduce(c, o, piece);
+    else if (o->what.kind != TBI_BARRIER)
+        act_copy(c, o, piece);
     atomic_store_explicit(&mine->done, piece + 1, memory_order_release);
     return TB_OK;
 }

@@ -130,7 +130,7 @@ static tb_status write_manifest(const tb_ddp *d, const char *path, const char *h
     int ranks = tb_comm_size(d->cfg.comm);
     char optimizer[NOTE_BYTES], step[32], shards[32];
     tb_safetensors_pair *notes = tb_calloc((size_t)ranks + 3, sizeof *notes);
-    char (*keys)[32] = tb_calloc((size_t)ranks, sizeof *keys);
+    char(*keys)[32] = tb_calloc((size_t)ranks, sizeof *keys);
     int64_t n = d->n;
     items list = {0};
     tb_scope *scope = tb_scope_open();
@@ -193,8 +193,10 @@ tb_status tb_ddp_save(const tb_ddp *d, const char *folder)
     if (!d->has_seen) return TB_FAIL(TB_ERR_INVALID, "ddp: there is no optimizer state before the first step");
     char *hashes = tb_calloc((size_t)tb_comm_size(c), TB_SHA256_HEX), *manifest = manifest_path(folder);
     char *shard = shard_path(folder, d->update->t, tb_comm_rank(c), tb_comm_size(c));
-    if (!hashes || !shard || !manifest) st = TB_ERR_OOM;
-    else if (mkdir(folder, 0777) != 0 && errno != EEXIST) st = TB_FAIL(TB_ERR_IO, "%s: %s", folder, strerror(errno));
+    if (!hashes || !shard || !manifest)
+        st = TB_ERR_OOM;
+    else if (mkdir(folder, 0777) != 0 && errno != EEXIST)
+        st = TB_FAIL(TB_ERR_IO, "%s: %s", folder, strerror(errno));
     if (st == TB_OK) st = write_shard(d, shard, mine);
     st = tb_comm_agree(c, st);
     if (st == TB_OK) st = tb_comm_allgather(c, mine, hashes, TB_SHA256_HEX, NULL, NULL);

@@ -71,8 +71,7 @@ static tb_status keep_output(cell *c, tb_tensor *y)
         st = tb_item_f32(y, &value);
         p->loss += value;
     } else if (st == TB_OK) {
-        cell *next =
-            tbi_pipeline_owns(p, c->stage + 1) ? tbi_pipeline_cell(p, c->stage + 1, c->microbatch) : NULL;
+        cell *next = tbi_pipeline_owns(p, c->stage + 1) ? tbi_pipeline_cell(p, c->stage + 1, c->microbatch) : NULL;
         st = arrive(next ? &next->in : &c->out, own_bytes(y));
     }
     tb_scope_close(scope);
@@ -107,8 +106,7 @@ static tb_status backward(cell *c, bool defer)
 {
     tb_pipeline *p = c->p;
     if (c->grad_out) tb_tensor_set_tag(c->grad_out, TB_MEM_ACT_GRAD); /* arrived; W may still want it */
-    TB_TRY(tb_backward_with(c->root,
-                            &(tb_backward_opts){.grad = c->grad_out, .defer_weights = defer, .input = c->in}));
+    TB_TRY(tb_backward_with(c->root, &(tb_backward_opts){.grad = c->grad_out, .defer_weights = defer, .input = c->in}));
     tb_tensor *g = c->in ? tb_grad(c->in) : NULL;
     if (c->in && !g) return TB_FAIL(TB_ERR_INVALID, "stage %d: no gradient reaches its input", c->stage);
     if (g) {
@@ -166,11 +164,16 @@ static tb_status work(tb_pipeline *p, const tb_action *a)
 {
     cell *c = tbi_pipeline_cell(p, a->stage, a->microbatch);
     switch ((tb_action_kind)a->kind) {
-    case TB_DO_F: return forward(c);
-    case TB_DO_B: return backward(c, false);
-    case TB_DO_I: return backward(c, true);
-    case TB_DO_W: return weights(c);
-    case TB_DO_OPT: return update(p);
+    case TB_DO_F:
+        return forward(c);
+    case TB_DO_B:
+        return backward(c, false);
+    case TB_DO_I:
+        return backward(c, true);
+    case TB_DO_W:
+        return weights(c);
+    case TB_DO_OPT:
+        return update(p);
     case TB_DO_REDUCE:
         return reduce(p, a->stage);
     default:
@@ -193,8 +196,8 @@ static tb_status new_boundary(const tb_pipeline *p, int stage, tb_tensor **place
 static tb_status post(tb_pipeline *p, const tb_action *a, tb_request *request)
 {
     cell *c = tbi_pipeline_cell(p, a->stage, a->microbatch);
-    tb_tensor **slot[TB_ACTION_KINDS] = {[TB_SEND_F] = &c->out, [TB_RECV_F] = &c->in, [TB_SEND_B] = &c->grad_in,
-                                         [TB_RECV_B] = &c->grad_out};
+    tb_tensor **slot[TB_ACTION_KINDS] = {
+        [TB_SEND_F] = &c->out, [TB_RECV_F] = &c->in, [TB_SEND_B] = &c->grad_in, [TB_RECV_B] = &c->grad_out};
     tb_tensor **t = slot[a->kind];
     bool forwards = a->kind == TB_SEND_F || a->kind == TB_RECV_B;
     if (!tb_action_is_send(a)) TB_TRY(new_boundary(p, forwards ? a->stage + 1 : a->stage, t));
@@ -277,7 +280,8 @@ static tb_status must_be_clear(const tb_pipeline *p)
     const tb_params *ps = tb_model_params(p->cfg.model);
     for (int i = 0; p->cfg.replicas && i < tb_params_count(ps); i++)
         if (tb_grad(tb_params_at(ps, i)->tensor))
-            return TB_FAIL(TB_ERR_INVALID, "pipeline: %s has a gradient from before this step, which its sum over the "
+            return TB_FAIL(TB_ERR_INVALID,
+                           "pipeline: %s has a gradient from before this step, which its sum over the "
                            "pipelines would count again: take the optimizer's step or clear gradients in between",
                            tb_params_at(ps, i)->name);
     return TB_OK;

@@ -159,10 +159,9 @@ static void write_record(const char *prefix, int rank, flight_entry last, int64_
 }
 
 /* Rank 0 gave up first, and took the job with it; 1 gave up behind 2, which had been ended while it waited for 3; and 3
- * had not posted what it should. */
-static void the_record_follows_who_waited_for_whom(void **state)
+ * had not posted what it should, or did so when it was ended. */
+static void follow_to_three(int its_state)
 {
-    (void)state;
     char prefix[64];
     tb_text report = { 0 };
     tb_culprit culprit;
@@ -174,13 +173,20 @@ static void the_record_follows_who_waited_for_whom(void **state)
             e.ended_ns = r ? 202 : 200;
             e.blamed = r + 1;
         }
-        if (r == 3) e.state = FLIGHT_POSTING;
+        if (r == 3) e.state = its_state;
         write_record(prefix, r, e, r == 1 ? 0 : 201);
     }
     assert_int_equal(tb_comm_read_flight(prefix, &report, &culprit), TB_OK);
     assert_int_equal(culprit.rank, 3);
     assert_int_equal(culprit.other, -1);
     tb_text_free(&report);
+}
+
+static void the_record_follows_who_waited_for_whom(void **state)
+{
+    (void)state;
+    follow_to_three(FLIGHT_POSTING);
+    follow_to_three(FLIGHT_OPEN);
 }
 
 /* ---- faults ---- */

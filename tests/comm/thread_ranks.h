@@ -9,7 +9,7 @@ enum { BACKENDS = 1 };
 #else
 enum { BACKENDS = 2 };
 #endif
-static const char *const backends[] = { "thread", "shm" };
+static const char *const backends[] = {"thread", "shm"};
 
 typedef struct thread_rank {
     pthread_t thread;
@@ -36,8 +36,8 @@ static inline void on_ranks(const char *backend, int size, int64_t deadline_ns, 
     tb_comm_id id;
     MUST_OK(tb_comm_make_id(backend, size, &id));
     for (int r = 0; r < size; r++) {
-        ranks[r] = (thread_rank){ .backend = backend, .rank = r, .size = size, .deadline_ns = deadline_ns, .id = id,
-                                  .body = body };
+        ranks[r] = (thread_rank){
+            .backend = backend, .rank = r, .size = size, .deadline_ns = deadline_ns, .id = id, .body = body};
         pthread_create(&ranks[r].thread, NULL, thread_rank_main, &ranks[r]);
     }
     for (int r = 0; r < size; r++) pthread_join(ranks[r].thread, NULL);

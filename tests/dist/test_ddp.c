@@ -21,9 +21,11 @@ typedef struct setting {
     const char *model;
     bool fused;
     tb_optim_kind optim;
-    const char *backend; /* NULL: thread */
+    const char *backend;     /* NULL: thread */
+    int steps;               /* 0: STEPS; else so many over one batch, which they learn; -1: none */
+    uint64_t seed;           /* 0: 9 */
     const char *load, *save; /* a checkpoint's folder; NULL: from the start, not kept */
-    int until;               /* this step; 0: STEPS */
+    int until;               /* this step; 0: as `steps` says */
     tb_status refused;       /* what load says */
 } setting;
 
@@ -71,7 +73,7 @@ static tb_tensor *text_loss(const tb_model *m, int step, int micro, int first, i
 static void train(rank_job *j, const tb_model *m, tb_optim *o, tb_ddp *d)
 {
     int rows = BATCH / j->s->ranks;
-    int until = j->s->until ? j->s->until : STEPS;
+    int steps = j->s->steps < 0 ? 0 : j->s->steps ? j->s->steps : STEPS, until = j->s->until ? j->s->until : steps;
     for (int step = j->s->load ? (int)tb_ddp_steps(d) : 0; step < until; step++) {
         for (int micro = 0; micro < j->s->micro_batches; micro++) {
             tb_scope *scope = tb_scope_open();
@@ -135,8 +137,10 @@ static int run(setting s, char hash[65])
     if (s.ranks > 1) assert_ok(tb_comm_make_id(s.backend ? s.backend : "thread", s.ranks, &id));
     for (int r = 0; r < s.ranks; r++) {
         jobs[r] = (rank_job){.s = &s, .id = id, .rank = r};
-        if (s.ranks > 1) pthread_create(&jobs[r].thread, NULL, run_rank, &jobs[r]);
-        else run_rank(&jobs[r]);
+        if (s.ranks > 1)
+            pthread_create(&jobs[r].thread, NULL, run_rank, &jobs[r]);
+        else
+            run_rank(&jobs[r]);
     }
     for (int r = 0; r < s.ranks && s.ranks > 1; r++) pthread_join(jobs[r].thread, NULL);
     for (int r = 1; r < s.ranks; r++) assert_string_equal(jobs[r].hash, jobs[0].hash);

@@ -1,4 +1,5 @@
-/* The harness's group on 2 ranks: what its operations give, and that a wait that was given up leaves no memory to MPI. */
+/* The harness's group on 2 ranks: what its operations give, and that a wait that was given up leaves no memory to MPI.
+ */
 #include "group.h"
 #include "tb_alloc.h"
 #include "tb_test.h"
@@ -8,7 +9,10 @@
 
 static tb_group *world;
 
-static void sleep_ms(long ms) { nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL); }
+static void sleep_ms(long ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
 
 static void operations_reach_all_ranks(void **state)
 {
@@ -26,7 +30,8 @@ static void operations_reach_all_ranks(void **state)
     assert_ok(tb_group_max(world, &value));
     assert_int_equal(value, 11);
     assert_ok(tb_group_gather(world, "01234" + rank, (size_t)(5 - rank), &all, &bytes));
-    if (rank > 0) assert_null(all);
+    if (rank > 0)
+        assert_null(all);
     else {
         assert_int_equal(bytes, 9);
         assert_memory_equal(all, "012341234", 9);
