@@ -126,6 +126,7 @@ static tb_status run_kernel(tb_op_call *c, const tbi_conv_geometry *g, const tb_
     if (c->n_in > 3 && c->in[3]) TB_TRY(tbi_dense(c, c->in[3], &a.residual));
     const tb_kernel *k = tb_call_kernel(c, 0, (tb_dtype)c->in[0]->dtype, &a);
     if (!k) return TB_ERR_UNSUPPORTED;
+    if (c->out[0]->numel == 0) return TB_OK;
     if (k->pack_bytes) { /* a forward's weights */
         tbi_layout layout = {.of = k, .variant = a.groups, .bytes = k->pack_bytes(&a)};
         TB_TRY(tbi_use_packed(c, c->in[1], layout, k->pack, &a, false, &a.packed_weight));

@@ -249,7 +249,7 @@ static tb_status check_inputs(const tb_op *op, tb_tensor *const *in, int n_in)
     if (n_in < op->n_in_min || n_in > most)
         return TB_FAIL(TB_ERR_INVALID, "%s takes %d to %d inputs, not %d", op->name, op->n_in_min, most, n_in);
     for (int i = 0; i < n_in; i++)
-        if (!in[i] && i < op->n_in_min)
+        if (!in[i] && (i < op->n_in_min || op->n_in < 0))
             return TB_FAIL(TB_ERR_INVALID, "%s: input %d is missing (NULL)", op->name, i);
     return TB_OK;
 }

@@ -185,10 +185,11 @@ static tb_status expand_shape(tb_op_call *c)
     const tb_tensor *x = c->in[0];
     int64_t strides[TB_MAX_RANK];
     int pad = a->dims.n - x->rank;
+    int64_t bytes = (int64_t)tb_dtype_size((tb_dtype)x->dtype);
     bool fits = pad >= 0;
     for (int i = 0; fits && i < a->dims.n; i++) {
-        int64_t from = i < pad ? 1 : x->dims[i - pad];
-        fits = from == a->dims.at[i] || from == 1;
+        int64_t from = i < pad ? 1 : x->dims[i - pad], to = a->dims.at[i];
+        fits = (from == to || from == 1) && to >= 0 && !__builtin_mul_overflow(bytes, to ? to : 1, &bytes);
         strides[i] = from == 1 ? 0 : x->strides[i - pad];
     }
     if (!fits)
@@ -244,7 +245,7 @@ static tb_status slice_bounds(const char *op, const slice_attrs *a, int rank, co
     if (a->step < 1) return TB_FAIL(TB_ERR_INVALID, "%s: step must be at least 1, not %lld", op, (long long)a->step);
     *start = clamp_index(a->start, dims[*axis]);
     int64_t stop = clamp_index(a->stop, dims[*axis]);
-    *count = stop > *start ? (stop - *start + a->step - 1) / a->step : 0;
+    *count = stop > *start ? 1 + (stop - *start - 1) / a->step : 0;
     return TB_OK;
 }
 
@@ -258,7 +259,7 @@ static tb_status slice_shape(tb_op_call *c)
     memcpy(dims, x->dims, sizeof dims);
     memcpy(strides, x->strides, sizeof strides);
     dims[axis] = count;
-    strides[axis] *= a->step;
+    if (count > 1) strides[axis] *= a->step;
     tb_out_view(c, 0, x->rank, dims, strides, x->offset + (count ? start * x->strides[axis] : 0));
     return TB_OK;
 }
@@ -299,7 +300,9 @@ static tb_status unslice_shape(tb_op_call *c)
     int64_t start, count;
     int axis;
     TB_TRY(slice_bounds("unslice", &a->slice, a->dims.n, a->dims.at, &axis, &start, &count));
-    if (c->in[0]->rank != a->dims.n || c->in[0]->dims[axis] != count)
+    bool fits = c->in[0]->rank == a->dims.n;
+    for (int i = 0; fits && i < a->dims.n; i++) fits = c->in[0]->dims[i] == (i == axis ? count : a->dims.at[i]);
+    if (!fits)
         return TB_FAIL(TB_ERR_SHAPE, "unslice: %s is not that slice of %s", tb_shape_text(c->in[0]),
                        tb_dims_text(a->dims.n, a->dims.at));
     tb_out_set(c, 0, (tb_dtype)c->in[0]->dtype, a->dims.n, a->dims.at);
@@ -331,7 +334,7 @@ static tb_status unsliced_part(const tb_op_call *c, tb_tensor *part)
     part->is_contiguous = false;
     part->numel = c->in[0]->numel;
     part->offset += count ? start * part->strides[axis] : 0;
-    part->strides[axis] *= a->slice.step;
+    if (count > 1) part->strides[axis] *= a->slice.step;
     return TB_OK;
 }
 
