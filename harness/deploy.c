@@ -4,7 +4,7 @@
 #include "tb_autograd.h"
 #include "tb_ops.h"
 #include "tb_safetensors.h"
-#include "tb_train.h"
+#include "weights.h"
 #include <string.h>
 
 tb_status tb_deploy_open(const char *checkpoint, tb_model **out)
@@ -16,8 +16,8 @@ tb_status tb_deploy_open(const char *checkpoint, tb_model **out)
     tb_status st = spec ? tb_model_create(spec, TB_F32, out)
                         : TB_FAIL(TB_ERR_PARSE, "%s names no model; it is not a checkpoint of tb run",
                                   checkpoint);
+    if (st == TB_OK) st = tb_weights_read(*out, f);
     tb_safetensors_close(f);
-    if (st == TB_OK) st = tb_model_load(*out, checkpoint);
     if (st != TB_OK) {
         tb_model_destroy(*out);
         *out = NULL;

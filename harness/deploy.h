@@ -4,7 +4,8 @@
 #include "tb_exec.h"
 #include "tb_model.h"
 
-/* Makes the model that a checkpoint names and loads its parameters, in the current context. */
+/* Makes the model that a checkpoint, or a file of tb_weights_save(), names and loads its parameters, in the current
+ * context. */
 TB_MUST_USE tb_status tb_deploy_open(const char *checkpoint, tb_model **out);
 
 /* The forward pass in evaluation mode with preprocessing in the graph. Images: input "image" u8[N, H*W], pixels 0..255;

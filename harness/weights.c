@@ -52,9 +52,16 @@ static tb_status load_one(const tb_safetensors *f, const tb_param *p)
     return st;
 }
 
-tb_status tb_weights_load(tb_model *m, const char *path, const tb_weights_origin *origin, bool *found, double *loss)
+tb_status tb_weights_read(tb_model *m, const tb_safetensors *f)
 {
     const tb_params *ps = tb_model_params(m);
+    for (int i = 0; i < tb_params_count(ps); i++) TB_TRY(load_one(f, tb_params_at(ps, i)));
+    for (int i = 0; i < tb_params_buffer_count(ps); i++) TB_TRY(load_one(f, tb_params_buffer_at(ps, i)));
+    return TB_OK;
+}
+
+tb_status tb_weights_load(tb_model *m, const char *path, const tb_weights_origin *origin, bool *found, double *loss)
+{
     tb_safetensors *f = NULL;
     *found = access(path, F_OK) == 0;
     if (!*found) return TB_OK;
@@ -64,9 +71,7 @@ tb_status tb_weights_load(tb_model *m, const char *path, const tb_weights_origin
     if (st == TB_OK) st = check_note(f, path, "data", origin->data);
     const char *text = st == TB_OK ? tb_safetensors_note(f, "loss") : NULL;
     *loss = text ? strtod(text, NULL) : 0;
-    for (int i = 0; st == TB_OK && i < tb_params_count(ps); i++) st = load_one(f, tb_params_at(ps, i));
-    for (int i = 0; st == TB_OK && i < tb_params_buffer_count(ps); i++)
-        st = load_one(f, tb_params_buffer_at(ps, i));
+    if (st == TB_OK) st = tb_weights_read(m, f);
     tb_safetensors_close(f);
     return st;
 }

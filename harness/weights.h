@@ -3,6 +3,7 @@
  * reads them back, so that all points run the same weights. Running averages stay f32. */
 #pragma once
 #include "tb_model.h"
+#include "tb_safetensors.h"
 
 /* What weights depend on besides the model; written into their file and compared with it. */
 typedef struct tb_weights_origin {
@@ -14,6 +15,8 @@ typedef struct tb_weights_origin {
  * *loss: of the last training step. */
 TB_MUST_USE tb_status tb_weights_load(tb_model *m, const char *path, const tb_weights_origin *origin, bool *found,
                                       double *loss);
+/* The same of any file with the model's tensors, in f16 or their own dtypes. */
+TB_MUST_USE tb_status tb_weights_read(tb_model *m, const tb_safetensors *f);
 TB_MUST_USE tb_status tb_weights_save(const tb_model *m, const char *path, const tb_weights_origin *origin,
                                       double loss);
 /* A path of the experiments' folder tree: a relative one starts at its root. The caller frees it with

@@ -286,4 +286,4 @@ static const char *const shapes[] = {"256", "1024", "4096", "16384", "25600", NU
 static const char *const peers[] = {"mpi", NULL};
 
 TB_BENCH(allreduce, .doc = "a sum over ranks in shared memory", .shape_form = "KIB", .shapes = shapes,
-         .dtypes = 1u << TB_F32, .threads = 2, .peers = peers, .run = run_allreduce);
+         .dtypes = 1u << TB_F32, .threads = 2, .peers = peers, .is_whole = true, .run = run_allreduce);

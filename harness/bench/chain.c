@@ -118,4 +118,4 @@ static const char *const shapes[] = {"65536", NULL};
 static const char *const peers[] = {"eager", NULL};
 
 TB_BENCH(chain, .doc = "six pointwise ops as one program", .shape_form = "N", .shapes = shapes, .dtypes = 1u << TB_F32,
-         .peers = peers, .run = run_chain);
+         .peers = peers, .is_whole = true, .run = run_chain);

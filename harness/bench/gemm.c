@@ -345,4 +345,4 @@ static const char *const shapes[] = {"64x64x64",       "128x128x128", "256x256x2
 static const char *const peers[] = {"onednn", "openblas", "torch", "own_f32", NULL};
 
 TB_BENCH(gemm, .doc = "matrix product with packed weights", .shape_form = "MxKxN", .shapes = shapes,
-         .dtypes = 1u << TB_F32 | 1u << TB_BF16 | 1u << TB_I8, .peers = peers, .run = run_gemm);
+         .dtypes = 1u << TB_F32 | 1u << TB_BF16 | 1u << TB_I8, .peers = peers, .is_whole = true, .run = run_gemm);

@@ -64,4 +64,4 @@ static tb_status run_limits(tb_bench_run *run)
     return TB_OK;
 }
 
-TB_BENCH(limits, .doc = "what this machine can do", .dtypes = 1u << TB_F32, .run = run_limits);
+TB_BENCH(limits, .doc = "what this machine can do", .dtypes = 1u << TB_F32, .is_whole = true, .run = run_limits);

@@ -115,6 +115,7 @@ typedef struct tb_bench {
     const char *name, *doc;
     const char *shape_form;              /* "MxKxN"; NULL: takes no --shape */
     const char *const *shapes;           /* the default ones, NULL at the end */
+    bool is_whole;                       /* has no ops that --only could choose from */
     int threads;                         /* where --threads does not say; 0: 1 */
     unsigned dtypes;                     /* 1 << TB_F32, ...; the lowest is the default */
     const char *const *peers;            /* NULL at the end; NULL: none */

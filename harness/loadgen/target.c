@@ -56,7 +56,10 @@ tb_status tb_target_get(const tb_target *t, const char *method, const char *path
     int status = 0;
     if (!sent || !split || sscanf(text, "HTTP/1.%*d %d", &status) != 1 || status != 200) {
         tb_status st = TB_FAIL(TB_ERR_IO, "load: %s http://%s:%d%s: %s%.*s", method, t->host, t->port, path,
-                               sent ? "answered " : "no connection", split ? 60 : 0, text);
+                               !sent   ? "no connection"
+                               : split ? "answered "
+                                       : "no whole answer",
+                               split ? (int)strcspn(text, "\r\n") : 0, text);
         tb_text_free(&all);
         return st;
     }

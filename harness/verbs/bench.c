@@ -205,13 +205,18 @@ static int bench(const tb_args *args)
 {
     request r;
     tb_bench_run run = {0};
+    const char *only = tb_args_get(args, "only");
     if (parse(args, &r) != TB_OK) return tb_report(stderr);
+    if (only && r.kind->is_whole) {
+        fprintf(stderr, "bench %s: --only %s: this kind has no ops to choose from\n", r.kind->name, only);
+        return 2;
+    }
     tb_status st = tb_ctx_create(&(tb_ctx_config){.threads = r.threads, .seed = 1}, &run.ctx);
     if (st != TB_OK) return tb_report(stderr);
     tb_ctx_enter(run.ctx);
     run.threads = r.threads;
     run.dtype = r.dtype;
-    run.only = tb_args_get(args, "only");
+    run.only = only;
     run.core_to_core_ns = r.core_to_core_ns;
     st = run_all(&r, &run);
     int code = st != TB_OK ? tb_report(stderr) : 0;

@@ -2,6 +2,7 @@
 #include "tb_alloc.h"
 #include "target.h"
 #include "tb_verb.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,15 +15,15 @@ typedef struct job {
     bool search, json;
 } job;
 
-static tb_status number(const tb_args *args, const char *name, double otherwise, double *out)
+static tb_status number(const tb_args *args, const char *name, double otherwise, double least, double *out)
 {
     const char *text = tb_args_get(args, name);
     char *end;
     *out = otherwise;
     if (!text) return TB_OK;
     *out = strtod(text, &end);
-    if (*end || end == text || !(*out >= 0))
-        return TB_FAIL(TB_ERR_CONFIG, "tb load: --%s takes a number, not '%s'", name, text);
+    if (*end || end == text || !(*out >= least) || isinf(*out))
+        return TB_FAIL(TB_ERR_CONFIG, "tb load: --%s takes a number of at least %g, not '%s'", name, least, text);
     return TB_OK;
 }
 
@@ -46,12 +47,12 @@ static tb_status read_options(const tb_args *args, job *j)
     double v;
     const char *arrivals = tb_args_get(args, "arrivals"), *slo = tb_args_get(args, "slo");
     TB_TRY(tb_arrivals_parse(arrivals ? arrivals : "poisson", &j->schedule.kind));
-    TB_TRY(number(args, "rate", 100, &j->schedule.rate));
-    TB_TRY(number(args, "duration", 5, &j->schedule.duration_s));
-    TB_TRY(number(args, "seed", 1, &v));
+    TB_TRY(number(args, "rate", 100, 1e-3, &j->schedule.rate));
+    TB_TRY(number(args, "duration", 5, 1e-3, &j->schedule.duration_s));
+    TB_TRY(number(args, "seed", 1, 0, &v));
     j->schedule.seed = (uint64_t)v;
-    TB_TRY(number(args, "shape", 0, &j->schedule.shape));
-    TB_TRY(number(args, "connections", 64, &v));
+    TB_TRY(number(args, "shape", 0, 0, &j->schedule.shape));
+    TB_TRY(number(args, "connections", 64, 1, &v));
     j->config.connections = (int)v;
     j->schedule.file = tb_args_get(args, "replay");
     if (j->schedule.file) j->schedule.kind = TB_ARRIVALS_REPLAY;
@@ -67,10 +68,10 @@ static tb_status prepare(const tb_args *args, job *j)
 {
     const char *data = tb_args_get(args, "data"), *model = tb_args_get(args, "model");
     double n;
-    TB_TRY(number(args, "samples", 1024, &n));
+    TB_TRY(number(args, "samples", 1024, 1, &n));
     TB_TRY(tb_target_open(args->words[0], getenv("TB_SERVE_KEY"), &j->target));
     TB_TRY(form_of(args, j));
-    TB_TRY(tb_target_samples(&j->target, data ? data : "random", (int)(n < 1 ? 1 : n), j->schedule.seed));
+    TB_TRY(tb_target_samples(&j->target, data ? data : "random", (int)n, j->schedule.seed));
     if (model) TB_TRY(tb_target_answers(&j->target, model));
     j->config.host = j->target.host;
     j->config.port = j->target.port;

@@ -17,14 +17,15 @@ static void on_signal(int signal)
     tb_server_drain(serving);
 }
 
-static tb_status number(const tb_args *args, const char *name, int *out)
+static tb_status number(const tb_args *args, const char *name, long least, long most, int *out)
 {
     const char *text = tb_args_get(args, name);
     char *end;
     if (!text) return TB_OK;
     long v = strtol(text, &end, 10);
-    if (*end || end == text || v < 0 || v > 100000000)
-        return TB_FAIL(TB_ERR_CONFIG, "tb serve: --%s takes a whole number, not '%s'", name, text);
+    if (*end || end == text || v < least || v > most)
+        return TB_FAIL(TB_ERR_CONFIG, "tb serve: --%s takes a whole number from %ld to %ld, not '%s'", name, least,
+                       most, text);
     *out = (int)v;
     return TB_OK;
 }
@@ -58,6 +59,7 @@ static tb_status read_key(const tb_args *args, char key[256])
 
 static tb_status configure(const tb_args *args, tb_serve_config *c, char key[256])
 {
+    static const long most = 100000000;
     tb_serve_limits *l = &c->limits;
     c->repository = tb_args_get(args, "repo");
     c->bind = tb_args_get(args, "bind");
@@ -68,16 +70,16 @@ static tb_status configure(const tb_args *args, tb_serve_config *c, char key[256
         return TB_FAIL(TB_ERR_CONFIG,
                        "tb serve: --repo DIR says where the models are: DIR/<name>/<version>/");
     TB_TRY(mode_of(args, &c->mode));
-    TB_TRY(number(args, "port", &c->port));
-    TB_TRY(number(args, "workers", &c->workers));
-    TB_TRY(number(args, "spin-us", &c->spin_us));
+    TB_TRY(number(args, "port", 0, 65535, &c->port));
+    TB_TRY(number(args, "workers", 1, 1024, &c->workers));
+    TB_TRY(number(args, "spin-us", 0, most, &c->spin_us));
     if (tb_args_get(args, "spin-us") && c->spin_us == 0) c->spin_us = -1;
-    TB_TRY(number(args, "connections", &l->connections));
-    TB_TRY(number(args, "requests-per-connection", &l->requests_per_connection));
-    TB_TRY(number(args, "queue-rows", &l->queue_rows));
-    TB_TRY(number(args, "quota", &l->quota_per_s));
-    TB_TRY(number(args, "timeout-ms", &l->max_timeout_ms));
-    TB_TRY(number(args, "drain-ms", &l->drain_ms));
+    TB_TRY(number(args, "connections", 1, most, &l->connections));
+    TB_TRY(number(args, "requests-per-connection", 1, most, &l->requests_per_connection));
+    TB_TRY(number(args, "queue-rows", 1, most, &l->queue_rows));
+    TB_TRY(number(args, "quota", 1, most, &l->quota_per_s));
+    TB_TRY(number(args, "timeout-ms", 1, most, &l->max_timeout_ms));
+    TB_TRY(number(args, "drain-ms", 0, most, &l->drain_ms));
     TB_TRY(read_key(args, key));
     c->api_key = *key ? key : NULL;
     return TB_OK;

@@ -129,6 +129,33 @@ static void random_graphs_verify(void **state)
     expect(&run, 2, "names a checkpoint, or --random N graphs");
 }
 
+static void wrong_options_end_in_one_sentence(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *command, *sentence;
+    } wrong[] = {
+        {"bench gemm --only foo", "bench gemm: --only foo: this kind has no ops to choose from"},
+        {"serve --repo . --port 99999", "--port takes a whole number from 0 to 65535, not '99999'"},
+        {"serve --repo . --workers 0", "--workers takes a whole number from 1 to 1024, not '0'"},
+        {"load http://127.0.0.1:1 --rate 0", "--rate takes a number of at least 0.001, not '0'"},
+        {"load http://127.0.0.1:1 --connections x", "--connections takes a number of at least 1, not 'x'"},
+        {"list a", "usage: tb list.  tb list --help tells more"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        program_run run = run_program(wrong[i].command);
+        expect(&run, 2, wrong[i].sentence);
+        if (strchr(run.output, '\n') != strrchr(run.output, '\n')) fail_msg("more than a line:\n%s", run.output);
+    }
+}
+
+static void committed_weights_can_be_deployed(void **state)
+{
+    (void)state;
+    program_run run = run_program("compile " TB_SOURCE_DIR "/results/weights/mlp.safetensors --out d");
+    expect(&run, 0, "accuracy");
+}
+
 static void a_traced_run_shows_its_profile(void **state)
 {
     (void)state;
@@ -175,6 +202,8 @@ int main(void)
         IN_SCRATCH(an_experiment_is_shown_as_json),
         IN_SCRATCH(a_run_can_be_shown_and_compared),
         IN_SCRATCH(random_graphs_verify),
+        IN_SCRATCH(wrong_options_end_in_one_sentence),
+        IN_SCRATCH(committed_weights_can_be_deployed),
         IN_SCRATCH(a_traced_run_shows_its_profile),
         IN_SCRATCH(info_and_doctor_know_this_machine),
     };
