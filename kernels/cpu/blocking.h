@@ -34,6 +34,21 @@
 enum { PACKED_ELEMENT_MACS = 8, A_GAP = 16, SHARED_SETS_FLOATS = 1024, SET_PANELS = 4, TALL = 4, TINY_MACS = 4096,
        TINY_K = 64 };
 
+/* What the convolutions cut images by. L2 is 1 MiB.
+ *   WASTE_PERCENT        lanes beyond the ends of rows that cost less than packing: 12 of 16, or 24 of 32, in use do
+ *   CONV_ROWS_INSIDE     up to so many rows of weights a packed panel is used by all of them while it is in L1; the
+ *                        weights come from L2
+ *   BAND_FLOATS          of the frame of a band of rows of a direct convolution: an eighth of L2, beside its weights
+ *   WEIGHT_GRAD_K        steps of k in a block of the weights' gradient: the copied part of the frame stays in L2
+ *   WINOGRAD_FLOATS      transformed inputs and products of a unit: 3/8 of L2, beside the weights and the frame
+ *   FRAME_CELLS          of a chunk of an integer convolution: an eighth of L2 where a cell is a byte
+ *   MIN_CHUNK_PIXELS     pixels of a chunk that are worth its frame
+ *   DEPTHWISE_*          rows (of so many lanes) x vectors of sums: at most half of the registers; 3x3: with a row of
+ *                        the image at its three places and the weights they fill 32 */
+enum { WASTE_PERCENT = 34, CONV_ROWS_INSIDE = 1024, BAND_FLOATS = 32 << 10, WEIGHT_GRAD_K = 256,
+       WINOGRAD_FLOATS = 96 << 10, FRAME_CELLS = 128 << 10, MIN_CHUNK_PIXELS = 64, DEPTHWISE_VECTORS = 4,
+       DEPTHWISE_ROWS_16 = 4, DEPTHWISE_ROWS_8 = 2, DEPTHWISE_3X3_ROWS = 4, DEPTHWISE_3X3_VECTORS = 2 };
+
 /* The integer kernel reads A where it lies and passes over K once. BLOCK_BYTES of weights stay in half of L2; up to
  * DIRECT_M rows, A stays there instead and the weights are read once. */
 #define BLOCKING_U8S8_AVX512VNNI enum { MR = 14, BLOCK_BYTES = 512 << 10, DIRECT_M = 56 }

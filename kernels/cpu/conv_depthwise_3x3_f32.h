@@ -8,9 +8,6 @@
 #pragma once
 #include "conv_f32.h"
 
-/* ROWS x VECTORS sums, a row of the image at its three places, and the weights fill 32 registers. */
-enum { DEPTHWISE_3X3_ROWS = 4, DEPTHWISE_3X3_VECTORS = 2 };
-
 typedef struct depthwise_3x3_plane {
     const conv_problem *p;
     const float *image, *weight, *bias; /* of one channel; bias: or NULL */

@@ -10,7 +10,7 @@ static bool conv2d_depthwise_supports(const void *args)
     return a->groups == a->c && a->o / a->groups < MR; /* more outputs a channel fill a tile */
 }
 
-enum { DEPTHWISE_VECTORS = 4, DEPTHWISE_ROWS = VL == 16 ? 4 : 2 }; /* sums: at most half of the registers */
+enum { DEPTHWISE_ROWS = VL == 16 ? DEPTHWISE_ROWS_16 : DEPTHWISE_ROWS_8 };
 
 /* `rows` rows of `vectors` vectors of outputs; `src` is where the first tap of the first one is in the frame. */
 VEC void depthwise_tile(const int rows, const int vectors, const conv_problem *p, const float *weight, const float *src,

@@ -11,12 +11,13 @@
  * one pixel of one block: `steps` times TAPS taps, which lie tap[k] bytes behind `at`, with weights
  * w[step][vector][LANES * TAPS], then the epilogue of gemm_u8s8.h; writes BLOCK bytes. */
 #pragma once
+#include "blocking.h"
 #include "sizes.h"
 #include "tb_kernel.h"
 #include "tb_pool.h"
 #include <string.h>
 
-enum { MAX_TAPS = 64, FRAME_BYTES = 128 << 10 /* of a chunk: an eighth of L2 */, MIN_CHUNK_PIXELS = 64 };
+enum { MAX_TAPS = 64 };
 
 static void pixel(const uint8_t *at, const int64_t *tap, int64_t steps, const wtap *w, const int32_t *offset,
                   const float *scale, float zero, float low, uint8_t *out);
@@ -51,7 +52,7 @@ static depthwise plan_depthwise(const tb_conv_u8s8_args *a)
     for (int64_t t = 0; t < taps; t++)
         p.tap[t] =
             t / a->kw * a->dilation[0] * row + t % a->kw * a->dilation[1] * p.channels; /* behind them: 0 */
-    int64_t fit_rows = max_i64((FRAME_BYTES / max_i64(row, 1) - halo) / a->stride[0] + 1, 1);
+    int64_t fit_rows = max_i64((FRAME_CELLS / max_i64(row, 1) - halo) / a->stride[0] + 1, 1);
     p.chunks = max_i64(div_up(a->oh, fit_rows), 1);
     if (a->n * p.chunks < threads && a->oh * a->ow * p.blocks > MIN_CHUNK_PIXELS * threads)
         p.chunks = clip_i64(div_up(threads, max_i64(a->n, 1)), 1, max_i64(a->oh, 1));

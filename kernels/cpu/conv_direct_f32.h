@@ -122,8 +122,6 @@ static bool has_runs(const frame *f) { return f->kw == 3 && f->dilation_w == 1 &
 /* Outputs of a row that a tile has room for, of a panel with so many filters. */
 static int64_t direct_width(int64_t filters) { return filters > VL ? MR : MR * NV; }
 
-enum { BAND_FLOATS = 32 << 10 }; /* of a frame: an eighth of L2 */
-
 typedef struct direct_conv {
     conv_problem p;
     const float *weight;                             /* packed */
@@ -163,7 +161,7 @@ static direct_conv direct(conv_problem p)
 static bool direct_supports(int64_t m, int64_t width)
 {
     int64_t vectors = div_up(m, VL), row_tiles = div_up(width, direct_width(m));
-    return width > 0 && 4 * m >= 3 * vectors * VL && div_up(width, row_tiles) * min_i64(vectors, NV) >= 8;
+    return width > 0 && 4 * m >= 3 * vectors * VL && div_up(width, row_tiles) * min_i64(vectors, NV) >= LATENCY_CHAINS;
 }
 static bool conv2d_direct_supports(const void *args)
 {

@@ -27,10 +27,6 @@ typedef struct conv_problem {
     int64_t shared_floats, image_floats, b_floats, slot_floats;
 } conv_problem;
 
-enum { WASTE_PERCENT = 34 }; /* lanes beyond the ends of rows that cost less than packing: 12 or 24 of 16 or 32 do */
-/* Up to so many rows of weights a packed panel is used by all of them while it is in L1; the weights come from L2. */
-enum { CONV_ROWS_INSIDE = 1024 };
-
 static void conv_blocks(conv_problem *p)
 {
     int64_t threads = tb_pool_threads(p->a->pool), row = round_up(p->f.out_w, VL);

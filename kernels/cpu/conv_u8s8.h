@@ -19,8 +19,7 @@
 
 enum {
     PANEL = TB_U8S8_COLUMNS,
-    FRAME_CELLS = 128 << 10, /* of a chunk: an eighth of L2 for bytes */
-    SLACK = 4,               /* cells behind the last run that its last quad may read */
+    SLACK = 4, /* cells behind the last run that its last quad may read */
 };
 
 typedef struct tile_job {

@@ -14,7 +14,7 @@ typedef struct weight_grad {
     int64_t image_floats, a_floats, b_floats, slot_floats;
 } weight_grad;
 
-enum { WEIGHT_GRAD_ROWS = 256 / MR * MR }; /* of k in a block: the copied part of the frame stays in L2 */
+enum { WEIGHT_GRAD_ROWS = WEIGHT_GRAD_K / MR * MR };
 
 static weight_grad plan_weight_grad(const tb_conv_args *a)
 {

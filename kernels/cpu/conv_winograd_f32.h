@@ -16,8 +16,6 @@
 #include <string.h>
 
 enum { NR = NV * VL, EDGE = 6, POINTS = EDGE * EDGE };
-/* Floats of transformed inputs and products of a unit: 3/8 of an L2 of 1 MiB, beside the weights and the frame. */
-enum { WINOGRAD_FLOATS = 96 << 10 };
 
 typedef struct winograd {
     const tb_conv_args *a;
