@@ -57,9 +57,10 @@ tb_status tbi_conv_geometry_of(const char *op, tbi_conv_window a, const int64_t 
         g.stride[i] = a.stride.at[i];
         g.pad[i] = a.pad.at[i];
         g.dilation[i] = a.dilation.at[i];
-        if (g.stride[i] < 1 || g.dilation[i] < 1 || g.pad[i] < 0)
-            return TB_FAIL(TB_ERR_INVALID, "%s: stride and dilation must be at least 1 and pad at least 0",
-                           op);
+        if (g.stride[i] < 1 || g.dilation[i] < 1 || g.pad[i] < 0 || g.stride[i] > INT32_MAX ||
+            g.dilation[i] > INT32_MAX || g.pad[i] > INT32_MAX || g.kernel[i] > INT32_MAX)
+            return TB_FAIL(TB_ERR_INVALID, "%s: stride and dilation must be at least 1 and pad at least 0, all below "
+                                           "2^31", op);
         int64_t room = g.in[i] + 2 * g.pad[i] - g.dilation[i] * (g.kernel[i] - 1) - 1;
         if (g.kernel[i] < 1 || room < 0)
             return TB_FAIL(TB_ERR_SHAPE,

@@ -51,13 +51,14 @@ static tb_status geometry_of(const char *op, const pool2d_attrs *a, int rank, co
         return TB_FAIL(TB_ERR_INVALID, "%s: kernel, stride and pad have two entries: height, width", op);
     *to = (geometry){.planes = x[0] * x[1], .in = {x[2], x[3]}, .a = a};
     for (int i = 0; i < 2; i++) {
-        int64_t k = a->kernel.at[i], s = a->stride.at[i], p = a->pad.at[i], room = x[2 + i] + 2 * p - k;
-        if (k < 1 || s < 1 || p < 0 || p > k / 2)
+        int64_t k = a->kernel.at[i], s = a->stride.at[i], p = a->pad.at[i];
+        if (k < 1 || k > INT32_MAX || s < 1 || s > INT32_MAX || p < 0 || p > k / 2)
             return TB_FAIL(TB_ERR_INVALID,
-                           "%s: kernel and stride must be at least 1, pad between 0 and half the kernel: "
-                           "kernel %s, stride %s, pad %s",
+                           "%s: kernel and stride must be at least 1 (and below 2^31), pad between 0 and half the "
+                           "kernel: kernel %s, stride %s, pad %s",
                            op, tb_dims_text(2, a->kernel.at), tb_dims_text(2, a->stride.at),
                            tb_dims_text(2, a->pad.at));
+        int64_t room = x[2 + i] + 2 * p - k;
         if (room < 0 || x[2 + i] < 1)
             return TB_FAIL(TB_ERR_SHAPE, "%s: a window of %s does not fit into input %s with pad %s", op,
                            tb_dims_text(2, a->kernel.at), tb_dims_text(4, x), tb_dims_text(2, a->pad.at));
