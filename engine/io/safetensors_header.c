@@ -213,6 +213,12 @@ static void *room_for_one_more(void *array, int n, size_t size)
     return tb_realloc(array, (n ? 2 * (size_t)n : 1) * size);
 }
 
+static int by_key(const void *a, const void *b)
+{
+    const st_note *x = a, *y = b;
+    return strcmp(x->key, y->key);
+}
+
 static tb_status notes(reader *r, st_header *h)
 {
     TB_TRY(need(r, '{'));
@@ -226,9 +232,11 @@ static tb_status notes(reader *r, st_header *h)
         TB_TRY(string(r, &note->key));
         TB_TRY(need(r, ':'));
         TB_TRY(string(r, &note->text));
-        for (int i = 0; i < h->n_notes - 1; i++)
-            if (strcmp(h->notes[i].key, note->key) == 0) return bad(r, "a key of __metadata__ stands there twice");
     } while (take(r, ','));
+    qsort(h->notes, (size_t)h->n_notes, sizeof *h->notes, by_key); /* neighbours: a hostile header has many */
+    for (int i = 1; i < h->n_notes; i++)
+        if (strcmp(h->notes[i - 1].key, h->notes[i].key) == 0)
+            return bad(r, "a key of __metadata__ stands there twice");
     return need(r, '}');
 }
 
