@@ -169,6 +169,7 @@ static tb_status plan_node(builder *b, int at, tb_tensor **operands, uint64_t *a
     for (int k = 0; k < n->n_in; k++) operands[k] = operand(b, n->in[k]);
     TB_TRY(n->op->shape(c));
     for (int o = 0; o < n->n_out; o++) {
+        if (n->op->hides && o >= n->n_out - n->op->n_hidden && tb_graph_uses(b->g, n->out[o]) == 0) continue;
         tb_tensor *t = c->out[o] = &p->tensors[n->out[o]];
         t->ctx = b->ctx;
         atomic_init(&t->refs, 1);
@@ -194,7 +195,7 @@ static void live_through(plan *p, const slice *s)
     for (int i = s->first; i < s->end; i++) {
         const tb_op_call *c = &p->calls[i];
         for (int k = 0; k < c->n_in + c->op->n_out; k++) {
-            const tb_tensor *t = k < c->n_in ? c->in[k] : c->out[k - c->n_in];
+            const tb_tensor *t = k < c->n_in ? c->in[k] : c->out[k - c->n_in]; /* NULL: absent */
             buffer *b = t ? buffer_of(p, t) : NULL;
             if (!b || (b->first >= s->first && b->last < s->end)) continue;
             if (b->first > s->first) b->first = s->first;

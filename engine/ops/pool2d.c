@@ -190,7 +190,7 @@ static tb_status max_ref(tb_op_call *c)
     const tb_tensor *x = c->in[0];
     geometry g;
     TB_TRY(geometry_of("max_pool2d", c->attrs, x->rank, x->dims, &g));
-    int32_t *index = tb_op_data(c->out[1]);
+    int32_t *index = c->out[1] ? tb_op_data(c->out[1]) : NULL;
     for (int64_t i = 0, places = g.out[0] * g.out[1]; i < g.planes * places; i++) {
         rectangle r = window_at(&g, i % places);
         int64_t plane = plane_at(x, i / places), best_at = r.top * g.in[1] + r.left;
@@ -201,7 +201,7 @@ static tb_status max_ref(tb_op_call *c)
                 if (v > best || (isnan(v) && !isnan(best))) best = v, best_at = y * g.in[1] + z;
             }
         tbi_put(c->out[0], i, best);
-        index[i] = (int32_t)best_at;
+        if (index) index[i] = (int32_t)best_at;
     }
     return TB_OK;
 }
@@ -210,7 +210,7 @@ static tb_status pool_fast(tb_op_call *c)
 {
     geometry g;
     TB_TRY(geometry_of(c->op->name, c->attrs, 4, c->in[0]->dims, &g));
-    return run_kernel(c, &g, c->op->n_out > 1 ? tb_op_data(c->out[1]) : NULL);
+    return run_kernel(c, &g, c->op->n_out > 1 && c->out[1] ? tb_op_data(c->out[1]) : NULL);
 }
 
 static void max_grad(tb_grad_call *c)
@@ -386,7 +386,7 @@ static void avg_grad_samples(tb_samples *to) { grad_samples(to, false); }
     .n_in_min = n, .n_in = n, .dtypes = TB_FLOATS, .dtypes_reason = "images of features are floats",         \
     TB_ATTRS(pool2d_attrs, table), .cost = pool_cost
 
-TB_OP(max_pool2d, .doc = "maximum over windows", POOL(max_attr_table, 1), .n_out = 2, .n_hidden = 1,
+TB_OP(max_pool2d, .doc = "maximum over windows", POOL(max_attr_table, 1), .n_out = 2, .n_hidden = 1, .hides = true,
       .shape = pool_shape, .ref = max_ref, .fast = pool_fast, .primitives = {"max_pool2d"}, .grad = max_grad,
       .saves = TB_SAVE_OUT(1), .by_rows = 1, .samples = max_samples, .tol = TB_TOL_EXACT);
 TB_OP(max_pool2d_grad, .doc = "gradient of max_pool2d", POOL(max_grad_attr_table, 2), .n_out = 1,

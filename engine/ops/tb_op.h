@@ -179,6 +179,7 @@ struct tb_op {
     const char *doc;             /* one line, shown by `tb ops` */
     int n_in_min, n_in;          /* inputs from n_in_min on are optional (NULL); n_in = -1: any number >= n_in_min */
     int n_out, n_hidden;         /* outputs, of which the last n_hidden are for the gradient only */
+    bool hides;                  /* a graph in which nobody reads them leaves the hidden ones out: out[o] is NULL */
     const tb_attr *attrs;
     int n_attrs;
     size_t attrs_bytes;

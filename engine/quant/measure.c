@@ -1,5 +1,5 @@
 /* What a range does to the values that pass: noise of rounding, clipping, saturation. */
-#include "tb_quant.h"
+#include "quant_internal.h"
 #include <math.h>
 
 tb_status tb_quant_measure_create(const tb_ranges *ranges, tb_quant_measure *out)
@@ -20,9 +20,9 @@ static void note(void *arg, int node, const tb_op_call *call, int64_t ns)
     const tb_quant_measure *m = arg;
     const tb_tensor *t = call->out[0];
     tb_quant_tensor *to = &m->at[node];
+    const float *x = tbi_observed(t);
     to->ns += ns;
-    if (t->dtype != TB_F32 || !t->is_contiguous || m->ranges->runs[node] == 0) return;
-    const float *x = tb_op_data(t);
+    if (!x || m->ranges->runs[node] == 0) return;
     double lo = fmin((double)m->ranges->lo[node], 0), hi = fmax((double)m->ranges->hi[node], 0), step = (hi - lo) / 255;
     if (!(step > 0)) step = 1;
     double zero = rint(-lo / step);

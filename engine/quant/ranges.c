@@ -1,5 +1,5 @@
 /* Ranges by observation: extremes, their moving average over the runs, percentiles of a histogram. */
-#include "tb_quant.h"
+#include "quant_internal.h"
 #include <math.h>
 
 enum { BINS = 2048 };
@@ -74,13 +74,23 @@ static tb_status count_all(tb_ranges *r, int node, const float *x, int64_t n)
     return TB_OK;
 }
 
+const float *tbi_observed(const tb_tensor *t)
+{
+    int64_t span = 1;
+    for (int i = 0; i < t->rank; i++) {
+        if (t->strides[i] < 1 && t->dims[i] > 1) return NULL;
+        span += (t->dims[i] - 1) * t->strides[i];
+    }
+    return t->dtype == TB_F32 && t->numel > 0 && (t->is_contiguous || span == t->numel) ? tb_op_data(t) : NULL;
+}
+
 static void note(void *arg, int node, const tb_op_call *call, int64_t ns)
 {
     tb_ranges *r = arg;
     const tb_tensor *t = call->out[0];
+    const float *x = tbi_observed(t);
     (void)ns;
-    if (r->status != TB_OK || t->dtype != TB_F32 || !t->is_contiguous || t->numel == 0) return;
-    const float *x = tb_op_data(t);
+    if (r->status != TB_OK || !x) return;
     float lo = x[0], hi = x[0];
     for (int64_t i = 0; i < t->numel; i++) {
         lo = x[i] < lo ? x[i] : lo;

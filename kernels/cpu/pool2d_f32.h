@@ -88,8 +88,14 @@ VEC void keep_greater(vf *best, vi *at, vf x, vi x_at)
     *best = vf_select(is_nan, *best, vf_select(stays, *best, x));
 }
 
+VEC vf greater(vf best, vf x)
+{
+    vm stays = vf_le(x, best);
+    return vf_select(vf_isnan(best), best, vf_select(stays, best, x));
+}
+
 /* One row of outputs of windows 2x2 side by side, all inside the plane: the usual case, without a buffer. The four
- * are looked at in row-major order. */
+ * are looked at in row-major order. `index` may be NULL. */
 static void max_row_2x2(const float *top, const float *bottom, int64_t ow, int32_t w, int32_t first, float *out,
                         int32_t *index)
 {
@@ -100,6 +106,10 @@ static void max_row_2x2(const float *top, const float *bottom, int64_t ow, int32
         vf a, b, c, d;
         vf_load_pairs(top + 2 * j, n, &a, &b);
         vf_load_pairs(bottom + 2 * j, n, &c, &d);
+        if (!index) {
+            vf_store_part(out + j, greater(greater(greater(a, b), c), d), n);
+            continue;
+        }
         at = vi_add(vi_set1(first + 2 * (int32_t)j), vi_add(lane, lane));
         vi a_at = at;
         keep_greater(&a, &at, b, vi_add(a_at, one));
@@ -116,7 +126,7 @@ static void run_max_pool2d_2x2(const tb_pool2d_args *p)
         int64_t y = row % p->oh * 2;
         const float *top = (const float *)p->in + (row / p->oh * p->h + y) * p->w;
         max_row_2x2(top, top + p->w, p->ow, (int32_t)p->w, (int32_t)(y * p->w), (float *)p->out + row * p->ow,
-                    (int32_t *)p->index + row * p->ow);
+                    p->index ? (int32_t *)p->index + row * p->ow : NULL);
     }
 }
 
@@ -139,7 +149,7 @@ static void average_piece(const tb_pool2d_args *p, const piece *q, const float *
 static void run_max_pool2d(const void *args)
 {
     const tb_pool2d_args *p = args;
-    if (p->index && p->kh == 2 && p->kw == 2 && p->stride[0] == 2 && p->stride[1] == 2 && p->pad[0] == 0 &&
+    if (p->kh == 2 && p->kw == 2 && p->stride[0] == 2 && p->stride[1] == 2 && p->pad[0] == 0 &&
         p->pad[1] == 0) {
         run_max_pool2d_2x2(p);
         return;

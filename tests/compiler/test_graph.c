@@ -4,6 +4,7 @@
 #include "tb_artefact.h"
 #include "tb_ops.h"
 #include "tb_rng.h"
+#include <math.h>
 #include <stdlib.h>
 
 static tb_tensor *weight(const char *name, int64_t rows, int64_t cols)
@@ -174,6 +175,41 @@ static void an_output_that_lies_in_another_order_is_put_in_order(void **state)
     tb_exec_free(e);
 }
 
+static tb_tensor *pooled(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    return tb_max_pool2d(in[0], &(tb_pool2d_opts){.kernel = {2, 2}});
+}
+
+/* Eager pooling keeps where the maxima were, for a gradient; the graph does not, and gives the same maxima. */
+static void hidden_results_that_nobody_reads_are_left_out(void **state)
+{
+    enum { N = 3, SIDE = 37, POOLED = SIDE / 2, SIZE = N * SIDE * SIDE };
+    static float x[SIZE], eager[N * POOLED * POOLED], got[N * POOLED * POOLED];
+    const float odd[] = {NAN, -0.0f, 0.0f, INFINITY, -INFINITY};
+    tb_graph *g;
+    tb_exec *e;
+    tb_session *s;
+    tb_plan_stats stats;
+    for (int i = 0; i < SIZE; i++)
+        x[i] = i % 3 ? (float)tb_random_normal(8, 2, (uint64_t)i) : odd[tb_random_below(8, 3, (uint64_t)i, 5)];
+    tb_tensor *in = tb_tensor_from(TB_F32, 4, (int64_t[]){N, 1, SIDE, SIDE}, x);
+    assert_ok(tb_tensor_read(pooled(NULL, 1, &in), eager, sizeof eager));
+    assert_ok(tb_capture("g", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_F32, 4, {-1, 1, SIDE, SIDE}},
+                         pooled, NULL, &g));
+    assert_ok(tb_exec_create(g, &e));
+    for (int isa = (int)tb_isa_detect(); isa >= TB_ISA_SCALAR; isa--) {
+        tb_ctx_limit_kernels(*state, (tb_isa)isa, false);
+        assert_ok(tb_session_create(e, *state, &s));
+        assert_ok(tb_session_run(s, &(int64_t){N}, (const void *[]){x}, (void *[]){got}));
+        assert_memory_equal(got, eager, sizeof got);
+        assert_ok(tb_session_plan_stats(s, &(int64_t){N}, &stats));
+        assert_int_equal(stats.planned_bytes, 0);
+        tb_session_free(s);
+    }
+    tb_exec_free(e);
+}
+
 static tb_tensor *peeks(void *arg, int n, tb_tensor *const *in)
 {
     (void)arg, (void)n;
@@ -257,6 +293,7 @@ int main(void)
         ctx_test(runs_at_any_batch_give_the_bits_of_eager_execution),
         ctx_test(a_planned_run_allocates_nothing),
         ctx_test(an_output_that_lies_in_another_order_is_put_in_order),
+        ctx_test(hidden_results_that_nobody_reads_are_left_out),
         ctx_test(an_artefact_runs_from_its_folder_and_checks_itself),
         ctx_test(what_a_graph_cannot_hold_is_refused),
         ctx_test(broken_texts_are_refused_with_their_line),

@@ -284,6 +284,38 @@ static void a_convolution_between_f32_images_stays_f32(void **state)
     tb_ranges_free(&ranges);
 }
 
+/* Attention leaves its heads side by side, in another order than the dimensions of its result say. */
+enum { HEADS = 2, STEPS = 3, HEAD = 5, WIDTH = HEADS * HEAD };
+static tb_tensor *attended_forward(void *arg, int n, tb_tensor *const *in)
+{
+    tb_tensor **p = arg;
+    (void)n;
+    int64_t rows = tb_tensor_dim(in[0], 0);
+    tb_tensor *heads = tb_permute(tb_reshape(in[0], 4, (int64_t[]){rows, STEPS, HEADS, HEAD}), 4,
+                                  (int64_t[]){0, 2, 1, 3});
+    tb_tensor *y = tb_permute(tb_scaled_dot_product_attention(heads, heads, heads, NULL), 4, (int64_t[]){0, 2, 1, 3});
+    return tb_linear(tb_reshape(y, 3, (int64_t[]){rows, STEPS, WIDTH}), p[0], NULL);
+}
+
+static void what_lies_in_another_order_has_a_range(void **state)
+{
+    tb_tensor *p[] = {random_tensor("w1", 2, (int64_t[]){OUT, WIDTH}, 0.3)};
+    static float x[ROWS * STEPS * WIDTH], exact[ROWS * STEPS * OUT], y[ROWS * STEPS * OUT];
+    tb_ranges ranges;
+    tb_quant_report report;
+    tb_graph *g[2];
+    for (int i = 0; i < ROWS * STEPS * WIDTH; i++) x[i] = (float)tb_random_normal(1, 6, (uint64_t)i);
+    for (int i = 0; i < 2; i++)
+        assert_ok(tb_capture("net", 1, (const char *[]){"N"}, 1,
+                             &(tb_capture_input){"x", TB_F32, 3, {-1, STEPS, WIDTH}}, attended_forward, p, &g[i]));
+    run(g[0], *state, ROWS, x, exact, &ranges);
+    assert_ok(tb_quantize_graph(g[1], &ranges, NULL, &report));
+    assert_int_equal(report.n_quantized, 1);
+    run(g[1], *state, ROWS, x, y, NULL);
+    assert_true(sqnr(y, exact, ROWS * STEPS * OUT) > 30);
+    tb_ranges_free(&ranges);
+}
+
 /* Two convolutions, then two linear layers, that share one weight each; their inputs have ranges of their own. */
 static tb_tensor *shared_forward(void *arg, int n, tb_tensor *const *in)
 {
@@ -348,7 +380,8 @@ int main(void)
                                        ctx_test(a_convolutional_network_stays_in_integers),
                                        ctx_test(residual_networks_stay_in_integers),
                                        ctx_test(a_convolution_between_f32_images_stays_f32),
-                                       ctx_test(layers_may_share_their_weights),
+                                       ctx_test(what_lies_in_another_order_has_a_range),
+        ctx_test(layers_may_share_their_weights),
                                        ctx_test(other_graphs_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
