@@ -117,11 +117,10 @@ static tb_status run_nodes(tb_session *s, plan *p)
 static tb_status rehearse(tb_session *s, plan *p)
 {
     const tb_graph *g = s->exec->graph;
-    void *buffers[2 * MAX_OPERANDS] = {0};
     int n = g->n_inputs + g->n_outputs, made = 0;
+    void **buffers = tb_calloc((size_t)n + 1, sizeof *buffers);
     tb_node_observer observer = s->observer;
-    tb_status st =
-        n > 2 * MAX_OPERANDS ? TB_FAIL(TB_ERR_UNSUPPORTED, "graph %s: %d inputs and outputs", g->name, n) : TB_OK;
+    tb_status st = buffers ? TB_OK : TB_ERR_OOM;
     for (; made < n && st == TB_OK; made++) {
         int value = made < g->n_inputs ? g->inputs[made] : g->outputs[made - g->n_inputs];
         size_t bytes = tb_tensor_bytes(&p->tensors[value]);
@@ -138,6 +137,7 @@ static tb_status rehearse(tb_session *s, plan *p)
     }
     s->observer = observer;
     while (made > 0) tb_heap_free(s->ctx->heap, buffers[--made]);
+    tb_free(buffers);
     return st == TB_OK ? scratch_reserve(s) : st;
 }
 

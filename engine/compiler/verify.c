@@ -37,14 +37,18 @@ static tb_status clone(const tb_graph *g, tb_graph **out)
 /* ---- running: buffers[o] for every output ---- */
 typedef struct results {
     int n;
-    void *at[2 * MAX_OPERANDS];
-    int64_t numel[2 * MAX_OPERANDS];
+    void **at;
+    int64_t *numel;
+    tb_dtype *dtype;
 } results;
 
 static void results_free(results *r)
 {
     for (int i = 0; i < r->n; i++) tb_free(r->at[i]);
-    r->n = 0;
+    tb_free(r->at);
+    tb_free(r->numel);
+    tb_free(r->dtype);
+    *r = (results){0};
 }
 
 /* Takes the graph over. */
@@ -54,14 +58,16 @@ static tb_status run(tb_graph *g, tb_ctx *ctx, const int64_t *sizes, const void 
     tb_exec *e;
     tb_session *s = NULL;
     TB_TRY(tb_exec_create(g, &e));
-    tb_status st =
-        g->n_inputs + g->n_outputs > 2 * MAX_OPERANDS
-            ? TB_FAIL(TB_ERR_UNSUPPORTED, "graph %s: more than %d values to look at", g->name, 2 * MAX_OPERANDS)
-            : TB_OK;
+    size_t n = (size_t)g->n_outputs + 1;
+    out->at = tb_calloc(n, sizeof *out->at);
+    out->numel = tb_calloc(n, sizeof *out->numel);
+    out->dtype = tb_calloc(n, sizeof *out->dtype);
+    tb_status st = out->at && out->numel && out->dtype ? TB_OK : TB_ERR_OOM;
     for (out->n = 0; st == TB_OK && out->n < g->n_outputs; out->n++) {
         tb_tensor t = {0};
         tbi_describe(&g->values[g->outputs[out->n]], sizes, &t);
         out->numel[out->n] = t.numel;
+        out->dtype[out->n] = (tb_dtype)t.dtype;
         if (!(out->at[out->n] = tb_calloc((size_t)t.numel + 1, tb_dtype_size((tb_dtype)t.dtype)))) st = TB_ERR_OOM;
     }
     if (st == TB_OK) st = tb_session_create(e, ctx, &s);
@@ -73,11 +79,13 @@ static tb_status run(tb_graph *g, tb_ctx *ctx, const int64_t *sizes, const void 
 }
 
 /* Largest difference; equal infinities and NaN beside NaN are none. */
-static double largest_difference(const float *a, const float *b, int64_t n, double *largest)
+static double largest_difference(tb_dtype dtype, const void *a, const void *b, int64_t n, double *largest)
 {
     double most = 0;
+    size_t size = tb_dtype_size(dtype);
     for (int64_t i = 0; i < n; i++) {
-        double x = (double)a[i], y = (double)b[i];
+        double x = tb_load_f64(dtype, (const char *)a + (size_t)i * size),
+               y = tb_load_f64(dtype, (const char *)b + (size_t)i * size);
         if (isfinite(x)) *largest = fmax(*largest, fabs(x));
         if (x == y || (isnan(x) && isnan(y))) continue;
         double d = fabs(x - y);
@@ -105,8 +113,8 @@ static tb_status difference_of(const tb_graph *g, const results *expected, const
     }
     st = run(compiled, ctx, sizes, in, NULL, NULL, &got);
     for (int o = 0; st == TB_OK && o < got.n; o++)
-        if (g->values[g->outputs[o]].dtype == TB_F32)
-            most = fmax(most, largest_difference(expected->at[o], got.at[o], got.numel[o], &largest));
+        most = fmax(most,
+                    largest_difference(got.dtype[o], expected->at[o], got.at[o], got.numel[o], &largest));
     results_free(&got);
     *out = most > 0 ? most / fmax(largest, 1e-30) : 0;
     return st;
@@ -179,14 +187,15 @@ static tb_tensor *operand_of(const tb_graph *g, int value, const int64_t *sizes,
     return tb_tensor_from((tb_dtype)t.dtype, t.rank, t.dims, data);
 }
 
+/* Of a result of this dtype: rounding errors are half the distance to the next number. */
 static double allowed(const tb_op *op, const void *attrs, tb_ctx *ctx, tb_tensor *const *operands, int n,
-                      double largest)
+                      tb_dtype dtype, double largest)
 {
     tb_op_call c = {.op = op, .ctx = ctx, .attrs = attrs, .n_in = n, .in = operands};
     tb_cost cost = {.k = 1};
     if (op->tol.exact) return 0;
     if (op->cost && op->shape(&c) == TB_OK) op->cost(&c, &cost);
-    return 64 * 0x1p-24 * sqrt((double)(cost.k > 1 ? cost.k : 1)) * largest;
+    return 64 * tb_dtype_eps(dtype) / 2 * sqrt((double)(cost.k > 1 ? cost.k : 1)) * largest;
 }
 
 /* Second outputs of nodes are not kept, so a node that reads one cannot be held against its reference. */
@@ -206,25 +215,28 @@ static tb_status check_group(const tb_graph *g, int at, tb_ctx *ctx, const int64
     const tb_node *n = &g->nodes[at];
     uint64_t attrs[MAX_ATTR_WORDS];
     tb_tensor *operands[MAX_OPERANDS], *result[TB_MAX_OUT];
-    const float *got = made[n->out[0]];
+    const char *got = made[n->out[0]];
+    tb_dtype dtype = g->values[n->out[0]].dtype;
+    size_t size = tb_dtype_size(dtype);
     double largest = 0, signal = 0, noise = 0;
     tb_scope *s = tb_scope_open();
     tbi_attrs_at(n, sizes, attrs);
     for (int k = 0; k < n->n_in; k++) operands[k] = operand_of(g, n->in[k], sizes, in, made);
     tb_status st = tb_dispatch(n->op, n->attrs ? attrs : NULL, operands, n->n_in, result);
-    const float *want = NULL;
+    const char *want = NULL;
     if (st == TB_OK) {
         result[0] = tb_contiguous(result[0]);
         want = tb_tensor_host(result[0]);
     }
     if (want) {
         int64_t numel = tb_tensor_numel(result[0]);
-        out->max_abs = largest_difference(want, got, numel, &largest);
+        out->max_abs = largest_difference(dtype, want, got, numel, &largest);
         for (int64_t i = 0; i < numel; i++) {
-            double x = (double)want[i], e = x - (double)got[i];
+            double x = tb_load_f64(dtype, want + (size_t)i * size),
+                   e = x - tb_load_f64(dtype, got + (size_t)i * size);
             if (isfinite(x) && isfinite(e)) signal += x * x, noise += e * e;
         }
-        double most = allowed(n->op, n->attrs ? attrs : NULL, ctx, operands, n->n_in, largest);
+        double most = allowed(n->op, n->attrs ? attrs : NULL, ctx, operands, n->n_in, dtype, largest);
         out->worst = out->max_abs == 0 ? 0 : most > 0 ? out->max_abs / most : (double)INFINITY;
         out->sqnr_db = noise > 0 ? 10 * log10(signal / noise) : (double)INFINITY;
     }
@@ -232,7 +244,7 @@ static tb_status check_group(const tb_graph *g, int at, tb_ctx *ctx, const int64
     return st == TB_OK ? tb_ctx_take_error(ctx) : st;
 }
 
-/* The compiled graph with every f32 result as an output: real intermediates, none written over. */
+/* The compiled graph with every first result as an output: real intermediates, none written over. */
 static tb_status check_groups(const tb_graph *g, const tb_compile_opts *opts, tb_ctx *ctx, tb_isa isa,
                               const int64_t *sizes, const void *const *in, tb_verify_report *out)
 {
@@ -259,7 +271,7 @@ static tb_status check_groups(const tb_graph *g, const tb_compile_opts *opts, tb
     tb_ctx_limit_kernels(ctx, isa, true);
     for (int i = 0; st == TB_OK && i < compiled->n_nodes; i++) {
         const tb_node *n = &compiled->nodes[i];
-        if (!w.kernel[i] || compiled->values[n->out[0]].dtype != TB_F32 || !has_operands(compiled, n, made)) continue;
+        if (!w.kernel[i] || !has_operands(compiled, n, made)) continue;
         tb_verify_group *group = &out->groups[out->n_groups++];
         *group = (tb_verify_group){.node = i, .op = n->op->name};
         snprintf(group->kernel, sizeof group->kernel, "%s", w.kernel[i]);

@@ -70,9 +70,75 @@ static void a_planted_wrong_rewrite_is_named(void **state)
     tb_graph_free(g);
 }
 
+enum { DEEP = 160 };
+static tb_tensor *deep(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    tb_tensor *y = in[0];
+    for (int i = 0; i < DEEP; i++) y = i % 2 ? tb_tanh(y) : tb_softmax(y, -1);
+    return y;
+}
+
+static void graphs_of_more_nodes_than_a_node_has_operands_verify(void **state)
+{
+    tb_graph *g;
+    tb_verify_report r;
+    int64_t n = ROWS;
+    fill();
+    assert_ok(tb_capture("g", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_F32, 2, {-1, WIDTH}}, deep, NULL,
+                         &g));
+    assert_ok(tb_verify_graph(g, NULL, *state, tb_ctx_isa(*state), &n, (const void *[]){x}, &r));
+    assert_int_equal(r.n_groups, DEEP);
+    tb_verify_report_free(&r);
+    tb_graph_free(g);
+}
+
+static tb_tensor *halves(void *arg, int n, tb_tensor *const *in)
+{
+    (void)n;
+    tb_tensor *half = tb_cast(in[0], TB_F16);
+    return tb_relu(tb_linear(tb_tanh(half), arg, NULL));
+}
+
+static tb_status more_relu(tb_graph *g, tb_pass_run *r)
+{
+    for (int i = 0, n = g->n_nodes; i < n; i++) {
+        int out[TB_MAX_OUT];
+        if (g->nodes[i].op != &tb_op_tanh) continue;
+        if (!tb_pass_may_rewrite(r)) return TB_OK;
+        TB_TRY(tb_graph_node(g, &tb_op_relu, NULL, 0, NULL, 1, g->nodes[i].in, out));
+        tb_graph_replace(g, g->nodes[i].out[0], out[0]);
+    }
+    return TB_OK;
+}
+
+static void results_of_f16_are_compared(void **state)
+{
+    static const tb_pass wrong = {.name = "more_relu", .doc = "a bug", .run = more_relu};
+    float w[4 * WIDTH];
+    tb_graph *g;
+    tb_verify_report r;
+    int64_t n = ROWS;
+    fill();
+    for (int i = 0; i < 4 * WIDTH; i++) w[i] = (float)tb_random_normal(11, 2, (uint64_t)i);
+    tb_tensor *weight = tb_cast(tb_tensor_from(TB_F32, 2, (int64_t[]){4, WIDTH}, w), TB_F16);
+    assert_ok(tb_capture("g", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_F32, 2, {-1, WIDTH}}, halves,
+                         weight, &g));
+    assert_ok(tb_verify_graph(g, NULL, *state, tb_ctx_isa(*state), &n, (const void *[]){x}, &r));
+    assert_true(r.n_groups >= 3 && r.n_wrong == 0);
+    tb_verify_report_free(&r);
+    assert_fails(
+        tb_verify_graph(g, &(tb_compile_opts){.also = &wrong}, *state, tb_ctx_isa(*state), &n, (const void *[]){x}, &r),
+        TB_ERR_PARITY, "of pass more_relu (-tanh +relu)");
+    tb_verify_report_free(&r);
+    tb_graph_free(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        ctx_test(graphs_of_more_nodes_than_a_node_has_operands_verify),
+        ctx_test(results_of_f16_are_compared),
         ctx_test(random_graphs_verify_on_every_isa),
         ctx_test(a_planted_wrong_rewrite_is_named),
     };
