@@ -397,6 +397,35 @@ static bool carry(tbi_json *s, const char *p, size_t n)
     return true;
 }
 
+/* Pixels, the common case: digits and a comma at once, as long as both are plain; the rest is tensor_run's. The tensor's
+ * first number has been read. */
+static const char *byte_run(tbi_json *s, const char *p, const char *end)
+{
+    tbi_json_tensor *t = s->tensor;
+    uint8_t *to = (uint8_t *)t->data + t->count;
+    int64_t n = 0, room = t->capacity - t->count;
+    while (n < room && end - p >= 4) {
+        unsigned a = (unsigned)(p[0] - '0'), b = (unsigned)(p[1] - '0'), c = (unsigned)(p[2] - '0');
+        unsigned value = a, length = 2;
+        if (a > 9) break;
+        if (p[1] != ',') {
+            if (a == 0 || b > 9) break;
+            value = 10 * a + b;
+            length = 3;
+            if (p[2] != ',') {
+                value = 10 * value + c;
+                length = 4;
+                if (c > 9 || p[3] != ',' || value > 255) break;
+            }
+        }
+        to[n++] = (uint8_t)value;
+        p += length;
+    }
+    t->count += n;
+    t->filled[t->level - 1] += n;
+    return p;
+}
+
 /* Numbers and commas of a tensor, as far as [p, end) surely holds them whole. A number that ends before
  * `tail` is followed by a byte that belongs to no number, so that reading it needs no bounds. */
 static const char *tensor_run(tbi_json *s, const char *p, const char *end)
@@ -418,6 +447,7 @@ static const char *tensor_run(tbi_json *s, const char *p, const char *end)
         if (p == tail || *p != ',') return p;
         s->want = WANT_VALUE;
         for (p++; p < tail && is_space(*p); p++) {}
+        if (s->tensor->dtype == TB_U8) p = byte_run(s, p, tail);
     }
     return p;
 }

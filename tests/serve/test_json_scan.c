@@ -185,11 +185,12 @@ static bool into_tensor(void *arg, tbi_json_event e, const char *text, size_t by
     return true;
 }
 
-static tbi_fault_code scan_tensor(sink *k, const char *text, size_t n, size_t piece, tbi_fault *fault)
+static tbi_fault_code scan_tensor_of(tb_dtype dtype, sink *k, const char *text, size_t n, size_t piece,
+                                     tbi_fault *fault)
 {
     *fault = (tbi_fault){0};
     k->tensor = (tbi_json_tensor){
-        .dtype = TB_F32, .data = k->values, .capacity = 4096, .more = full, .more_arg = fault};
+        .dtype = dtype, .data = k->values, .capacity = 4096, .more = full, .more_arg = fault};
     tbi_json_open(&k->s, fault, into_tensor, k);
     k->s.field = "data";
     for (size_t at = 0; at < n;) {
@@ -203,6 +204,11 @@ static tbi_fault_code scan_tensor(sink *k, const char *text, size_t n, size_t pi
     }
     tbi_json_finish(&k->s);
     return fault->code;
+}
+
+static tbi_fault_code scan_tensor(sink *k, const char *text, size_t n, size_t piece, tbi_fault *fault)
+{
+    return scan_tensor_of(TB_F32, k, text, n, piece, fault);
 }
 
 static void tensors_are_the_nearest_floats_in_any_cut(void **state)
@@ -339,6 +345,59 @@ static void agrees_with_jansson_on_mutated_texts(void **state)
     assert_true(accepted > rounds / 50); /* both verdicts were really exercised */
 }
 
+/* 1: a row of bytes, which `want` gets; 0: not one; -1: no array, or numbers that JSON writes in more than one way. */
+static int bytes_by_oracle(const char *text, size_t n, uint8_t *want, size_t *count)
+{
+    json_error_t error;
+    json_t *j = json_loadb(text, n, JSON_DECODE_ANY, &error), *item;
+    int verdict = j && json_is_array(j) && json_array_size(j) > 0;
+    size_t i;
+    *count = 0;
+    if (j ? !json_is_array(j) : json_error_code(&error) == json_error_numeric_overflow) verdict = -1;
+    if (verdict == 1) json_array_foreach(j, i, item) {
+        json_int_t v = json_is_integer(item) ? json_integer_value(item) : -1;
+        if (json_is_real(item)) verdict = -1;
+        if (verdict == 1 && (v < 0 || v > 255)) verdict = 0;
+        want[(*count)++] = (uint8_t)v;
+    }
+    json_decref(j);
+    return verdict;
+}
+
+static void rows_of_bytes_agree_with_jansson(void **state)
+{
+    (void)state;
+    static sink k;
+    int rounds = getenv("TB_TEST_FULL") ? 1000000 : 50000, accepted = 0;
+    for (int i = 0; i < rounds; i++) {
+        char text[512];
+        uint8_t want[512];
+        tbi_fault f, cut;
+        size_t n = 0, count;
+        text[n++] = '[';
+        for (int e = 0; e < 24; e++) { /* of one, two and three digits, some above 255 */
+            uint64_t below = (uint64_t[]){1, 10, 100, 260}[tb_random_below(11, 1, (uint64_t)(32 * i + e), 4)];
+            n += (size_t)snprintf(text + n, sizeof text - n, "%s%llu", e ? "," : "",
+                                  (unsigned long long)tb_random_below(11, 2, (uint64_t)(32 * i + e), below));
+        }
+        text[n++] = ']';
+        if (i % 3) n = mutate(text, n, sizeof text, (uint64_t)i);
+        tbi_fault_code ours = scan_tensor_of(TB_U8, &k, text, n, 0, &f);
+        int64_t got = k.tensor.count;
+        int verdict = bytes_by_oracle(text, n, want, &count);
+        if (verdict >= 0 && verdict != !ours) fail_msg("%s: %.*s", ours ? f.message : "accepted", (int)n, text);
+        if (verdict == 1) {
+            assert_int_equal(got, count);
+            assert_memory_equal(k.values, want, count);
+            accepted++;
+        }
+        tbi_fault_code ours_cut = scan_tensor_of(TB_U8, &k, text, n, 1 + tb_random_below(11, 3, (uint64_t)i, 9), &cut);
+        if (!ours != !ours_cut) fail_msg("a cut changed the verdict on %.*s", (int)n, text);
+        if (verdict == 1) assert_memory_equal(k.values, want, count);
+    }
+    assert_true(accepted > rounds / 10 && accepted < rounds);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -347,6 +406,7 @@ int main(void)
         cmocka_unit_test(limits_hold_for_depth_strings_and_numbers),
         cmocka_unit_test(tensors_are_the_nearest_floats_in_any_cut),
         cmocka_unit_test(nesting_must_be_regular),
+        cmocka_unit_test(rows_of_bytes_agree_with_jansson),
         cmocka_unit_test(agrees_with_jansson_on_mutated_texts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
