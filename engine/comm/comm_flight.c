@@ -66,19 +66,19 @@ static bool blames(const state *all, int rank, int ranks)
     return (!s->excused_ns || then < s->excused_ns) && (!its || then < its);
 }
 
-/* Whom a rank waited for that was ended from outside, or gave up when the other had; -1: nobody. One that was still
- * posting its message did not wait. */
+/* Whom a rank waited for that was ended from outside, or gave up when the other had; -1: nobody. One that was posting its
+ * message, or did so for long, was not waiting: posting does not wait, so it slept or stood still. */
 static int waited_for(const state *all, int rank, int ranks)
 {
+    static const int64_t long_ns = 100000000;
     const state *s = &all[rank];
     const flight_entry *e = &s->oldest_open;
     bool waits = (s->excused_ns || s->failed.number) && e->number && e->state != FLIGHT_POSTING && e->peer < ranks;
-    return waits ? e->peer : -1;
+    return waits && e->open_ns - e->posted_ns < long_ns ? e->peer : -1;
 }
 
 /* Rule 1; -1: nobody blames anybody. Of two that say different things the one that more ranks blame; where no majority
- * does, *other is the second. A rank that was ended in its sleep posts, and waits for those behind it: there it ends.
- */
+ * does, *other is the second. */
 static int follow_blame(state *s, int ranks, int *other)
 {
     int at = 0, accuser = 0;

@@ -9,7 +9,7 @@ enum { FLIGHT_POSTING = 1, FLIGHT_OPEN, FLIGHT_DONE, FLIGHT_FAILED }; /* OPEN: p
 
 typedef struct flight_entry {
     int64_t number;              /* from 1; 0: never used */
-    int64_t posted_ns, ended_ns;
+    int64_t posted_ns, open_ns, ended_ns; /* open_ns: it waits from then on */
     int32_t peer;                /* -1: a collective */
     int32_t blamed, disputed;    /* FAILED: the rank that the failure names, or -1; whether it may be this one */
     _Atomic int32_t state;
@@ -28,4 +28,4 @@ typedef struct flight {
     flight_entry entries[FLIGHT_ENTRIES];
 } flight;
 
-static const uint64_t flight_magic = 0x74622d666c790004;
+static const uint64_t flight_magic = 0x74622d666c790005;

@@ -27,7 +27,7 @@ static flight_entry *note(tb_comm *c, int peer)
     atomic_store_explicit(&e->state, 0, memory_order_release);
     e->number = number;
     e->posted_ns = tb_now_ns();
-    e->ended_ns = 0;
+    e->open_ns = e->ended_ns = 0;
     e->peer = peer;
     e->blamed = -1;
     e->disputed = 0;
@@ -62,6 +62,7 @@ static tb_status follow(tb_comm *c, flight_entry *e, tb_status st, tb_request *o
     else if (!(o = tb_calloc(1, sizeof *o))) return tb_error_code();
     *o = (op){ .inner = out->op, .entry = e };
     out->op = o;
+    e->open_ns = tb_now_ns();
     atomic_store_explicit(&e->state, FLIGHT_OPEN, memory_order_release);
     return TB_OK;
 }

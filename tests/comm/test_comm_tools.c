@@ -160,20 +160,24 @@ static void write_record(const char *prefix, int rank, flight_entry last, int64_
 
 /* Rank 0 gave up first, and took the job with it; 1 gave up behind 2, which had been ended while it waited for 3; and 3
  * had not posted what it should, or did so when it was ended. */
-static void follow_to_three(int its_state)
+static void follow_to_three(int its_state, int64_t slept_ns)
 {
     char prefix[64];
     tb_text report = { 0 };
     tb_culprit culprit;
     prefix_of("chain", prefix);
     for (int r = 0; r < 4; r++) {
-        flight_entry e = { .posted_ns = 100 - r, .peer = r < 3 ? r + 1 : 2, .blamed = -1, .state = FLIGHT_OPEN };
+        flight_entry e = {
+            .posted_ns = 100 - r, .open_ns = 101, .peer = r < 3 ? r + 1 : 2, .blamed = -1, .state = FLIGHT_OPEN};
         if (r < 2) {
             e.state = FLIGHT_FAILED;
             e.ended_ns = r ? 202 : 200;
             e.blamed = r + 1;
         }
-        if (r == 3) e.state = its_state;
+        if (r == 3) {
+            e.state = its_state;
+            e.open_ns = e.posted_ns + slept_ns;
+        }
         write_record(prefix, r, e, r == 1 ? 0 : 201);
     }
     assert_int_equal(tb_comm_read_flight(prefix, &report, &culprit), TB_OK);
@@ -185,8 +189,8 @@ static void follow_to_three(int its_state)
 static void the_record_follows_who_waited_for_whom(void **state)
 {
     (void)state;
-    follow_to_three(FLIGHT_POSTING);
-    follow_to_three(FLIGHT_OPEN);
+    follow_to_three(FLIGHT_POSTING, 0);
+    follow_to_three(FLIGHT_OPEN, second);
 }
 
 /* ---- faults ---- */
