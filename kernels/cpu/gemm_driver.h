@@ -13,6 +13,9 @@ typedef struct gemm_plan {
     int64_t a_floats, b_floats, slot_floats; /* one thread's scratch */
 } gemm_plan;
 
+/* Passes over K are of one length, but for the last. */
+static int64_t pass_length(int64_t k) { return div_up(k, max_i64(div_up(k, KC), 1)); }
+
 /* Cuts C so that every thread has a block. Columns first, which repeats no packing of B; where they are few, rows: then
  * that packing is small, and every thread reads its own part of A. */
 static void plan_grid(gemm_plan *p)
@@ -21,7 +24,7 @@ static void plan_grid(gemm_plan *p)
     int64_t panels = max_i64(div_up(g->n, NR), 1), row_tiles = max_i64(div_up(g->m, MR), 1);
     int64_t threads = tb_pool_threads(g->pool);
     threads = min_i64(threads, max_i64(g->m * g->n * g->k / MACS_PER_THREAD, 1));
-    p->grid_n = div_up(panels, NC / NR);
+    p->grid_n = div_up(panels, NC / NR * KC / max_i64(p->kc, 1)); /* shorter passes, more columns in L2 */
     p->grid_m = div_up(row_tiles, MC / MR);
     if (threads > 1 && g->m >= TALL * g->n && row_tiles >= threads) {
         p->grid_m = min_i64(row_tiles, round_up(p->grid_m, threads));
@@ -36,16 +39,13 @@ static void plan_grid(gemm_plan *p)
     p->block_m = min_i64(tiles_each * MR, max_i64(g->m, 1));
 }
 
-/* Passes over K are of one length, but for the last. */
-static int64_t pass_length(int64_t k) { return div_up(k, max_i64(div_up(k, KC), 1)); }
-
 /* b_in_place: B can be read where it lies, if that is worth it. */
 static gemm_plan plan_blocks(const tb_gemm_args *g, const gemm_source *source, int64_t k, bool pack_a, bool b_in_place)
 {
     gemm_plan p = {.g = g, .source = source, .k = k, .pack_a = pack_a};
-    plan_grid(&p);
     p.passes = max_i64(div_up(k, KC), 1);
     p.kc = pass_length(k);
+    plan_grid(&p);
     p.rows_inside = p.block_m <= DIRECT_M;
     p.pack_b = !g->packed_b && !(p.rows_inside && b_in_place);
 
