@@ -201,6 +201,12 @@ void tb_session_observe(tb_session *s, tb_node_observer f, void *arg)
     s->observer_arg = arg;
 }
 
+void tb_session_keep_whole(tb_session *s)
+{
+    while (s->n_plans > 0) tbi_plan_free(s->plans[--s->n_plans]);
+    s->slice_bytes = 0;
+}
+
 tb_status tb_session_plan_stats(tb_session *s, const int64_t *sizes, tb_plan_stats *out)
 {
     plan *p;

@@ -29,6 +29,9 @@ typedef struct tb_plan_stats {
 } tb_plan_stats;
 /* Plans these sizes and rehearses the plan once on zeros: runs at these sizes then allocate nothing. */
 TB_MUST_USE tb_status tb_session_plan_stats(tb_session *s, const int64_t *sizes, tb_plan_stats *out);
-/* Called after every node with its time, of a part that runs in slices of the batch once for every slice; NULL switches it off. For profiles and `tb verify`. */
+/* Called after every node with its time, of a part that runs in slices of the batch once for every slice (the last of
+ * which may repeat rows); NULL switches it off. For profiles and `tb verify`. */
 typedef void (*tb_node_observer)(void *arg, int node, const tb_op_call *call, int64_t ns);
 void tb_session_observe(tb_session *s, tb_node_observer f, void *arg);
+/* From now on nothing runs in slices: an observer sees every row of a run once, and all rows of a node together. */
+void tb_session_keep_whole(tb_session *s);

@@ -122,12 +122,47 @@ static void slices_need_less_memory(void **state)
     tb_exec_free(e);
 }
 
+static void count_rows(void *arg, int node, const tb_op_call *call, int64_t ns)
+{
+    int64_t *rows = arg;
+    (void)node, (void)ns;
+    rows[0]++;
+    rows[1] += call->out[0]->dims[0];
+}
+
+/* Whoever counts values sees each row of each of the four nodes once. */
+static void a_session_can_be_kept_whole(void **state)
+{
+    enum { NODES = 4 };
+    static float x[MOST_ROWS * WIDE], y[MOST_ROWS * WIDE];
+    tb_capture_input in = {"x", TB_F32, 2, {-1, WIDE}};
+    int64_t rows = MOST_ROWS - 1, sliced[2] = {0}, whole[2] = {0};
+    tb_graph *g;
+    tb_exec *e;
+    tb_session *s;
+    assert_ok(tb_capture("g", 1, (const char *[]){"N"}, 1, &in, chain, NULL, &g));
+    assert_ok(tb_exec_create(g, &e));
+    assert_ok(tb_session_create(e, *state, &s));
+    tbi_session_slice(s, 300);
+    tb_session_observe(s, count_rows, sliced);
+    assert_ok(tb_session_run(s, &rows, (const void *[]){x}, (void *[]){y}));
+    assert_true(sliced[0] > NODES);
+    tb_session_keep_whole(s);
+    tb_session_observe(s, count_rows, whole);
+    assert_ok(tb_session_run(s, &rows, (const void *[]){x}, (void *[]){y}));
+    assert_int_equal(whole[0], NODES);
+    assert_int_equal(whole[1], NODES * rows);
+    tb_session_free(s);
+    tb_exec_free(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         ctx_test(random_graphs_have_the_bits_of_the_whole_batch),
         ctx_test(captured_functions_have_the_bits_of_eager_execution),
         ctx_test(slices_need_less_memory),
+        ctx_test(a_session_can_be_kept_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
