@@ -217,9 +217,10 @@ static tb_status launch_again(const tb_launch_plan *plan, tb_outcome *outcome)
 
 static bool differ(double a, double b) { return a > 2 * b || b > 2 * a; }
 
-/* On virtual machines two cores may find themselves on another pair of real ones. Of points that use two cores, a launch
- * in which they moved, or on a pair unlike that of the launches before it, is measured again: up to twice, and no more
- * than every fourth of a run. A pair that stays is what later launches are held against; each file has its values. */
+/* On virtual machines two cores may find themselves on another pair of real ones. Of points that use two cores, a
+ * launch in which they moved, or on a pair unlike that of the launches before it, is measured again: up to twice, and
+ * no more than every fourth of a run. A pair that stays is what later launches are held against; each file has its
+ * values. */
 static tb_status repeat_if_cores_moved(tb_runner *r, const tb_launch_plan *plan, const tb_progress *p,
                                        tb_outcome *outcome)
 {
@@ -235,7 +236,8 @@ static tb_status repeat_if_cores_moved(tb_runner *r, const tb_launch_plan *plan,
             if (!moved && !isnan(after)) r->core_to_core_ns = after;
             return TB_OK;
         }
-        if (moved) tb_progress_note(p, "core to core went from %.0f to %.0f ns: measured again", before, after);
+        if (moved)
+            tb_progress_note(p, "core to core went from %.0f to %.0f ns: measured again", before, after);
         else
             tb_progress_note(p, "core to core is %.0f ns, %.0f ns in launches before: measured again", after,
                              r->core_to_core_ns);

@@ -17,8 +17,8 @@ typedef struct tb_runner {
     int n_failed;              /* launches that failed or timed out, now */
     double launch_seconds;     /* of the launches of this run, summed; with n_launched: the estimate */
     int n_launched;
-    double core_to_core_ns;    /* of the pair of cores that launches are held against; 0: none yet */
-    int n_repeated;            /* launches whose cores had moved */
+    double core_to_core_ns; /* of the pair of cores that launches are held against; 0: none yet */
+    int n_repeated;         /* launches whose cores had moved */
     bool interrupted;
 } tb_runner;
 

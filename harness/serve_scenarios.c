@@ -180,8 +180,7 @@ static burst_tally tally_burst(const tb_load_result *r, double burst_s, double s
         double at_s = (double)c->intended_ns * 1e-9;
         bool good = c->status == 200 && (double)(c->done_ns - c->intended_ns) <= slo_ms * 1e6;
         t.goodput_per_s += good && (double)c->done_ns * 1e-9 <= burst_s ? 1 / burst_s : 0;
-        if (at_s >= burst_s && !good)
-            t.recovery_ms = (at_s - burst_s) * 1e3;
+        if (at_s >= burst_s && !good) t.recovery_ms = (at_s - burst_s) * 1e3;
     }
     return t;
 }
@@ -342,9 +341,9 @@ tb_status tb_scenario_measure(const tb_run *run, tb_serve_state *s, int64_t i)
     static const struct {
         const char *name;
         tb_status (*measure)(const tb_run *run, tb_serve_state *s, int64_t i);
-    } all[] = {{"load", measure_load},   {"generate", measure_generate},
-               {"search", measure_search}, {"overload", measure_overload},
-               {"storm", measure_storm}, {"reload", measure_reload}, {"drain", measure_drain}};
+    } all[] = {{"load", measure_load},         {"generate", measure_generate}, {"search", measure_search},
+               {"overload", measure_overload}, {"storm", measure_storm},       {"reload", measure_reload},
+               {"drain", measure_drain}};
     int k = 0;
     while (!tb_scenario_is(run, all[k].name)) k++;
     return all[k].measure(run, s, i);

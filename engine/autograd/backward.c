@@ -105,8 +105,10 @@ static tb_status leaf_add(tb_tensor *t, leaf *l, tb_tensor *g)
 {
     tb_tensor *next;
     if (l->buffer && g->autograd)
-        return TB_FAIL(TB_ERR_UNSUPPORTED, "create_graph: the gradient of '%s' is written into its buffer, which has "
-                                           "no graph; take it with tb_gradients()", t->name);
+        return TB_FAIL(TB_ERR_UNSUPPORTED,
+                       "create_graph: the gradient of '%s' is written into its buffer, which has "
+                       "no graph; take it with tb_gradients()",
+                       t->name);
     if (l->buffer) return buffer_add(t, l, g);
     if (l->grad) {
         next = tb_add(l->grad, g);

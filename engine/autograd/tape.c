@@ -237,7 +237,8 @@ tb_status tb_require_grad(tb_tensor *t)
         return TB_FAIL(TB_ERR_DTYPE, "only floats have gradients, not %s", tb_dtype_name((tb_dtype)t->dtype));
     if (t->autograd)
         return origin_of(t)->made_by ? TB_FAIL(TB_ERR_INVALID, "the tensor is the result of an op that is recorded; "
-                                                               "tb_detach() it first") : TB_OK;
+                                                               "tb_detach() it first")
+                                     : TB_OK;
     leaf *l = tbi_tape(t->ctx) ? tb_heap_alloc(t->ctx->heap, sizeof *l, TB_MEM_OTHER) : NULL;
     if (!l) return TB_ERR_OOM;
     *l = (leaf){0};

@@ -133,7 +133,11 @@ static header *from_system(tb_heap *heap, size_t bytes, int c, bool is_meta)
     header *h = system_alloc(capacity + ALIGN);
     if (!h) return NULL;
     heap->stats.system_calls++;
-    *h = (header){.heap = heap, .next = heap->all.next, .prev = &heap->all, .capacity = capacity, .size_class = c,
+    *h = (header){.heap = heap,
+                  .next = heap->all.next,
+                  .prev = &heap->all,
+                  .capacity = capacity,
+                  .size_class = c,
                   .is_meta = is_meta};
     h->next->prev = heap->all.next = h;
     return h;

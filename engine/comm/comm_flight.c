@@ -66,8 +66,8 @@ static bool blames(const state *all, int rank, int ranks)
     return (!s->excused_ns || then < s->excused_ns) && (!its || then < its);
 }
 
-/* Whom a rank waited for that was ended from outside, or gave up when the other had; -1: nobody. One that was posting its
- * message, or did so for long, was not waiting: posting does not wait, so it slept or stood still. */
+/* Whom a rank waited for that was ended from outside, or gave up when the other had; -1: nobody. One that was posting
+ * its message, or did so for long, was not waiting: posting does not wait, so it slept or stood still. */
 static int waited_for(const state *all, int rank, int ranks)
 {
     static const int64_t long_ns = 100000000;

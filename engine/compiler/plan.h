@@ -10,12 +10,12 @@ typedef struct buffer {
     bool is_external;  /* the caller's, or part of another buffer: not in the slab */
 } buffer;
 
-/* Nodes [first, end) run one slice of the batch after the other, so that what they hand on stays in L2. Rows of a result
- * depend on the same rows of the operands only, so slices need not be of one size: the last one ends with the batch and
- * repeats rows of the one before where the batch is no multiple. */
+/* Nodes [first, end) run one slice of the batch after the other, so that what they hand on stays in L2. Rows of a
+ * result depend on the same rows of the operands only, so slices need not be of one size: the last one ends with the
+ * batch and repeats rows of the one before where the batch is no multiple. */
 typedef struct slice {
     int first, end;
-    int64_t rows, n; /* of symbol 0: in a slice; slices */
+    int64_t rows, n;              /* of symbol 0: in a slice; slices */
     int first_moving, end_moving; /* of the plan's list */
 } slice;
 
@@ -36,17 +36,17 @@ typedef struct moving {
 
 typedef struct plan {
     int64_t sizes[TB_MAX_SYMBOLS];
-    tb_tensor *tensors;     /* [n_values]; of values that live within a slice, their rows of a slice */
-    tb_storage *storages;   /* [n_buffers] */
+    tb_tensor *tensors;   /* [n_values]; of values that live within a slice, their rows of a slice */
+    tb_storage *storages; /* [n_buffers] */
     buffer *buffers;
     int n_buffers;
-    tb_op_call *calls;      /* [n_nodes] */
-    tb_tensor **operands;   /* operand lists of all calls, one after the other */
-    uint64_t *attrs;        /* attribute structures of all calls */
+    tb_op_call *calls;    /* [n_nodes] */
+    tb_tensor **operands; /* operand lists of all calls, one after the other */
+    uint64_t *attrs;      /* attribute structures of all calls */
     slice *slices;
     int n_slices;
-    tb_tensor *windows;     /* on the rows of values that live beyond a slice */
-    moving *moving;         /* windows, and views of them */
+    tb_tensor *windows; /* on the rows of values that live beyond a slice */
+    moving *moving;     /* windows, and views of them */
     int n_windows, n_moving;
     size_t slab_bytes, naive_bytes, bound_bytes;
     uint64_t last_use;

@@ -73,7 +73,8 @@ static void apply_spec(tb_tensor *t, const tb_out_spec *s)
     }
     if (s->is_view || s->is_laid_out)
         memcpy(t->strides, s->strides, sizeof t->strides);
-    else tbi_row_major(s->rank, t->dims, t->strides);
+    else
+        tbi_row_major(s->rank, t->dims, t->strides);
     t->offset = s->is_view ? s->offset : 0;
     t->is_contiguous = tbi_is_row_major(s->rank, t->dims, t->strides);
 }
@@ -84,8 +85,8 @@ typedef struct builder {
     tb_ctx *ctx;
     tb_arena *scratch;
     plan *p;
-    const slice *slice;   /* that the current node belongs to, or NULL */
-    tb_tensor **seen;     /* [n_values]: what nodes of the slice see of a value, NULL: not yet asked for */
+    const slice *slice; /* that the current node belongs to, or NULL */
+    tb_tensor **seen;   /* [n_values]: what nodes of the slice see of a value, NULL: not yet asked for */
 } builder;
 
 static void set_rows(tb_tensor *t, int64_t from, int64_t to)
@@ -164,7 +165,11 @@ static tb_status plan_node(builder *b, int at, tb_tensor **operands, uint64_t *a
     memcpy(sizes, p->sizes, sizeof sizes);
     if (b->slice) sizes[0] = b->slice->rows;
     tbi_attrs_at(n, sizes, attrs);
-    *c = (tb_op_call){.op = n->op, .ctx = b->ctx, .attrs = n->attrs ? attrs : NULL, .n_in = n->n_in, .in = operands,
+    *c = (tb_op_call){.op = n->op,
+                      .ctx = b->ctx,
+                      .attrs = n->attrs ? attrs : NULL,
+                      .n_in = n->n_in,
+                      .in = operands,
                       .arena = b->scratch};
     for (int k = 0; k < n->n_in; k++) operands[k] = operand(b, n->in[k]);
     TB_TRY(n->op->shape(c));
@@ -199,7 +204,7 @@ static void live_through(plan *p, const slice *s)
             buffer *b = t ? buffer_of(p, t) : NULL;
             if (!b || (b->first >= s->first && b->last < s->end)) continue;
             if (b->first > s->first) b->first = s->first;
-            if (b->last < s->end - 1) b->last = s->end - 1;
+            if (b->last < s->end) b->last = s->end; /* past the last node, which must not take it over */
         }
     }
 }
@@ -223,8 +228,8 @@ static void take_over(const tb_graph *g, plan *p, int at)
     for (int k = 0; k < c->n_in && out->storage == mine; k++) {
         const tb_tensor *in = c->in[k];
         buffer *b = in ? buffer_of(p, in) : NULL;
-        bool may = (is_pointwise || c->op->overwrites >> k & 1) && b && !b->is_external && b->last == at && !is_moving(p, in) &&
-                   b->bytes == buffer_of(p, out)->bytes && same_place(in, out);
+        bool may = (is_pointwise || c->op->overwrites >> k & 1) && b && !b->is_external && b->last == at &&
+                   !is_moving(p, in) && b->bytes == buffer_of(p, out)->bytes && same_place(in, out);
         for (int o = 0; may && o < c->n_in; o++)
             may = !c->in[o] || o == k || c->in[o]->storage != in->storage || (is_pointwise && same_place(c->in[o], in));
         if (!may) continue;

@@ -1,5 +1,6 @@
 /* Which parts of a graph run slice by slice of the batch (symbol 0): runs of neighbouring nodes whose results are too
- * large for L2 together, while slices of them that fit still use every weight often enough to be worth loading again. */
+ * large for L2 together, while slices of them that fit still use every weight often enough to be worth loading again.
+ */
 #include "plan.h"
 #include "tb_ops.h"
 
@@ -88,8 +89,10 @@ static range suiting(const tb_graph *g, const tb_node *n, const int64_t *sizes, 
         if (n->in[k] == TB_NO_VALUE) continue;
         const tb_value *v = &g->values[n->in[k]];
         tbi_describe(v, one, in[k] = &tensors[k]);
-        if (depends(v)) row_bytes += (double)tb_tensor_bytes(in[k]);
-        else whole_bytes += (double)tb_tensor_bytes(in[k]), weights += (double)in[k]->numel;
+        if (depends(v))
+            row_bytes += (double)tb_tensor_bytes(in[k]);
+        else
+            whole_bytes += (double)tb_tensor_bytes(in[k]), weights += (double)in[k]->numel;
     }
     for (int o = 0; o < n->n_out; o++) {
         tbi_describe(&g->values[n->out[o]], one, &out);
@@ -143,7 +146,7 @@ static void choose_rows(slice *s, range r, int64_t batch, int threads)
 int tbi_find_slices(const tb_graph *g, const int64_t *sizes, int threads, int64_t thread_bytes, slice *out)
 {
     int n_out = 0;
-    for (int i = 0, end; i < g->n_nodes; i = end > i ? end : i + 1) {
+    for (int i = 0, end; i<g->n_nodes; i = end> i ? end : i + 1) {
         range all = {1, sizes[0]};
         int nodes = 0;
         for (end = i; g->n_symbols > 0 && end < g->n_nodes && can_be_cut(g, &g->nodes[end]); end++) {

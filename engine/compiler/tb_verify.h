@@ -3,8 +3,9 @@
  * Whole: the captured and the compiled graph run on the same rows; their outputs may differ by `limit`, relative
  * to the largest output: 1e-4, or 0 where opts->strict. Groups: every node of the compiled graph is computed again from
  * its real operands by its op's reference, plain loops with sums in f64 (of a fused op: the separate steps); exact ops
- * must have its bits, others may be 64 rounding errors (of their dtype) of the largest result off, times the root of the terms of a sum.
- * Where the whole is wrong, the number of rewrites is bisected until one is left that makes it so. */
+ * must have its bits, others may be 64 rounding errors (of their dtype) of the largest result off, times the root of
+ * the terms of a sum. Where the whole is wrong, the number of rewrites is bisected until one is left that makes it so.
+ */
 #pragma once
 #include "tb_pass.h"
 

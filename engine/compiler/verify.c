@@ -113,8 +113,7 @@ static tb_status difference_of(const tb_graph *g, const results *expected, const
     }
     st = run(compiled, ctx, sizes, in, NULL, NULL, &got);
     for (int o = 0; st == TB_OK && o < got.n; o++)
-        most = fmax(most,
-                    largest_difference(got.dtype[o], expected->at[o], got.at[o], got.numel[o], &largest));
+        most = fmax(most, largest_difference(got.dtype[o], expected->at[o], got.at[o], got.numel[o], &largest));
     results_free(&got);
     *out = most > 0 ? most / fmax(largest, 1e-30) : 0;
     return st;
@@ -232,8 +231,7 @@ static tb_status check_group(const tb_graph *g, int at, tb_ctx *ctx, const int64
         int64_t numel = tb_tensor_numel(result[0]);
         out->max_abs = largest_difference(dtype, want, got, numel, &largest);
         for (int64_t i = 0; i < numel; i++) {
-            double x = tb_load_f64(dtype, want + (size_t)i * size),
-                   e = x - tb_load_f64(dtype, got + (size_t)i * size);
+            double x = tb_load_f64(dtype, want + (size_t)i * size), e = x - tb_load_f64(dtype, got + (size_t)i * size);
             if (isfinite(x) && isfinite(e)) signal += x * x, noise += e * e;
         }
         double most = allowed(n->op, n->attrs ? attrs : NULL, ctx, operands, n->n_in, dtype, largest);

@@ -50,15 +50,15 @@ typedef struct range { /* of the arena, owned here */
 typedef struct ddp_update {
     tb_optim_config cfg;
     int n_states;
-    int64_t t;           /* the step that is being made, from 1 */
+    int64_t t; /* the step that is being made, from 1 */
     const tb_kernel *kernel;
     range *ranges;
     int n_ranges;
-    int64_t numel;       /* of all ranges */
+    int64_t numel; /* of all ranges */
     float *state[MOST_STATES];
-    void *memory;        /* the other arena: parameters between steps */
+    void *memory;             /* the other arena: parameters between steps */
     tb_tensor *arena, **view; /* [parameter] */
-    tb_tensor **whole;   /* [parameter * n_states]: state of those that every rank updates, or NULL */
+    tb_tensor **whole;        /* [parameter * n_states]: state of those that every rank updates, or NULL */
 } ddp_update;
 
 /* ddp.c */

@@ -121,10 +121,10 @@ static void samples(tb_samples *to)
     }
 }
 
-TB_OP(add_u8, .doc = "sum of two u8 tensors, rescaled", .n_in_min = 2, .n_in = 2, .n_out = 1, .overwrites = 3, .by_rows = 3,
-      .dtypes = TB_DTYPE_BIT(TB_U8), .dtypes_reason = "activations are u8",
-      TB_ATTRS(tb_add_u8_opts, add_u8_attr_table), .shape = shape, .ref = ref, .fast = fast,
-      .primitives = {"add_u8"}, .no_grad = "integers have none", .samples = samples, .tol = TB_TOL_EXACT);
+TB_OP(add_u8, .doc = "sum of two u8 tensors, rescaled", .n_in_min = 2, .n_in = 2, .n_out = 1, .overwrites = 3,
+      .by_rows = 3, .dtypes = TB_DTYPE_BIT(TB_U8), .dtypes_reason = "activations are u8",
+      TB_ATTRS(tb_add_u8_opts, add_u8_attr_table), .shape = shape, .ref = ref, .fast = fast, .primitives = {"add_u8"},
+      .no_grad = "integers have none", .samples = samples, .tol = TB_TOL_EXACT);
 
 tb_tensor *tb_add_u8(tb_tensor *a, tb_tensor *b, const tb_add_u8_opts *opts)
 {

@@ -107,7 +107,8 @@ static tb_status attention_shape(tb_op_call *c)
     const tb_tensor *q = c->in[Q], *v = c->in[V];
     TB_TRY(check_operands(c, c->in, c->n_in > 3 ? c->in[3] : NULL));
     tb_out_set(c, 0, (tb_dtype)q->dtype, 4, (int64_t[]){q->dims[0], q->dims[1], q->dims[2], v->dims[3]});
-    if (tbi_last_stride(q) == 1) tb_out_order(c, 0, q); /* heads that came out of one product go into the next as they lie */
+    if (tbi_last_stride(q) == 1)
+        tb_out_order(c, 0, q); /* heads that came out of one product go into the next as they lie */
     tb_out_set(c, 1, tbi_stat_dtype((tb_dtype)q->dtype), 3, q->dims);
     return TB_OK;
 }

@@ -453,9 +453,9 @@ TB_OP(batch_norm, .doc = "normalisation of each channel over the batch", NORM, .
       .n_out = 3, .n_hidden = 2, .shape = train_shape, .ref = train_ref, .fast = train_fast,
       .primitives = {"batch_norm"}, .grad = train_grad, .saves = SAVES(2) | TB_SAVE_OUT(1) | TB_SAVE_OUT(2),
       .samples = train_samples);
-TB_OP(batch_norm_eval, .doc = "normalisation of each channel by given statistics", NORM, .n_in_min = 3,
-      .n_in = 5, .n_out = 1, .shape = eval_shape, .ref = eval_ref, .fast = eval_fast,
-      .by_rows = 1, .primitives = {"batch_norm_eval"}, .grad = eval_grad, .saves = SAVES(4), .samples = eval_samples);
+TB_OP(batch_norm_eval, .doc = "normalisation of each channel by given statistics", NORM, .n_in_min = 3, .n_in = 5,
+      .n_out = 1, .shape = eval_shape, .ref = eval_ref, .fast = eval_fast, .by_rows = 1,
+      .primitives = {"batch_norm_eval"}, .grad = eval_grad, .saves = SAVES(4), .samples = eval_samples);
 TB_OP(batch_norm_grad, .doc = "gradients of batch_norm's input, gamma and beta", NORM, .n_in_min = 4,
       .n_in = 5, .n_out = 3, .shape = grad_shape, .ref = grad_ref, .fast = grad_fast,
       .primitives = {"batch_norm_grad"}, .grad = grad_grad, .saves = SAVES(5), .samples = grad_samples);

@@ -59,8 +59,10 @@ tb_status tbi_conv_geometry_of(const char *op, tbi_conv_window a, const int64_t 
         g.dilation[i] = a.dilation.at[i];
         if (g.stride[i] < 1 || g.dilation[i] < 1 || g.pad[i] < 0 || g.stride[i] > INT32_MAX ||
             g.dilation[i] > INT32_MAX || g.pad[i] > INT32_MAX || g.kernel[i] > INT32_MAX)
-            return TB_FAIL(TB_ERR_INVALID, "%s: stride and dilation must be at least 1 and pad at least 0, all below "
-                                           "2^31", op);
+            return TB_FAIL(TB_ERR_INVALID,
+                           "%s: stride and dilation must be at least 1 and pad at least 0, all below "
+                           "2^31",
+                           op);
         int64_t room = g.in[i] + 2 * g.pad[i] - g.dilation[i] * (g.kernel[i] - 1) - 1;
         if (g.kernel[i] < 1 || room < 0)
             return TB_FAIL(TB_ERR_SHAPE,
@@ -481,15 +483,14 @@ static void weight_grad_samples(tb_samples *to) { grad_samples(to, true); }
     .n_in_min = 2, .n_out = 1, .fusion = TB_FUSE_ANCHOR, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .tol = TB_TOL(4)
 
 TB_OP(conv2d, .doc = "2-d convolution (NCHW, OIHW)", CONV2D, .n_in = 3, .dtypes = TB_NUMBERS,
-      .dtypes_reason = "bool has no sum of products", TB_ATTRS(conv2d_attrs, conv2d_attr_table),
-      .shape = conv2d_shape, .ref = conv2d_ref, .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad,
-      .by_rows = 1, .cost = conv2d_cost, .samples = conv2d_samples);
+      .dtypes_reason = "bool has no sum of products", TB_ATTRS(conv2d_attrs, conv2d_attr_table), .shape = conv2d_shape,
+      .ref = conv2d_ref, .fast = conv2d_fast, .primitives = {"conv2d"}, .grad = conv2d_grad, .by_rows = 1,
+      .cost = conv2d_cost, .samples = conv2d_samples);
 TB_OP(conv2d_act, .doc = "act(conv2d + residual), made by the compiler", .n_in_min = 2, .n_in = 4, .n_out = 1,
       .overwrites = 1u << 3, .dtypes = TB_FLOATS, .dtypes_reason = "activations are functions of floats",
-      TB_ATTRS(conv2d_attrs, conv2d_act_attr_table), .shape = conv2d_shape, .ref = conv2d_ref,
-      .fast = conv2d_fast, .primitives = {"conv2d"}, .no_grad = "made by fusion, after gradients are traced",
-      .fusion = TB_FUSE_ANCHOR, .by_rows = 1 | 1u << 3, .cost = conv2d_cost, .samples = conv2d_act_samples,
-      .tol = TB_TOL(4));
+      TB_ATTRS(conv2d_attrs, conv2d_act_attr_table), .shape = conv2d_shape, .ref = conv2d_ref, .fast = conv2d_fast,
+      .primitives = {"conv2d"}, .no_grad = "made by fusion, after gradients are traced", .fusion = TB_FUSE_ANCHOR,
+      .by_rows = 1 | 1u << 3, .cost = conv2d_cost, .samples = conv2d_act_samples, .tol = TB_TOL(4));
 TB_OP(conv2d_input_grad, .doc = "gradient of conv2d's input", CONV2D, .n_in = 2, CONV2D_GRAD,
       TB_ATTRS(conv2d_attrs, conv2d_grad_attr_table), .shape = input_grad_shape, .ref = input_grad_ref,
       .fast = input_grad_fast, .primitives = {"conv2d_input_grad"}, .grad = input_grad_grad,

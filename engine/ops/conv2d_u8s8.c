@@ -173,8 +173,7 @@ TB_OP(conv2d_u8s8, .doc = "integer convolution (NHWC, OHWI) with requantization"
       .dtypes = TB_DTYPE_BIT(TB_U8), .dtypes_reason = "activations are u8, weights i8",
       TB_ATTRS(tbi_conv2d_u8s8_attrs, conv2d_u8s8_attr_table), .shape = shape, .ref = ref, .fast = fast,
       .primitives = {"conv2d_u8s8"}, .no_grad = "integers have none", .fusion = TB_FUSE_ANCHOR, .by_rows = 1,
-      .cost = cost,
-      .samples = samples, .tol = TB_TOL_EXACT);
+      .cost = cost, .samples = samples, .tol = TB_TOL_EXACT);
 
 tb_tensor *tb_conv2d_u8s8(tb_tensor *x, tb_tensor *w, tb_tensor *offset, tb_tensor *scale, const tb_conv2d_opts *opts,
                           const tb_u8s8_opts *to)

@@ -156,8 +156,11 @@ static tb_status fast_on_copies(tb_op_call *c)
         if (in[i] == given[i]) continue;
         tb_tensor *t = in[i];
         tbi_copy_elements(memory + at, NULL, t);
-        copies[i].storage = (tb_storage){.ctx = c->ctx, .device = c->ctx->device, .mem = {.data = memory + at},
-                                         .bytes = tb_tensor_bytes(t), .is_wrapped = true};
+        copies[i].storage = (tb_storage){.ctx = c->ctx,
+                                         .device = c->ctx->device,
+                                         .mem = {.data = memory + at},
+                                         .bytes = tb_tensor_bytes(t),
+                                         .is_wrapped = true};
         at += aligned(tb_tensor_bytes(t));
         tbi_row_major(t->rank, t->dims, t->strides);
         t->is_contiguous = true;

@@ -244,8 +244,8 @@ static void grad_samples(tb_samples *to)
 }
 
 TB_OP(embedding, .doc = "rows of a weight by index", .n_in_min = 2, .n_in = 2, .n_out = 1, .dtypes = TB_ALL_DTYPES,
-      .shape = embedding_shape, .ref = embedding_ref, .fast = embedding_fast, .grad = embedding_grad,
-      .by_rows = 2, .saves = TB_SAVE_IN(1), .cost = embedding_cost, .samples = embedding_samples, .tol = TB_TOL_EXACT);
+      .shape = embedding_shape, .ref = embedding_ref, .fast = embedding_fast, .grad = embedding_grad, .by_rows = 2,
+      .saves = TB_SAVE_IN(1), .cost = embedding_cost, .samples = embedding_samples, .tol = TB_TOL_EXACT);
 TB_OP(embedding_grad, .doc = "gradient of embedding's weight", .n_in_min = 2, .n_in = 2, .n_out = 1,
       .dtypes = TB_FLOATS, .dtypes_reason = "gradients are floats",
       TB_ATTRS(embedding_grad_attrs, embedding_grad_attr_table), .shape = grad_shape, .ref = grad_ref,

@@ -312,11 +312,9 @@ TB_OP(linear, .doc = "x W^T + b", LINEAR, .n_in = 3, .dtypes = TB_NUMBERS,
       .grad = linear_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .by_rows = 1, .cost = linear_cost,
       .samples = linear_samples);
 TB_OP(linear_act, .doc = "act(x W^T + b + residual), made by the compiler", LINEAR, .n_in = 4, .overwrites = 1u << 3,
-      .by_rows = 1 | 1u << 3,
-      .dtypes = TB_FLOATS, .dtypes_reason = "activations are functions of floats",
-      TB_ATTRS(linear_act_attrs, linear_act_attr_table), .shape = linear_shape, .ref = linear_ref,
-      .fast = linear_fast, .no_grad = "made by fusion, after gradients are traced", .cost = linear_cost,
-      .samples = linear_act_samples);
+      .by_rows = 1 | 1u << 3, .dtypes = TB_FLOATS, .dtypes_reason = "activations are functions of floats",
+      TB_ATTRS(linear_act_attrs, linear_act_attr_table), .shape = linear_shape, .ref = linear_ref, .fast = linear_fast,
+      .no_grad = "made by fusion, after gradients are traced", .cost = linear_cost, .samples = linear_act_samples);
 TB_OP(linear_weight_grad, .doc = "sum over rows of g x (gradient of linear's weight)", LINEAR, .n_in = 3,
       TB_ATTRS(weight_grad_attrs, weight_grad_attr_table),
       .dtypes = TB_FLOATS, .dtypes_reason = "gradients are floats", .shape = weight_grad_shape, .ref = weight_grad_ref,

@@ -211,8 +211,8 @@ TB_OP(linear_dynamic_s8, .doc = "integer linear, rows of x quantized by their ow
       .n_in = OPERANDS, .n_out = 1, .typed_by = W, .dtypes = TB_DTYPE_BIT(TB_I8),
       .dtypes_reason = "weights are i8, x f32", TB_ATTRS(dynamic_attrs, dynamic_attr_table), .shape = shape, .ref = ref,
       .fast = fast, .primitives = {"row_quantize_u8", "row_rescale", "gemm_u8s8"}, .no_grad = "integers have none",
-      .fusion = TB_FUSE_ANCHOR, .overwrites = 1u << RESIDUAL,
-      .by_rows = 1 | 1u << RESIDUAL, .cost = cost, .samples = samples, .tol = TB_TOL(4));
+      .fusion = TB_FUSE_ANCHOR, .overwrites = 1u << RESIDUAL, .by_rows = 1 | 1u << RESIDUAL, .cost = cost,
+      .samples = samples, .tol = TB_TOL(4));
 
 tb_tensor *tb_linear_dynamic_s8(tb_tensor *x, tb_tensor *w, tb_tensor *offset, tb_tensor *scale, tb_tensor *bias)
 {

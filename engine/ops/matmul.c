@@ -170,14 +170,10 @@ static void matmul_cost(const tb_op_call *c, tb_cost *out)
 static void matmul_samples(tb_samples *to)
 {
     static const tb_sample_in cases[][2] = {
-        {{TB_SHAPE(3, 5)}, {TB_SHAPE(5, 4)}},
-        {{TB_SHAPE(1, 7)}, {TB_SHAPE(7, 1)}},
-        {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(4, 5)}},
-        {{TB_SHAPE(2, 1, 3, 4)}, {TB_SHAPE(3, 4, 2)}},
-        {{TB_SHAPE(3, 1, 2)}, {TB_SHAPE(2, 2)}},
-        {{TB_SHAPE(0, 3)}, {TB_SHAPE(3, 2)}},
-        {{TB_SHAPE(2, 0)}, {TB_SHAPE(0, 3)}},
-        {{TB_SHAPE(17, 33)}, {TB_SHAPE(33, 19)}},
+        {{TB_SHAPE(3, 5)}, {TB_SHAPE(5, 4)}},    {{TB_SHAPE(1, 7)}, {TB_SHAPE(7, 1)}},
+        {{TB_SHAPE(2, 3, 4)}, {TB_SHAPE(4, 5)}}, {{TB_SHAPE(2, 1, 3, 4)}, {TB_SHAPE(3, 4, 2)}},
+        {{TB_SHAPE(3, 1, 2)}, {TB_SHAPE(2, 2)}}, {{TB_SHAPE(0, 3)}, {TB_SHAPE(3, 2)}},
+        {{TB_SHAPE(2, 0)}, {TB_SHAPE(0, 3)}},    {{TB_SHAPE(17, 33)}, {TB_SHAPE(33, 19)}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) tb_sample(to, &(matmul_attrs){0}, 2, cases[i]);
     tb_sample(to, &(matmul_attrs){.batch_tree = true}, 2, cases[7]);

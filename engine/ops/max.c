@@ -172,8 +172,7 @@ static void argmax_samples(tb_samples *to)
 TB_OP(max, .doc = "largest element over axes", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
       TB_ATTRS(max_attrs, max_attr_table), .shape = max_shape, .ref = max_ref, .fast = max_fast,
       .primitives = {"row_max"}, .grad = max_grad, .saves = TB_SAVE_IN(0) | TB_SAVE_OUT(0), .fusion = TB_FUSE_ROW,
-      .by_rows = 1,
-      .samples = max_samples, .tol = TB_TOL_EXACT);
+      .by_rows = 1, .samples = max_samples, .tol = TB_TOL_EXACT);
 TB_OP(argmax, .doc = "first index of the largest element", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_NUMBERS,
       .dtypes_reason = "bool: as in torch", TB_ATTRS(argmax_attrs, argmax_attr_table), .shape = max_shape,
       .ref = max_ref, .no_grad = "the result is an index", .fusion = TB_FUSE_ROW, .samples = argmax_samples,

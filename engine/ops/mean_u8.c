@@ -110,8 +110,7 @@ static void samples(tb_samples *to)
 
 TB_OP(mean_u8, .doc = "average over the places of u8 images (NHWC)", .n_in_min = 1, .n_in = 1, .n_out = 1,
       .dtypes = TB_DTYPE_BIT(TB_U8), .dtypes_reason = "activations are u8",
-      TB_ATTRS(tb_mean_u8_opts, mean_u8_attr_table), .shape = shape, .ref = ref, .fast = fast,
-      .by_rows = 1,
+      TB_ATTRS(tb_mean_u8_opts, mean_u8_attr_table), .shape = shape, .ref = ref, .fast = fast, .by_rows = 1,
       .primitives = {"mean_u8"}, .no_grad = "integers have none", .samples = samples, .tol = TB_TOL_EXACT);
 
 tb_tensor *tb_mean_u8(tb_tensor *x, const tb_mean_u8_opts *opts)

@@ -55,7 +55,8 @@ static tb_status mse_ref(tb_op_call *c)
     tb_walk_init(&w, x->rank, x->dims);
     tb_walk_add(&w, x);
     tb_walk_add(&w, y);
-    TB_WALK(&w) {
+    TB_WALK(&w)
+    {
         double off = tbi_get(x, w.at[0]) - tbi_get(y, w.at[1]);
         sum += off * off;
     }
@@ -103,8 +104,10 @@ static tb_status mse_fast(tb_op_call *c)
     int64_t rows = x->rank ? x->dims[0] : 1;
     p.block = tbi_block_rows(rows, blocks) * (p.n / rows);
     p.sums = sums;
-    if (p.n <= CHUNK) sum_blocks(&p, 0, blocks, 0);
-    else tb_pool_run(c->ctx->pool, blocks, sum_blocks, &p);
+    if (p.n <= CHUNK)
+        sum_blocks(&p, 0, blocks, 0);
+    else
+        tb_pool_run(c->ctx->pool, blocks, sum_blocks, &p);
     for (int b = 0; b < blocks; b++) mean[b] = (float)(sums[b] / (double)p.n);
     tbi_tree_f32(mean, blocks, 1);
     tbi_put(c->out[0], 0, (double)mean[0]);
@@ -173,16 +176,15 @@ static void mse_grad_grad(tb_grad_call *c)
 {
     tb_tensor *h = c->grad[0], *g = c->in[0], *x = c->in[1], *y = c->in[2];
     double over = x->numel ? 2.0 / (double)x->numel : 0;
-    if (tb_grad_wants(c, 0))
-        tb_grad_set(c, 0, tb_mul_number(tb_sum(tb_mul(h, tb_sub(x, y)), 0, NULL, false), over));
+    if (tb_grad_wants(c, 0)) tb_grad_set(c, 0, tb_mul_number(tb_sum(tb_mul(h, tb_sub(x, y)), 0, NULL, false), over));
     tb_tensor *dx = tb_mul_number(tb_mul(h, g), over);
     if (tb_grad_wants(c, 1)) tb_grad_set(c, 1, dx);
     if (tb_grad_wants(c, 2)) tb_grad_set(c, 2, tb_neg(dx));
 }
 
 /* ---- samples ---- */
-static const tb_sample_in shapes[] = {{TB_SHAPE(3, 5)}, {.rank = 0}, {TB_SHAPE(1)}, {TB_SHAPE(19, 3, 7)},
-                                      {TB_SHAPE(2, 0)}, {TB_SHAPE(67, 301)}};
+static const tb_sample_in shapes[] = {{TB_SHAPE(3, 5)},     {.rank = 0},      {TB_SHAPE(1)},
+                                      {TB_SHAPE(19, 3, 7)}, {TB_SHAPE(2, 0)}, {TB_SHAPE(67, 301)}};
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
 static void mse_samples(tb_samples *to)
@@ -200,7 +202,6 @@ TB_OP(mse_loss, .doc = "mean of (x - y)^2", .n_in_min = 2, .n_in = 2, .n_out = 1
       .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .cost = mse_cost, .samples = mse_samples, .tol = TB_TOL(4));
 TB_OP(mse_loss_grad, .doc = "gradient of mse_loss", .n_in_min = 3, .n_in = 3, .n_out = 1, .dtypes = TB_FLOATS,
       .dtypes_reason = "gradients are floats", .shape = mse_grad_shape, .ref = mse_grad_ref, .fast = mse_grad_fast,
-      .grad = mse_grad_grad, .saves = TB_SAVE_ALL_IN, .cost = mse_cost, .samples = mse_grad_samples,
-      .tol = TB_TOL(4));
+      .grad = mse_grad_grad, .saves = TB_SAVE_ALL_IN, .cost = mse_cost, .samples = mse_grad_samples, .tol = TB_TOL(4));
 
 tb_tensor *tb_mse_loss(tb_tensor *x, tb_tensor *y) { return tb_call(&tb_op_mse_loss, NULL, TB_IN(x, y)); }

@@ -392,9 +392,9 @@ TB_OP(max_pool2d, .doc = "maximum over windows", POOL(max_attr_table, 1), .n_out
 TB_OP(max_pool2d_grad, .doc = "gradient of max_pool2d", POOL(max_grad_attr_table, 2), .n_out = 1,
       .shape = grad_shape, .ref = max_grad_ref, .fast = grad_fast, .primitives = {"max_pool2d_grad"},
       .grad = max_grad_grad, .saves = TB_SAVE_IN(1), .samples = max_grad_samples, .tol = TB_TOL(2));
-TB_OP(avg_pool2d, .doc = "mean over windows", POOL(avg_attr_table, 1), .n_out = 1, .shape = pool_shape,
-      .ref = avg_ref, .fast = pool_fast, .primitives = {"avg_pool2d"}, .grad = avg_grad,
-      .by_rows = 1, .samples = avg_samples, .tol = TB_TOL(2));
+TB_OP(avg_pool2d, .doc = "mean over windows", POOL(avg_attr_table, 1), .n_out = 1, .shape = pool_shape, .ref = avg_ref,
+      .fast = pool_fast, .primitives = {"avg_pool2d"}, .grad = avg_grad, .by_rows = 1, .samples = avg_samples,
+      .tol = TB_TOL(2));
 TB_OP(avg_pool2d_grad, .doc = "gradient of avg_pool2d", POOL(avg_grad_attr_table, 1), .n_out = 1,
       .shape = grad_shape, .ref = avg_grad_ref, .fast = grad_fast, .primitives = {"avg_pool2d_grad"},
       .grad = avg_grad_grad, .samples = avg_grad_samples, .tol = TB_TOL(2));

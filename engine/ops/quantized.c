@@ -121,11 +121,12 @@ static void dequantize_samples(tb_samples *to)
 TB_OP(quantize, .doc = "f32 to u8 with a scale and a zero point", .n_in_min = 1, .n_in = 1, .n_out = 1,
       .dtypes = TB_FLOATS, .dtypes_reason = "integers are quantized already",
       TB_ATTRS(quantize_attrs, quantize_attr_table), .shape = quantize_shape, .ref = quantize_ref,
-      .fast = quantize_fast, .primitives = {"quantize_u8"}, .by_rows = 1,
-      .no_grad = "integers have none", .samples = quantize_samples, .tol = TB_TOL_EXACT);
+      .fast = quantize_fast, .primitives = {"quantize_u8"}, .by_rows = 1, .no_grad = "integers have none",
+      .samples = quantize_samples, .tol = TB_TOL_EXACT);
 TB_OP(dequantize, .doc = "u8 to f32", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_DTYPE_BIT(TB_U8),
       .dtypes_reason = "activations are u8", TB_ATTRS(quantize_attrs, quantize_attr_table), .shape = dequantize_shape,
-      .ref = dequantize_ref, .by_rows = 1, .no_grad = "integers have none", .samples = dequantize_samples, .tol = TB_TOL_EXACT);
+      .ref = dequantize_ref, .by_rows = 1, .no_grad = "integers have none", .samples = dequantize_samples,
+      .tol = TB_TOL_EXACT);
 
 /* ---- linear_u8s8 ---- */
 typedef struct linear_u8s8_attrs {

@@ -238,8 +238,7 @@ static void unslice_samples(tb_samples *to)
 
 TB_OP(slice, .doc = "part of one axis", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
       TB_ATTRS(slice_attrs, slice_attr_table), .shape = slice_shape, .grad = slice_grad, .fusion = TB_FUSE_VIEW,
-      .by_rows = 1,
-      .samples = slice_samples, .tol = TB_TOL_EXACT);
+      .by_rows = 1, .samples = slice_samples, .tol = TB_TOL_EXACT);
 TB_OP(unslice, .doc = "a slice put back into zeros, or added to `into` (gradient of slice)", .n_in_min = 1, .n_in = 2,
       .n_out = 1, .dtypes = TB_ALL_DTYPES, TB_ATTRS(unslice_attrs, unslice_attr_table), .shape = unslice_shape,
       .ref = unslice_ref, .fast = unslice_fast, .primitives = {"add"}, .grad = unslice_grad, .samples = unslice_samples,

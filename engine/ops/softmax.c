@@ -188,10 +188,10 @@ static void backward_samples(tb_samples *to) { samples_of(to, 2); }
     SOFTMAX, .n_in_min = 2, .n_in = 2, .shape = backward_shape, .fast = backward_fast,                       \
     .saves = TB_SAVE_IN(0) | TB_SAVE_IN(1), .samples = backward_samples
 
-TB_OP(softmax, .doc = "exp(x) / sum exp(x) along an axis", FORWARD, .ref = softmax_ref,
-      .primitives = {"row_softmax"}, .grad = softmax_grad, .by_rows = 1);
-TB_OP(log_softmax, .doc = "log of softmax", FORWARD, .ref = log_softmax_ref,
-      .primitives = {"row_log_softmax"}, .grad = log_softmax_grad, .by_rows = 1);
+TB_OP(softmax, .doc = "exp(x) / sum exp(x) along an axis", FORWARD, .ref = softmax_ref, .primitives = {"row_softmax"},
+      .grad = softmax_grad, .by_rows = 1);
+TB_OP(log_softmax, .doc = "log of softmax", FORWARD, .ref = log_softmax_ref, .primitives = {"row_log_softmax"},
+      .grad = log_softmax_grad, .by_rows = 1);
 TB_OP(softmax_grad, .doc = "gradient of softmax from its output", BACKWARD, .ref = softmax_grad_ref,
       .primitives = {"softmax_grad"}, .grad = softmax_grad_grad);
 TB_OP(log_softmax_grad, .doc = "gradient of log_softmax from its output", BACKWARD,

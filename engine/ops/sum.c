@@ -143,9 +143,14 @@ static void sum_columns(void *arg, int64_t begin, int64_t end, int thread)
         for (int b = 0; b < s->blocks; b++) {
             float *sum = s->blocks > 1 ? partial + b * width : out;
             int64_t from = b * s->block, rows = block_length(s, b);
-            if (rows) s->kernel->run(&(tb_row_args){.rows = rows, .n = width, .out = sum, .in_stride = s->inner,
-                                                    .in = s->in + (o * s->n + from) * s->inner + j});
-            else memset(sum, 0, (size_t)width * sizeof *sum);
+            if (rows)
+                s->kernel->run(&(tb_row_args){.rows = rows,
+                                              .n = width,
+                                              .out = sum,
+                                              .in_stride = s->inner,
+                                              .in = s->in + (o * s->n + from) * s->inner + j});
+            else
+                memset(sum, 0, (size_t)width * sizeof *sum);
         }
         if (s->blocks > 1) add_tree(partial, s->blocks, width, out);
     }
@@ -166,8 +171,8 @@ static void sum_row_blocks(const step *s)
 {
     float partial[8] = {0};
     for (int b = 0; b < s->blocks && block_length(s, b); b++)
-        s->kernel->run(&(tb_row_args){.rows = 1, .n = block_length(s, b), .in = s->in + b * s->block,
-                                      .out = partial + b, .out_stride = 1});
+        s->kernel->run(&(tb_row_args){
+            .rows = 1, .n = block_length(s, b), .in = s->in + b * s->block, .out = partial + b, .out_stride = 1});
     add_tree(partial, s->blocks, 1, s->out);
 }
 
@@ -297,8 +302,8 @@ static void sum_samples(tb_samples *to)
 
 TB_OP(sum, .doc = "sum or mean over axes", .n_in_min = 1, .n_in = 2, .n_out = 1, .dtypes = TB_ALL_DTYPES,
       TB_ATTRS(sum_attrs, sum_attr_table), .shape = sum_shape, .ref = sum_ref, .fast = sum_fast,
-      .primitives = {[ROW_SUM] = "row_sum", [COLUMN_SUM] = "column_sum"}, .grad = sum_grad, .fusion = TB_FUSE_ROW, .by_rows = 1,
-      .cost = sum_cost, .samples = sum_samples, .tol = TB_TOL(2));
+      .primitives = {[ROW_SUM] = "row_sum", [COLUMN_SUM] = "column_sum"}, .grad = sum_grad, .fusion = TB_FUSE_ROW,
+      .by_rows = 1, .cost = sum_cost, .samples = sum_samples, .tol = TB_TOL(2));
 
 static tb_tensor *reduce(tb_tensor *x, int n_axes, const int64_t *axes, sum_attrs a)
 {

@@ -198,8 +198,8 @@ struct tb_op {
     tb_fusion fusion;
     uint32_t overwrites;         /* bit i: the result may be put where input i is, if that has its shape and is not read
                                     again (each element is read before its place is written); pointwise ops: all */
-    uint32_t by_rows;            /* bit i: row r (along dimension 0) of the results needs of input i row r alone, unless an
-                                    attribute axis or axes names dimension 0; pointwise ops: all */
+    uint32_t by_rows; /* bit i: row r (along dimension 0) of the results needs of input i row r alone, unless an
+                         attribute axis or axes names dimension 0; pointwise ops: all */
     void (*cost)(const tb_op_call *c, tb_cost *out); /* NULL: pointwise (1 flop an element) */
     void (*samples)(tb_samples *to);
     tb_tol tol;

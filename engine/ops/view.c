@@ -7,7 +7,7 @@
 tb_tensor *tb_reshape(tb_tensor *x, int rank, const int64_t *dims); /* one entry may be -1: what is left */
 tb_tensor *tb_permute(tb_tensor *x, int rank, const int64_t *order); /* dim i of the result is dim order[i] of x */
 tb_tensor *tb_transpose(tb_tensor *x, int64_t a, int64_t b);
-tb_tensor *tb_expand(tb_tensor *x, int rank, const int64_t *dims);   /* broadcasts; new leading dims allowed */
+tb_tensor *tb_expand(tb_tensor *x, int rank, const int64_t *dims); /* broadcasts; new leading dims allowed */
 //<<<
 
 typedef struct dims_attrs {
@@ -151,8 +151,7 @@ static void permute_samples(tb_samples *to)
 
 TB_OP(permute, .doc = "axes in another order", .n_in_min = 1, .n_in = 1, .n_out = 1, .dtypes = TB_ALL_DTYPES,
       TB_ATTRS(dims_attrs, dims_attr_table), .shape = permute_shape, .grad = permute_grad, .fusion = TB_FUSE_VIEW,
-      .by_rows = 1,
-      .samples = permute_samples, .tol = TB_TOL_EXACT);
+      .by_rows = 1, .samples = permute_samples, .tol = TB_TOL_EXACT);
 
 tb_tensor *tb_permute(tb_tensor *x, int rank, const int64_t *order)
 {
@@ -211,7 +210,4 @@ TB_OP(expand, .doc = "broadcast to a shape", .n_in_min = 1, .n_in = 1, .n_out = 
       TB_ATTRS(dims_attrs, dims_attr_table), .shape = expand_shape, .grad = expand_grad, .fusion = TB_FUSE_VIEW,
       .samples = expand_samples, .tol = TB_TOL_EXACT);
 
-tb_tensor *tb_expand(tb_tensor *x, int rank, const int64_t *dims)
-{
-    return call_dims(&tb_op_expand, x, rank, dims);
-}
+tb_tensor *tb_expand(tb_tensor *x, int rank, const int64_t *dims) { return call_dims(&tb_op_expand, x, rank, dims); }

@@ -4,8 +4,8 @@
 
 enum { TB_QUANT_MAX_DEPTH = 66311 /* 255 * 127 * K stays below 2^31 */ };
 
-/* The values of an f32 result that fill one stretch of memory, in whatever order of the dimensions (attention leaves its
- * heads as they lie side by side); NULL: there are gaps, or another dtype. */
+/* The values of an f32 result that fill one stretch of memory, in whatever order of the dimensions (attention leaves
+ * its heads as they lie side by side); NULL: there are gaps, or another dtype. */
 const float *tbi_observed(const tb_tensor *t);
 /* Notes a layer that stays f32. */
 void tbi_keep(tb_quant_report *r, const tb_graph *g, int node, const char *reason);

@@ -397,8 +397,8 @@ static bool carry(tbi_json *s, const char *p, size_t n)
     return true;
 }
 
-/* Pixels, the common case: digits and a comma at once, as long as both are plain; the rest is tensor_run's. The tensor's
- * first number has been read. */
+/* Pixels, the common case: digits and a comma at once, as long as both are plain; the rest is tensor_run's. The
+ * tensor's first number has been read. */
 static const char *byte_run(tbi_json *s, const char *p, const char *end)
 {
     tbi_json_tensor *t = s->tensor;

@@ -121,8 +121,9 @@ void tbi_metrics_prometheus(const tb_server *s, tb_text *out)
     counter(out, "slow_requests_cut_total",
             "Connections ended because a header, a body or a client was too slow.", m->cut_slow);
     counter(out, "disconnects_total", "Requests whose client left before the reply.", m->disconnected);
-    tb_text_add(out, "# HELP tensorbrain_spin_seconds_total CPU time of polling with nothing to do.\n"
-                     "# TYPE tensorbrain_spin_seconds_total counter\ntensorbrain_spin_seconds_total %.9f\n",
+    tb_text_add(out,
+                "# HELP tensorbrain_spin_seconds_total CPU time of polling with nothing to do.\n"
+                "# TYPE tensorbrain_spin_seconds_total counter\ntensorbrain_spin_seconds_total %.9f\n",
                 (double)m->spun_ns * 1e-9);
     counter(out, "allocations_total", "Requests to the engine's process heap; constant in steady state.",
             (uint64_t)heap.requests);

@@ -97,7 +97,7 @@ typedef struct tb_server {
     tb_serve_config config;    /* with defaults filled in */
     struct MHD_Daemon *http;
     int listen_fd, epoll_fd, wake_fd, drain_fd;
-    int spare_fd;              /* kept for when there are no others */
+    int spare_fd; /* kept for when there are no others */
     int port;
     tbi_conn *conns;           /* [limits.connections] */
     int n_conns;               /* in use */

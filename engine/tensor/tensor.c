@@ -203,8 +203,10 @@ static tb_tensor *contiguous(tb_ctx *ctx, tb_dtype dtype, int rank, const int64_
     tb_storage *s = own_storage(t);
     *s = (tb_storage){.ctx = ctx, .device = ctx->device, .bytes = tb_tensor_bytes(t), .is_wrapped = wrapped};
     atomic_init(&s->refs, 1);
-    if (wrapped) s->mem = (tb_device_mem){.handle = wrapped, .data = wrapped};
-    else if (s->device->alloc(s->device, ctx->heap, s->bytes, ctx->tag, &s->mem) != TB_OK) goto failed;
+    if (wrapped)
+        s->mem = (tb_device_mem){.handle = wrapped, .data = wrapped};
+    else if (s->device->alloc(s->device, ctx->heap, s->bytes, ctx->tag, &s->mem) != TB_OK)
+        goto failed;
     t->storage = s;
     t->has_own_storage = true;
     tbi_scope_adopt(ctx->scope, t);
@@ -345,8 +347,10 @@ tb_status tb_tensor_rebase(tb_tensor *t, const tb_tensor *onto)
     tb_storage *before = t->storage;
     refer(&onto->storage->refs);
     t->storage = onto->storage;
-    if (!t->has_own_storage || before != own_storage(t)) storage_release(before);
-    else if (atomic_load(&before->refs) == 1) drop_data(before); /* its block holds t */
+    if (!t->has_own_storage || before != own_storage(t))
+        storage_release(before);
+    else if (atomic_load(&before->refs) == 1)
+        drop_data(before); /* its block holds t */
     t->offset = onto->offset;
     return TB_OK;
 }

@@ -12,7 +12,7 @@ typedef struct tb_storage {
     tb_device_mem mem;
     size_t bytes;
     bool is_wrapped;        /* memory of somebody else */
-    _Atomic(void *) packed;       /* the contents in a kernel's layout (tbi_packed), or NULL */
+    _Atomic(void *) packed; /* the contents in a kernel's layout (tbi_packed), or NULL */
     _Atomic(uint64_t) packed_key; /* 1 + their version, then 32 bits of their layout's hash; below 2^32: none */
     _Atomic(uint32_t) seen;       /* 1 + the version that tbi_packing_pays saw last */
 } tb_storage;
@@ -21,7 +21,7 @@ struct tb_tensor {
     atomic_int refs;
     uint8_t dtype, rank;
     bool is_contiguous;
-    bool has_own_storage;   /* behind the tensor, in one block (tensor.c): that lives until both are let go */
+    bool has_own_storage; /* behind the tensor, in one block (tensor.c): that lives until both are let go */
     int64_t dims[TB_MAX_RANK], strides[TB_MAX_RANK];
     int64_t offset;         /* elements into the storage */
     int64_t numel;

@@ -329,7 +329,8 @@ static tb_status check_setting(const state *s, const char *schedule)
     if (tb_param_int(run, "project") > 0 && (run->ranks < 2 || s->n_replicas > 1))
         return TB_FAIL(TB_ERR_CONFIG, "params.project models from one pipeline on launch.ranks 2 or more");
     if (tb_param_int(run, "project") > 0 && tb_param_int(run, "steps") < 2)
-        return TB_FAIL(TB_ERR_CONFIG, "params.project wants params.steps 2 or more: some give costs, others judge them");
+        return TB_FAIL(TB_ERR_CONFIG,
+                       "params.project wants params.steps 2 or more: some give costs, others judge them");
     if (!is_plain(schedule) && tb_param_bool(run, "full_batch"))
         return TB_FAIL(TB_ERR_CONFIG, "params.full_batch has no micro-batches for params.schedule %s", schedule);
     if (run->ranks % s->n_replicas)

@@ -92,7 +92,8 @@ static tb_struck_plan plan_of(const tb_run *run, int64_t index)
     if (slow || p.lives)
         snprintf(p.fault, sizeof p.fault, "slow@%d:%lld:%.0f", p.victim, (long long)at,
                  deadline_s * 1e3 * (slow ? 3 : 0.6));
-    else snprintf(p.fault, sizeof p.fault, "%s@%d:%lld", kind, p.victim, (long long)at);
+    else
+        snprintf(p.fault, sizeof p.fault, "%s@%d:%lld", kind, p.victim, (long long)at);
     p.disputable = strcmp(kind, "mismatch") == 0 && (p.ranks == 2 || strcmp(p.work, "pipeline") == 0);
     return p;
 }

@@ -19,8 +19,8 @@
 enum { SAMPLES = 1024, PROMPTS = 64, MAX_BATCH = 64, MOST_TEXTS = 16, CONTEXT = 128 };
 
 static const tb_key keys[] = {
-    {"server", TB_KEY_CHOICE, "", 0, 0, "tensorbrain|fastapi-pydantic|fastapi-raw|echo",
-     "tensorbrain", "the others have no model; echo is a bare loop that answers without looking: the floor"},
+    {"server", TB_KEY_CHOICE, "", 0, 0, "tensorbrain|fastapi-pydantic|fastapi-raw|echo", "tensorbrain",
+     "the others have no model; echo is a bare loop that answers without looking: the floor"},
     {"scenario", TB_KEY_CHOICE, "", 0, 0, "load|generate|search|overload|storm|reload|drain", "load", "what happens"},
     {"model", TB_KEY_STR, "", 0, 0, NULL, "mlp", "an image model, with options"},
     {"data", TB_KEY_STR, "", 0, 0, NULL, "fashion-mnist", "images; generate: text"},
@@ -37,8 +37,7 @@ static const tb_key keys[] = {
     {"form", TB_KEY_CHOICE, "", 0, 0, "predict|json|binary", "json",
      "of the request's body; peers know predict; generate does without"},
     {"seconds", TB_KEY_NUM, "s", 0.1, 600, NULL, "5", "of arrivals in an iteration; search: at each rate"},
-    {"repeats", TB_KEY_INT, "", 1, 1000, NULL, "5",
-     "measured iterations, after one to warm up (search: none)"},
+    {"repeats", TB_KEY_INT, "", 1, 1000, NULL, "5", "measured iterations, after one to warm up (search: none)"},
     {"connections", TB_KEY_INT, "", 1, 128, NULL, "64",
      "kept alive; reload, drain: twice as many; overload: four times, of which three measure the capacity, as many as "
      "the server holds"},
@@ -101,7 +100,9 @@ static tb_status train(const tb_run *run, tb_serve_state *s)
 static tb_status start_server(const tb_run *run, tb_serve_state *s)
 {
     char version[64];
-    tb_serving_config c = {.server = tb_param_str(run, "server"), .arms = s->arms, .arm = s->arm,
+    tb_serving_config c = {.server = tb_param_str(run, "server"),
+                           .arms = s->arms,
+                           .arm = s->arm,
                            .max_batch = tb_scenario_is(run, "generate") ? MOST_TEXTS : MAX_BATCH};
     /* What cannot be answered in time is refused at once: a fifth of the objective is the way there and back. All that
      * the server holds, running and queued, is less than the connections, or the line would form in the generator. */

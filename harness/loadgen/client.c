@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 enum {
-    EARLY_NS = 80000,    /* a sleeping thread is woken 40 to 70 us late: wake before, then poll */
-    REDIAL_NS = 1000000  /* between looks at connections that were lost */
+    EARLY_NS = 80000,   /* a sleeping thread is woken 40 to 70 us late: wake before, then poll */
+    REDIAL_NS = 1000000 /* between looks at connections that were lost */
 };
 
 static int64_t thread_cpu_ns(void)
@@ -134,7 +134,7 @@ static tb_status open_run(load_run *r, const tb_load_config *config, int64_t n)
     for (int64_t i = 0; r->at_ns && i < n; i++) r->result->columns[i] = unsent(r->at_ns[i]);
     r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (r->epoll_fd < 0) return TB_FAIL(TB_ERR_IO, "load: no epoll");
-    tb_histogram *all[] = {&r->result->latency, &r->result->service, &r->result->lag, &r->result->wait,
+    tb_histogram *all[] = {&r->result->latency, &r->result->service,     &r->result->lag,      &r->result->wait,
                            &r->result->refusal, &r->result->first_token, &r->result->token_gap};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) tb_histogram_clear(all[i]);
     return TB_OK;

@@ -20,10 +20,10 @@ typedef struct load_connection {
     bool close;                /* the server will, after this reply */
     /* stream.c: a reply in chunked coding */
     bool is_chunked, is_last_chunk, is_whole;
-    size_t raw, plain, event;  /* of the buffer: framing taken away up to, body up to, events taken up to */
-    size_t chunk_left;         /* with its line end */
-    int64_t tokens, token_ns;  /* so far, and when the last one came */
-    bool is_done, is_wrong;    /* the end was told; something else than what is expected came */
+    size_t raw, plain, event; /* of the buffer: framing taken away up to, body up to, events taken up to */
+    size_t chunk_left;        /* with its line end */
+    int64_t tokens, token_ns; /* so far, and when the last one came */
+    bool is_done, is_wrong;   /* the end was told; something else than what is expected came */
     struct load_connection *next_free;
     char buffer[TBI_LOAD_BUFFER + 1];
 } load_connection;

@@ -34,8 +34,10 @@ static void answer_one(tb_echo *e, int fd)
         return;
     }
     ssize_t k = recv(fd, e->buffer, sizeof e->buffer, 0);
-    if (k <= 0) close(fd);
-    else if (e->buffer[k - 1] == '}') (void)!send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL);
+    if (k <= 0)
+        close(fd);
+    else if (e->buffer[k - 1] == '}')
+        (void)!send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL);
 }
 
 static void *serve(void *arg)
@@ -64,9 +66,8 @@ tb_status tb_echo_start(tb_echo **out)
     e->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event event = {.events = EPOLLIN, .data.fd = e->listen_fd};
-    bool ok = e->listen_fd >= 0 && e->epoll_fd >= 0 &&
-              bind(e->listen_fd, (struct sockaddr *)&at, sizeof at) == 0 && listen(e->listen_fd, 1024) == 0 &&
-              getsockname(e->listen_fd, (struct sockaddr *)&at, &bytes) == 0 &&
+    bool ok = e->listen_fd >= 0 && e->epoll_fd >= 0 && bind(e->listen_fd, (struct sockaddr *)&at, sizeof at) == 0 &&
+              listen(e->listen_fd, 1024) == 0 && getsockname(e->listen_fd, (struct sockaddr *)&at, &bytes) == 0 &&
               epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, e->listen_fd, &event) == 0;
     e->port = ntohs(at.sin_port);
     e->is_running = ok && pthread_create(&e->thread, NULL, serve, e) == 0;

@@ -34,8 +34,10 @@ static void take_token(load_run *r, load_connection *c, int token, int64_t now)
     const tb_load_samples *s = r->requests->samples;
     int64_t sample = c->arrival % r->requests->n;
     if (c->tokens >= s->n_tokens || s->tokens[sample * s->n_tokens + c->tokens] != token) c->is_wrong = true;
-    if (c->tokens++ == 0) tb_histogram_add(&r->result->first_token, now - r->result->columns[c->arrival].intended_ns);
-    else tb_histogram_add(&r->result->token_gap, now - c->token_ns);
+    if (c->tokens++ == 0)
+        tb_histogram_add(&r->result->first_token, now - r->result->columns[c->arrival].intended_ns);
+    else
+        tb_histogram_add(&r->result->token_gap, now - c->token_ns);
     c->token_ns = now;
     r->result->tokens++;
 }
@@ -49,9 +51,12 @@ static void take_events(load_run *r, load_connection *c, int64_t now)
     for (; (end = strstr(event, "\n\n")); event = end + 2) {
         *end = 0;
         const char *at = strncmp(event, begin, sizeof begin - 1) == 0 ? strstr(event, token) : NULL;
-        if (strcmp(event, done) == 0) c->is_done = true;
-        else if (at) take_token(r, c, atoi(at + sizeof token - 1), now);
-        else c->is_wrong = true; /* the text broke off with an error */
+        if (strcmp(event, done) == 0)
+            c->is_done = true;
+        else if (at)
+            take_token(r, c, atoi(at + sizeof token - 1), now);
+        else
+            c->is_wrong = true; /* the text broke off with an error */
     }
     c->event = (size_t)(event - c->buffer);
     c->buffer[c->plain] = held;

@@ -70,8 +70,8 @@ typedef struct tb_load_requests {
     char *text;            /* all requests, head and body */
     int64_t *begin;        /* [n + 1] */
     const tb_load_samples *samples;
-    char *known;           /* [n, known_room] the last reply text that was verified for a sample: no memory is asked
-                              for while requests run */
+    char *known; /* [n, known_room] the last reply text that was verified for a sample: no memory is asked
+                    for while requests run */
     size_t known_room, *known_bytes; /* [n] 0: none yet */
 } tb_load_requests;
 
@@ -118,9 +118,9 @@ typedef struct tb_load_result {
     tb_histogram lag;      /* the generator's own lateness: dispatch - max(intended, a connection was free) */
     tb_histogram wait;     /* for a free connection: the server's (or --connections') doing */
     tb_histogram refusal;  /* done - intended, of refused */
-    int64_t tokens;          /* of streams */
-    tb_histogram first_token; /* from the intended send time */
-    tb_histogram token_gap;   /* from a token to the next of its text */
+    int64_t tokens;        /* of streams */
+    tb_histogram first_token;                     /* from the intended send time */
+    tb_histogram token_gap;                       /* from a token to the next of its text */
     double first_third_p50_ns, last_third_p50_ns; /* a growing backlog shows here */
     double generator_cpu;  /* cores used, spinning left out */
     double spin_cpu;
@@ -183,9 +183,9 @@ void tb_echo_stop(tb_echo *e);             /* NULL is accepted */
 
 typedef struct tb_load_ceiling {
     double closed_per_s;       /* closed loop */
-    double client_us, server_us; /* time a request, each side */
+    double client_us, server_us;   /* time a request, each side */
     double open_per_s, lag_p99_us; /* open loop at half of that */
-    double rate, p50_us, p95_us; /* open loop at a rate that leaves both sides idle: the floor of any latency */
-    bool open_valid;           /* both open loops */
+    double rate, p50_us, p95_us;   /* open loop at a rate that leaves both sides idle: the floor of any latency */
+    bool open_valid;               /* both open loops */
 } tb_load_ceiling;
 TB_MUST_USE tb_status tb_load_self_test(int connections, double rate, double seconds, tb_load_ceiling *out);

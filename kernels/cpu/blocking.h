@@ -17,7 +17,7 @@
 #define BLOCKING_F32_AVX2 BLOCKING(6, 2, 256, 256, 1024, 12)
 /* Half as many passes as with KC = 256, NC = 512, and less of C in flight: 512 and 1024 cubed gain 3 and 2 %, on two
  * threads up to 11 %. NC = 256 reads A more often: 2 % behind at 1024 and 2048 cubed. */
-#define BLOCKING_F32_AVX512 BLOCKING(14, 2, 512, 384, 1024, 28)
+#define BLOCKING_F32_AVX512      BLOCKING(14, 2, 512, 384, 1024, 28)
 /* Products of bf16: a float is a pair. Without vdpbf16ps both halves of a pair need registers. */
 #define BLOCKING_BF16_SCALAR BLOCKING(4, 4, 256, 256, 1024, 4)
 #define BLOCKING_BF16_AVX2 BLOCKING(4, 2, 256, 256, 1024, 12)
@@ -34,8 +34,15 @@
  *                        most 1/TALL of what there is of A
  *   TINY_MACS            products of at most so many multiply-adds (a tenth of a microsecond) run without a plan
  *   TINY_K               and of at most so many steps: a copied B stays in 4 KiB */
-enum { PACKED_ELEMENT_MACS = 8, A_GAP = 16, SHARED_SETS_FLOATS = 1024, SET_PANELS = 4, TALL = 4, TINY_MACS = 4096,
-       TINY_K = 64 };
+enum {
+    PACKED_ELEMENT_MACS = 8,
+    A_GAP = 16,
+    SHARED_SETS_FLOATS = 1024,
+    SET_PANELS = 4,
+    TALL = 4,
+    TINY_MACS = 4096,
+    TINY_K = 64
+};
 
 /* What the convolutions cut images by. L2 is 1 MiB.
  *   WASTE_PERCENT        lanes beyond the ends of rows that cost less than packing: 12 of 16, or 24 of 32, in use do
@@ -48,9 +55,20 @@ enum { PACKED_ELEMENT_MACS = 8, A_GAP = 16, SHARED_SETS_FLOATS = 1024, SET_PANEL
  *   MIN_CHUNK_PIXELS     pixels of a chunk that are worth its frame
  *   DEPTHWISE_*          rows (of so many lanes) x vectors of sums: at most half of the registers; 3x3: with a row of
  *                        the image at its three places and the weights they fill 32 */
-enum { WASTE_PERCENT = 34, CONV_ROWS_INSIDE = 1024, BAND_FLOATS = 32 << 10, WEIGHT_GRAD_K = 256,
-       WINOGRAD_FLOATS = 96 << 10, FRAME_CELLS = 128 << 10, MIN_CHUNK_PIXELS = 64, DEPTHWISE_VECTORS = 4,
-       DEPTHWISE_ROWS_16 = 4, DEPTHWISE_ROWS_8 = 2, DEPTHWISE_3X3_ROWS = 4, DEPTHWISE_3X3_VECTORS = 2 };
+enum {
+    WASTE_PERCENT = 34,
+    CONV_ROWS_INSIDE = 1024,
+    BAND_FLOATS = 32 << 10,
+    WEIGHT_GRAD_K = 256,
+    WINOGRAD_FLOATS = 96 << 10,
+    FRAME_CELLS = 128 << 10,
+    MIN_CHUNK_PIXELS = 64,
+    DEPTHWISE_VECTORS = 4,
+    DEPTHWISE_ROWS_16 = 4,
+    DEPTHWISE_ROWS_8 = 2,
+    DEPTHWISE_3X3_ROWS = 4,
+    DEPTHWISE_3X3_VECTORS = 2
+};
 
 /* The integer kernel reads A where it lies and passes over K once. BLOCK_BYTES of weights stay in half of L2; up to
  * DIRECT_M rows, A stays there instead and the weights are read once. */

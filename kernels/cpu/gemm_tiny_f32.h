@@ -6,10 +6,7 @@
 
 enum { TINY_ROWS = 8 };
 
-VEC bool is_tiny(const tb_gemm_args *g)
-{
-    return !g->packed_b && g->k <= TINY_K && g->m * g->n * g->k <= TINY_MACS;
-}
+VEC bool is_tiny(const tb_gemm_args *g) { return !g->packed_b && g->k <= TINY_K && g->m * g->n * g->k <= TINY_MACS; }
 
 /* The chain of k in [from, to) for a group of rows; row p of B's vector at b + p * b_row. */
 VEC void tiny_chain(const int rows, const tb_gemm_args *g, int64_t i, int64_t from, int64_t to, const float *b,
@@ -45,8 +42,10 @@ VEC void tiny_rows(const int rows, const tb_gemm_args *g, int64_t i, int64_t j, 
 {
     vf sum[TINY_ROWS], bias = vf_zero();
     int64_t left = g->n - j;
-    if (g->tree == 1) tiny_chain(rows, g, i, 0, g->k, b, b_row, left, sum);
-    else tiny_tree(rows, g, i, b, b_row, left, sum);
+    if (g->tree == 1)
+        tiny_chain(rows, g, i, 0, g->k, b, b_row, left, sum);
+    else
+        tiny_tree(rows, g, i, b, b_row, left, sum);
     if (g->bias) bias = vf_load_part((const float *)g->bias + j, left);
     for (int r = 0; r < rows; r++)
         epilogue_vector(sum[r], (float *)g->c + (i + r) * g->c_row + j, left, g->accumulate, g->bias, bias,

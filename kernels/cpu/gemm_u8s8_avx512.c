@@ -2,8 +2,8 @@
  * bits on the way and vpmaddwd adds pairs exactly in 32. A vector of weights holds 8 columns x 4 k; its products leave
  * two partial sums a column, added at the end.
  *
- * The tile is up to 6 rows x 2 panels of 16 columns: 24 sums, 4 vectors of weights, the row's four k in all eight places
- * of a vector. */
+ * The tile is up to 6 rows x 2 panels of 16 columns: 24 sums, 4 vectors of weights, the row's four k in all eight
+ * places of a vector. */
 #include "blocking.h"
 #include "u8s8_store16.h"
 
@@ -45,8 +45,8 @@ INLINE void tile(const tb_gemm_u8s8_args *g, int64_t i, int64_t j, const int row
         __m512i weights[2 * PANELS];
 #pragma GCC unroll 16
         for (int v = 0; v < 2 * panels; v++)
-            weights[v] = _mm512_cvtepi8_epi16(
-                _mm256_loadu_si256((const __m256i *)(w + v / 2 * quads * 64 + v % 2 * 32)));
+            weights[v] =
+                _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(w + v / 2 * quads * 64 + v % 2 * 32)));
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             const uint8_t *row = g->a + (i + r) * g->a_row;
@@ -81,5 +81,5 @@ static void run_part(const tb_gemm_u8s8_args *g)
 
 static void run(const void *args) { u8s8_run_split(args, MACS_PER_THREAD, run_part); }
 
-TB_KERNEL(gemm_u8s8_avx512) = {.name = "gemm_u8s8_avx512", .primitive = "gemm_u8s8", .dtype = TB_I8,
-                               .isa = TB_ISA_AVX512, .run = run};
+TB_KERNEL(gemm_u8s8_avx512) = {
+    .name = "gemm_u8s8_avx512", .primitive = "gemm_u8s8", .dtype = TB_I8, .isa = TB_ISA_AVX512, .run = run};

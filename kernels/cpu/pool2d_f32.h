@@ -149,8 +149,7 @@ static void average_piece(const tb_pool2d_args *p, const piece *q, const float *
 static void run_max_pool2d(const void *args)
 {
     const tb_pool2d_args *p = args;
-    if (p->kh == 2 && p->kw == 2 && p->stride[0] == 2 && p->stride[1] == 2 && p->pad[0] == 0 &&
-        p->pad[1] == 0) {
+    if (p->kh == 2 && p->kw == 2 && p->stride[0] == 2 && p->stride[1] == 2 && p->pad[0] == 0 && p->pad[1] == 0) {
         run_max_pool2d_2x2(p);
         return;
     }

@@ -14,9 +14,9 @@
 enum { MAX_LEAVES = 5, MAX_VALUES = 32, MAX_NUMEL = 64, CHECKED = 1200, COMPARED = 900 };
 
 typedef struct builder {
-    uint64_t seed, at;      /* of the draws: they depend on shapes only, so any build of a seed is the same graph */
-    bool is_smooth;         /* no kinks: the gradients have gradients */
-    bool recomputes;        /* some steps are segments */
+    uint64_t seed, at; /* of the draws: they depend on shapes only, so any build of a seed is the same graph */
+    bool is_smooth;    /* no kinks: the gradients have gradients */
+    bool recomputes;   /* some steps are segments */
     tb_tensor *values[MAX_VALUES];
     int n;
 } builder;
@@ -298,16 +298,16 @@ static tb_tensor *image_op(builder *b, tb_tensor *x)
 {
     const int64_t image[4] = {2, 2, 4, 3};
     tb_tensor *y = shaped(b, x, 4, image);
-    const tb_pool2d_opts pool = {.kernel = {2, 2}, .stride = {1 + roll(b, 2), 1}, .pad = {roll(b, 2), 1},
-                                 .exclude_pad = toss(b)};
+    const tb_pool2d_opts pool = {
+        .kernel = {2, 2}, .stride = {1 + roll(b, 2), 1}, .pad = {roll(b, 2), 1}, .exclude_pad = toss(b)};
     if (toss(b)) y = tb_permute(y, 4, (int64_t[]){1, 0, 2, 3});
     switch (roll(b, b->is_smooth ? 3 : 4)) {
     case 0: {
         int groups = 1 + roll(b, 2);
         tb_tensor *w = shaped(b, any(b), 4, (int64_t[]){2, 2 / groups, 3, 2});
         tb_tensor *bias = toss(b) ? shaped(b, any(b), 1, &(int64_t){2}) : NULL;
-        return tamed(tb_conv2d(y, w, bias, &(tb_conv2d_opts){.stride = {1 + roll(b, 2), 1}, .pad = {roll(b, 2), 1},
-                                                             .groups = groups}));
+        return tamed(tb_conv2d(
+            y, w, bias, &(tb_conv2d_opts){.stride = {1 + roll(b, 2), 1}, .pad = {roll(b, 2), 1}, .groups = groups}));
     }
     case 1:
         return tb_batch_norm(y, toss(b) ? shaped(b, any(b), 1, &(int64_t){2}) : NULL,
@@ -333,9 +333,9 @@ static tb_tensor *loss_of(builder *b, tb_tensor *x)
 {
     const int64_t classes[] = {roll(b, 3), roll(b, 4), roll(b, 4)}; /* one row counts at least */
     tb_tensor *logits = shaped(b, x, 2, (int64_t[]){3, 4}), *labels = tb_tensor_from(TB_I64, 1, &(int64_t){3}, classes);
-    return tb_cross_entropy(logits, labels,
-                            &(tb_ce_opts){.reduction = (tb_loss_reduction)roll(b, 3), .has_ignore_index = true,
-                                          .ignore_index = 3});
+    return tb_cross_entropy(
+        logits, labels,
+        &(tb_ce_opts){.reduction = (tb_loss_reduction)roll(b, 3), .has_ignore_index = true, .ignore_index = 3});
 }
 
 /* What a segment reads besides its input. */

@@ -141,13 +141,14 @@ static void the_record_names_the_rank_that_others_wait_for(void **state)
     assert_int_equal(tb_comm_read_flight("/tmp/no such record", &report, &culprit), TB_ERR_IO);
 }
 
-/* A record of four ranks by hand: the last operation of each, where it was, and when the rank was ended from outside. */
+/* A record of four ranks by hand: the last operation of each, where it was, and when the rank was ended from outside.
+ */
 static void write_record(const char *prefix, int rank, flight_entry last, int64_t excused_ns)
 {
     char path[80];
     flight *f = calloc(1, sizeof *f);
     assert_non_null(f);
-    f->head = (flight_head){ .magic = flight_magic, .rank = rank, .size = 4, .posted = 1, .excused_ns = excused_ns };
+    f->head = (flight_head){.magic = flight_magic, .rank = rank, .size = 4, .posted = 1, .excused_ns = excused_ns};
     last.number = 1;
     memcpy(&f->entries[1], &last, sizeof last);
     snprintf(path, sizeof path, "%s.%d", prefix, rank);
@@ -163,7 +164,7 @@ static void write_record(const char *prefix, int rank, flight_entry last, int64_
 static void follow_to_three(int its_state, int64_t slept_ns)
 {
     char prefix[64];
-    tb_text report = { 0 };
+    tb_text report = {0};
     tb_culprit culprit;
     prefix_of("chain", prefix);
     for (int r = 0; r < 4; r++) {

@@ -85,8 +85,8 @@ static void graphs_of_more_nodes_than_a_node_has_operands_verify(void **state)
     tb_verify_report r;
     int64_t n = ROWS;
     fill();
-    assert_ok(tb_capture("g", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_F32, 2, {-1, WIDTH}}, deep, NULL,
-                         &g));
+    assert_ok(
+        tb_capture("g", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_F32, 2, {-1, WIDTH}}, deep, NULL, &g));
     assert_ok(tb_verify_graph(g, NULL, *state, tb_ctx_isa(*state), &n, (const void *[]){x}, &r));
     assert_int_equal(r.n_groups, DEEP);
     tb_verify_report_free(&r);

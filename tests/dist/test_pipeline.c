@@ -355,7 +355,13 @@ static void every_grid_gives_the_tree_over_folds(void **state)
 static void gradients_that_stay_are_not_summed_twice(void **state)
 {
     (void)state;
-    job j = {.schedule = "1f1b", .model = spec, .ranks = 2, .chunks = 1, .microbatches = 2, .replicas = 2, .steps = 1,
+    job j = {.schedule = "1f1b",
+             .model = spec,
+             .ranks = 2,
+             .chunks = 1,
+             .microbatches = 2,
+             .replicas = 2,
+             .steps = 1,
              .gradients_stay = true};
     outcome out[2];
     run(&j, out);

@@ -398,15 +398,15 @@ static void streams_are_timed_by_token_and_every_token_is_compared(void **state)
         memcpy(sent[i], prompts[i], BYTES);
         step_expect((const char *)prompts[i], TOKENS, tokens[i]);
     }
-    tb_load_samples s = {.n = PROMPTS, .u8 = true, .elements = BYTES, .rows = sent, .n_tokens = TOKENS,
-                         .tokens = &tokens[0][0]};
+    tb_load_samples s = {
+        .n = PROMPTS, .u8 = true, .elements = BYTES, .rows = sent, .n_tokens = TOKENS, .tokens = &tokens[0][0]};
     tb_load_config c = {.host = "127.0.0.1", .port = text.port, .connections = 8, .keep_columns = true};
     for (int closed = 0; closed < 2; closed++)
         for (int spoilt = 0; spoilt < 2; spoilt++) {
             tb_load_requests *q;
             tb_load_result *r;
-            tb_load_schedule schedule = {.kind = closed ? TB_ARRIVALS_CLOSED : TB_ARRIVALS_POISSON, .rate = 200,
-                                         .duration_s = 0.3, .seed = 3};
+            tb_load_schedule schedule = {
+                .kind = closed ? TB_ARRIVALS_CLOSED : TB_ARRIVALS_POISSON, .rate = 200, .duration_s = 0.3, .seed = 3};
             if (spoilt) tokens[2][TOKENS - 1] ^= 1;
             assert_ok(tb_load_requests_make(&s, TB_LOAD_TEXT, "127.0.0.1", "/v2/models/mlp/generate_stream", NULL, &q));
             assert_ok(tb_load_run(&c, &schedule, q, &r));

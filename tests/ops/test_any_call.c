@@ -31,10 +31,14 @@ static double any_real(draw *d)
 
 static void draw_attr(draw *d, const tb_attr *a, char *to)
 {
-    if (a->type == TB_ATTR_I64) *(int64_t *)(void *)to = any_integer(d);
-    else if (a->type == TB_ATTR_F64) *(double *)(void *)to = any_real(d);
-    else if (a->type == TB_ATTR_BOOLEAN) *(bool *)to = one_in(d, 2);
-    else if (a->type == TB_ATTR_DTYPE_) *(tb_dtype *)(void *)to = (tb_dtype)roll(d, TB_DTYPES);
+    if (a->type == TB_ATTR_I64)
+        *(int64_t *)(void *)to = any_integer(d);
+    else if (a->type == TB_ATTR_F64)
+        *(double *)(void *)to = any_real(d);
+    else if (a->type == TB_ATTR_BOOLEAN)
+        *(bool *)to = one_in(d, 2);
+    else if (a->type == TB_ATTR_DTYPE_)
+        *(tb_dtype *)(void *)to = (tb_dtype)roll(d, TB_DTYPES);
     if (a->type != TB_ATTR_INTS) return;
     tb_ints *list = (tb_ints *)(void *)to;
     list->n = roll(d, 5);
@@ -57,8 +61,10 @@ static tb_tensor *draw_input(draw *d, tb_dtype t, int rank, const int64_t *dims)
     assert_non_null(host);
     for (int64_t i = 0; i < n; i++) {
         char *to = host + (size_t)i * size;
-        if (!tb_dtype_is_float(t)) tb_store_i64(t, to, t == TB_BOOL ? roll(d, 2) : roll(d, 9) - 2);
-        else tb_store_f64(t, to, one_in(d, 20) ? any_real(d) : roll(d, 9) / 2.0 - 1);
+        if (!tb_dtype_is_float(t))
+            tb_store_i64(t, to, t == TB_BOOL ? roll(d, 2) : roll(d, 9) - 2);
+        else
+            tb_store_f64(t, to, one_in(d, 20) ? any_real(d) : roll(d, 9) / 2.0 - 1);
     }
     tb_tensor *x = tb_tensor_from(t, rank, dims, host);
     tb_free(host);

@@ -42,7 +42,8 @@ static void halves_of_a_batch_add_up_to_the_bits_of_the_whole(void **state)
         for (int p = 0; p < 3; p++) {
             tb_tensor *rows = tb_slice(x, 0, p == 1 ? dims[0] / 2 : 0, p == 0 ? dims[0] / 2 : dims[0], 1);
             assert_ok(tb_ctx_set_batch_blocks(*state, p == 2 ? 8 : 4));
-            part[p] = i % 2 ? tb_sum_to(tb_permute(rows, 3, (int64_t[]){0, 2, 1}), 1, dims + 1) : tb_sum_batch(rows, NULL);
+            part[p] =
+                i % 2 ? tb_sum_to(tb_permute(rows, 3, (int64_t[]){0, 2, 1}), 1, dims + 1) : tb_sum_batch(rows, NULL);
         }
         assert_same_bits(tb_add(part[0], part[1]), part[2]);
         assert_same(part[2], tb_sum(x, 1 + i % 2, (int64_t[]){0, 2}, false), 1e-5);

@@ -291,8 +291,8 @@ static tb_tensor *attended_forward(void *arg, int n, tb_tensor *const *in)
     tb_tensor **p = arg;
     (void)n;
     int64_t rows = tb_tensor_dim(in[0], 0);
-    tb_tensor *heads = tb_permute(tb_reshape(in[0], 4, (int64_t[]){rows, STEPS, HEADS, HEAD}), 4,
-                                  (int64_t[]){0, 2, 1, 3});
+    tb_tensor *heads =
+        tb_permute(tb_reshape(in[0], 4, (int64_t[]){rows, STEPS, HEADS, HEAD}), 4, (int64_t[]){0, 2, 1, 3});
     tb_tensor *y = tb_permute(tb_scaled_dot_product_attention(heads, heads, heads, NULL), 4, (int64_t[]){0, 2, 1, 3});
     return tb_linear(tb_reshape(y, 3, (int64_t[]){rows, STEPS, WIDTH}), p[0], NULL);
 }
@@ -381,7 +381,7 @@ int main(void)
                                        ctx_test(residual_networks_stay_in_integers),
                                        ctx_test(a_convolution_between_f32_images_stays_f32),
                                        ctx_test(what_lies_in_another_order_has_a_range),
-        ctx_test(layers_may_share_their_weights),
+                                       ctx_test(layers_may_share_their_weights),
                                        ctx_test(other_graphs_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -218,8 +218,7 @@ static inline bool has_code(const reply *r, const char *code)
 static inline void check_well(const live *l, const char *after)
 {
     static reply r;
-    if (post(l, &r, "/v1/predict", "{\"data\":[1,2,3,4]}") != 200)
-        fail_msg("after %s: %d %s", after, r.status, r.body);
+    if (post(l, &r, "/v1/predict", "{\"data\":[1,2,3,4]}") != 200) fail_msg("after %s: %d %s", after, r.status, r.body);
 }
 
 /* ---- life ---- */

@@ -42,8 +42,8 @@ static inline tb_serve_model *pair_make(int max_batch, atomic_int *destroyed)
     m->base.max_batch = max_batch;
     m->base.n_inputs = 2;
     m->base.n_outputs = 1;
-    m->base.inputs[0] = (tb_serve_tensor){
-        .name = "image", .dtype = TB_U8, .rank = 1, .shape = {PAIR_PIXELS}, .elements = PAIR_PIXELS};
+    m->base.inputs[0] =
+        (tb_serve_tensor){.name = "image", .dtype = TB_U8, .rank = 1, .shape = {PAIR_PIXELS}, .elements = PAIR_PIXELS};
     m->base.inputs[1] = (tb_serve_tensor){.name = "scale", .dtype = TB_F32, .rank = 1, .shape = {2}, .elements = 2};
     m->base.outputs[0] = (tb_serve_tensor){.name = "y", .dtype = TB_F32, .rank = 1, .shape = {1}, .elements = 1};
     m->base.run = pair_run;

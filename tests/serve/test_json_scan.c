@@ -189,8 +189,7 @@ static tbi_fault_code scan_tensor_of(tb_dtype dtype, sink *k, const char *text, 
                                      tbi_fault *fault)
 {
     *fault = (tbi_fault){0};
-    k->tensor = (tbi_json_tensor){
-        .dtype = dtype, .data = k->values, .capacity = 4096, .more = full, .more_arg = fault};
+    k->tensor = (tbi_json_tensor){.dtype = dtype, .data = k->values, .capacity = 4096, .more = full, .more_arg = fault};
     tbi_json_open(&k->s, fault, into_tensor, k);
     k->s.field = "data";
     for (size_t at = 0; at < n;) {
@@ -354,12 +353,13 @@ static int bytes_by_oracle(const char *text, size_t n, uint8_t *want, size_t *co
     size_t i;
     *count = 0;
     if (j ? !json_is_array(j) : json_error_code(&error) == json_error_numeric_overflow) verdict = -1;
-    if (verdict == 1) json_array_foreach(j, i, item) {
-        json_int_t v = json_is_integer(item) ? json_integer_value(item) : -1;
-        if (json_is_real(item)) verdict = -1;
-        if (verdict == 1 && (v < 0 || v > 255)) verdict = 0;
-        want[(*count)++] = (uint8_t)v;
-    }
+    if (verdict == 1) json_array_foreach(j, i, item)
+        {
+            json_int_t v = json_is_integer(item) ? json_integer_value(item) : -1;
+            if (json_is_real(item)) verdict = -1;
+            if (verdict == 1 && (v < 0 || v > 255)) verdict = 0;
+            want[(*count)++] = (uint8_t)v;
+        }
     json_decref(j);
     return verdict;
 }

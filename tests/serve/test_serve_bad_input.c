@@ -322,10 +322,8 @@ static void binary_inputs_must_not_overlap(void **state)
         static reply r;
         char image[128] = "\"data\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]", scale[128] = "\"data\":[2,1]";
         char body[600] = {0}, headers[80];
-        if (cases[i].image)
-            snprintf(image, sizeof image, "\"parameters\":{\"binary_data_size\":%s}", cases[i].image);
-        if (cases[i].scale)
-            snprintf(scale, sizeof scale, "\"parameters\":{\"binary_data_size\":%s}", cases[i].scale);
+        if (cases[i].image) snprintf(image, sizeof image, "\"parameters\":{\"binary_data_size\":%s}", cases[i].image);
+        if (cases[i].scale) snprintf(scale, sizeof scale, "\"parameters\":{\"binary_data_size\":%s}", cases[i].scale);
         int n = snprintf(body, sizeof body,
                          "{\"inputs\":[{\"name\":\"image\",\"shape\":[1,16],\"datatype\":\"UINT8\",%s},"
                          "{\"name\":\"scale\",\"shape\":[1,2],\"datatype\":\"FP32\",%s}]}",
@@ -337,9 +335,9 @@ static void binary_inputs_must_not_overlap(void **state)
     }
     static reply r;
     static const char raw[24];
-    assert_int_equal(fetch(&pair, &r, "POST", "/v2/models/mlp/infer", "Inference-Header-Content-Length: 0\r\n", raw,
-                           sizeof raw),
-                     400); /* one tensor for two inputs */
+    assert_int_equal(
+        fetch(&pair, &r, "POST", "/v2/models/mlp/infer", "Inference-Header-Content-Length: 0\r\n", raw, sizeof raw),
+        400); /* one tensor for two inputs */
     assert_true(has_code(&r, "bad_request"));
 }
 

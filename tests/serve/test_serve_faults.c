@@ -32,9 +32,9 @@ static void a_step_of_the_clock_changes_nothing(void **state)
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         atomic_store(&clock_step_s, steps[i]);
         for (int k = 0; k < 5; k++) {
-            assert_int_equal(request(fd, &r, "POST", "/v1/predict", "X-Request-Timeout-Ms: 5000\r\n",
-                                     "{\"data\":[1,2,3,4]}", 18),
-                             200);
+            assert_int_equal(
+                request(fd, &r, "POST", "/v1/predict", "X-Request-Timeout-Ms: 5000\r\n", "{\"data\":[1,2,3,4]}", 18),
+                200);
             usleep(100000); /* longer than a sweep in all: no deadline may have moved */
         }
         check_well(&l, "a step of the clock");
@@ -67,9 +67,8 @@ static void out_of_descriptors_is_told_and_passes(void **state)
     int client[DIALLED], filler[MOST_FDS], n_filler = 0, refused = 0, served = 0;
     struct timeval limit = {.tv_sec = 10};
     live_start(&l);
-    struct sockaddr_in at = {.sin_family = AF_INET,
-                             .sin_port = htons((uint16_t)l.port),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in at = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)l.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int stays = only_connection(&l);
     for (int i = 0; i < DIALLED; i++) {
         assert_true((client[i] = socket(AF_INET, SOCK_STREAM, 0)) >= 0);
@@ -87,8 +86,10 @@ static void out_of_descriptors_is_told_and_passes(void **state)
         bool told = poll(&(struct pollfd){.fd = client[i], .events = POLLIN}, 1, i ? 0 : 500) == 1;
         if (!told) assert_true(send_all(client[i], predict_request, strlen(predict_request)));
         int status = read_reply(client[i], &r);
-        if (told) refused++, assert_int_equal(status, 503), assert_true(has_code(&r, "too_many_connections"));
-        else served++, assert_int_equal(status, 200);
+        if (told)
+            refused++, assert_int_equal(status, 503), assert_true(has_code(&r, "too_many_connections"));
+        else
+            served++, assert_int_equal(status, 200);
     }
     assert_int_equal(served, LEFT);
     assert_int_equal(refused, DIALLED - LEFT);
@@ -137,7 +138,7 @@ static void each_request_fails_alone(void (*fail_at)(int64_t), bool (*has_failed
 {
     const struct {
         const char *path, *body;
-    } cases[] = {{"/v1/predict", many_rows()},   {"/v1/predict", "{\"data\":[1,2,3,4]}"},
+    } cases[] = {{"/v1/predict", many_rows()},    {"/v1/predict", "{\"data\":[1,2,3,4]}"},
                  {"/v2/models/mlp/config", NULL}, {"/metrics", NULL},
                  {"/v2/timeline?last=10", NULL},  {"/v2/repository/models/mlp/load", "{}"}};
     int fired = 0;
@@ -292,8 +293,8 @@ static void a_connection_whose_request_timed_out_serves_the_next_one(void **stat
     live_hold(&l);
     assert_true(send_all(first, predict_request, strlen(predict_request)));
     await_stopped(&l);
-    assert_int_equal(
-        request(fd, &r, "POST", "/v1/predict", "X-Request-Timeout-Ms: 50\r\n", "{\"data\":[1,2,3,4]}", 18), 504);
+    assert_int_equal(request(fd, &r, "POST", "/v1/predict", "X-Request-Timeout-Ms: 50\r\n", "{\"data\":[1,2,3,4]}", 18),
+                     504);
     live_release(&l);
     assert_int_equal(read_reply(first, &r), 200);
     assert_int_equal(request(fd, &r, "POST", "/v1/predict", "", "{\"data\":[1,2,3,4]}", 18), 200);

@@ -2,7 +2,7 @@
  * allows is answered, and the server is well after it. Also run under ThreadSanitizer. */
 #include "live_server.h"
 
-#define BODY18 "{\"data\":[1,2,3,4]}"
+#define BODY18          "{\"data\":[1,2,3,4]}"
 #define POST18(headers) "POST /v1/predict HTTP/1.1\r\n" headers "\r\n" BODY18
 
 static void broken_framing_is_refused_and_the_connection_closed(void **state)
@@ -24,8 +24,7 @@ static void broken_framing_is_refused_and_the_connection_closed(void **state)
         {POST18("Host: t\r\nTransfer-Encoding: gzip\r\n"), 501, "unsupported_transfer_coding"},
         {POST18("Host: t\r\nTransfer-Encoding: gzip, chunked\r\n"), 501, "unsupported_transfer_coding"},
         {POST18("Host: t\r\nTransfer-Encoding: xchunked\r\n"), 501, "unsupported_transfer_coding"},
-        {POST18("Host: t\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), 400,
-         "bad_framing"},
+        {POST18("Host: t\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), 400, "bad_framing"},
         {POST18("Host: t\r\n"), 411, "length_required"},
         {POST18("Content-Length: 18\r\n"), 400, NULL},
         {POST18("Host: t\r\nHost: u\r\nContent-Length: 18\r\n"), 400, "bad_framing"},
@@ -35,12 +34,10 @@ static void broken_framing_is_refused_and_the_connection_closed(void **state)
         {POST18("Host: t\r\nX-A: a\x01z\r\nContent-Length: 18\r\n"), 400, "bad_framing"},
         {POST18("Host: t\r\nX(A): a\r\nContent-Length: 18\r\n"), 400, "bad_framing"},
         {POST18("Host: t\r\nExpect: magic\r\nContent-Length: 18\r\n"), 417, "expectation_failed"},
-        {POST18("Host: t\r\nContent-Encoding: gzip\r\nContent-Length: 18\r\n"), 415,
-         "unsupported_media_type"},
+        {POST18("Host: t\r\nContent-Encoding: gzip\r\nContent-Length: 18\r\n"), 415, "unsupported_media_type"},
         {"POST /v1/predict HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "bad_framing"},
         {"POST /v1/predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, NULL},
-        {"POST /v1/predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
-         413, NULL},
+        {"POST /v1/predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n", 413, NULL},
         {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, NULL},
         {"GET /v2 HTTP/9.9\r\nHost: t\r\n\r\n", 505, NULL},
     };
@@ -62,8 +59,7 @@ static void nul_in_a_header_value_is_refused(void **state)
 {
     (void)state;
     static reply r;
-    static const char text[] =
-        "POST /v1/predict HTTP/1.1\r\nHost: t\r\nX-A: a\0b\r\nContent-Length: 18\r\n\r\n" BODY18;
+    static const char text[] = "POST /v1/predict HTTP/1.1\r\nHost: t\r\nX-A: a\0b\r\nContent-Length: 18\r\n\r\n" BODY18;
     int fd = dial(&server);
     send_all(fd, text, sizeof text - 1);
     assert_int_equal(read_reply(fd, &r), 400);
@@ -123,8 +119,8 @@ static void paths_and_methods(void **state)
         static reply r;
         int status = fetch(&server, &r, cases[i].method, cases[i].path, "", "{}", 2);
         if (status != cases[i].status || !has_code(&r, cases[i].code))
-            fail_msg("%s %s -> %d %s, not %d %s", cases[i].method, cases[i].path, status, r.body,
-                     cases[i].status, cases[i].code);
+            fail_msg("%s %s -> %d %s, not %d %s", cases[i].method, cases[i].path, status, r.body, cases[i].status,
+                     cases[i].code);
         if (status == 405) assert_non_null(reply_header(&r, "Allow"));
     }
     check_well(&server, "paths");
@@ -137,8 +133,7 @@ static void too_large_headers_and_paths_are_refused(void **state)
     static char text[60000];
     static const struct {
         int fields, field_bytes, uri_bytes, status;
-    } cases[] = {
-        {1, 40000, 1, 431}, {100, 10, 1, 431}, {500, 10, 1, 431}, {0, 0, 3000, 414}, {0, 0, 40000, 414}};
+    } cases[] = {{1, 40000, 1, 431}, {100, 10, 1, 431}, {500, 10, 1, 431}, {0, 0, 3000, 414}, {0, 0, 40000, 414}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         size_t n = (size_t)snprintf(text, sizeof text, "GET /");
         memset(text + n, 'a', (size_t)cases[i].uri_bytes);
@@ -237,9 +232,12 @@ static void endless_extensions_and_trailers_are_cut(void **state)
         int fd = dial(&server);
         memset(many, 'x', sizeof many);
         send_all(fd, chunked, strlen(chunked));
-        if (trailer) send_all(fd, "12\r\n" BODY18 "\r\n0\r\nX: ", 30);
-        else send_all(fd, "1;", 2);
-        for (int i = 0; i < 1000 && send_all(fd, many, sizeof many); i++) {}
+        if (trailer)
+            send_all(fd, "12\r\n" BODY18 "\r\n0\r\nX: ", 30);
+        else
+            send_all(fd, "1;", 2);
+        for (int i = 0; i < 1000 && send_all(fd, many, sizeof many); i++) {
+        }
         int status = read_reply(fd, &r); /* 408: no byte of the body came for a second */
         if (status != 0 && status != 408 && status != 413 && status != 431) fail_msg("%d: %d", trailer, status);
         assert_true(peer_closed(fd));
@@ -254,7 +252,8 @@ static void too_many_chunks_and_endless_bodies_are_cut(void **state)
     static reply r;
     int fd = dial(&server);
     send_all(fd, chunked, strlen(chunked));
-    for (int i = 0; i < 65537 && send_all(fd, "1\r\n \r\n", 6); i++) {}
+    for (int i = 0; i < 65537 && send_all(fd, "1\r\n \r\n", 6); i++) {
+    }
     assert_int_equal(read_reply(fd, &r), 413);
     assert_true(peer_closed(fd));
     close(fd);

@@ -1,8 +1,8 @@
-"""Where the speed of more ranks goes: `metric` (rate), `series` (keys that stay equal), `chain`: points in order, each a
-map of keys with a `name`. Each is held against the one before it, per rank; the product of these factors is the efficiency
-(`whole`: another name for it): the last point's speed per rank over the first's. Where a series has only these two, or the
-chain, there are no factors. `peer`: another's `name` and `chain`, whose efficiency a diamond shows; `claim`: a `name`
-and the value `at` which a line stands."""
+"""Where the speed of more ranks goes: `metric` (rate), `series` (keys that stay equal), `chain`: points in order,
+each a map of keys with a `name`. Each is held against the one before it, per rank; the product of these factors is
+the efficiency (`whole`: another name for it): the last point's speed per rank over the first's. Where a series has
+only these two, or the chain, there are no factors. `peer`: another's `name` and `chain`, whose efficiency a diamond
+shows; `claim`: a `name` and the value `at` which a line stands."""
 from .. import compare, describe, style
 from ..results import ResultError
 

@@ -1,6 +1,6 @@
-"""Latency percentiles against the offered rate: `metric` (a sample a request; or a list of metrics that are percentiles,
-"p95_ms"), `x` (key, requests/s), `series`, `slo` (in the metric's unit), `quantiles` (of a single metric), `knee` (a
-metric: the rate that the objective allows, of points that measured it)."""
+"""Latency percentiles against the offered rate: `metric` (a sample a request; or a list of metrics that are
+percentiles, "p95_ms"), `x` (key, requests/s), `series`, `slo` (in the metric's unit), `quantiles` (of a single
+metric), `knee` (a metric: the rate that the objective allows, of points that measured it)."""
 import numpy as np
 
 from .. import describe, style

@@ -14,7 +14,8 @@ SHORT = "#9ecae1"
 
 def against_base(points, spec):
     metric, found = compare.ratios(points, spec)
-    bars = [(compare.named(c, spec), c.point, c.point.summary[metric]["scope"], c.ratio, c.lo, c.hi, c.level) for c in found]
+    bars = [(compare.named(c, spec), c.point, c.point.summary[metric]["scope"], c.ratio, c.lo, c.hi, c.level)
+            for c in found]
     return describe.plain(points, metric), bars
 
 
