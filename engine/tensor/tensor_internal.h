@@ -71,8 +71,7 @@ struct tb_ctx {
 
 enum { TB_SLOT_OPS, TB_SLOT_AUTOGRAD, TB_SLOT_TRACE, TB_SLOT_CAPTURE };
 
-/* initial-exec: a load instead of a call; eight bytes, for which every program has room. */
-extern _Thread_local tb_ctx *tbi_current __attribute__((tls_model("initial-exec")));
+extern _Thread_local tb_ctx *tbi_current;
 static inline tb_ctx *tbi_ctx(void) { return tbi_current; } /* never NULL inside an op that has one */
 
 extern tb_tensor tbi_poison;
