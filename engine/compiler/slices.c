@@ -75,12 +75,12 @@ typedef struct range {
 
 static range suiting(const tb_graph *g, const tb_node *n, const int64_t *sizes, int64_t bytes)
 {
-    int64_t one[TB_MAX_SYMBOLS];
+    int64_t one[TB_MAX_SYMBOLS] = {0};
     uint64_t attrs[MAX_ATTR_WORDS];
     tb_tensor tensors[MAX_OPERANDS], *in[MAX_OPERANDS], out;
     double row_bytes = 0, whole_bytes = 0, weights = 0;
     tb_cost cost = {0};
-    memcpy(one, sizes, sizeof one);
+    memcpy(one, sizes, (size_t)g->n_symbols * sizeof *one);
     one[0] = 1;
     tbi_attrs_at(n, one, attrs);
     tb_op_call c = {.op = n->op, .ctx = tb_ctx_current(), .attrs = n->attrs ? attrs : NULL, .n_in = n->n_in, .in = in};
@@ -145,8 +145,8 @@ static void choose_rows(slice *s, range r, int64_t batch, int threads)
 
 int tbi_find_slices(const tb_graph *g, const int64_t *sizes, int threads, int64_t thread_bytes, slice *out)
 {
-    int n_out = 0;
-    for (int i = 0, end; i<g->n_nodes; i = end> i ? end : i + 1) {
+    int n_out = 0, end;
+    for (int i = 0; i < g->n_nodes; i = end > i ? end : i + 1) {
         range all = {1, sizes[0]};
         int nodes = 0;
         for (end = i; g->n_symbols > 0 && end < g->n_nodes && can_be_cut(g, &g->nodes[end]); end++) {
