@@ -79,9 +79,11 @@ static void drop_data(tb_storage *s)
 {
     if (!s->is_wrapped) s->device->free(s->device, s->ctx->heap, s->mem);
     s->is_wrapped = true;
-    atomic_store_explicit(&s->packed_key, 0, memory_order_relaxed);
-    void *made = atomic_exchange_explicit(&s->packed, NULL, memory_order_relaxed);
-    if (made) tb_free(made);
+    for (int i = 0; i < TBI_PACKED_PLACES; i++) {
+        atomic_store_explicit(&s->packed[i].key, 0, memory_order_relaxed);
+        void *made = atomic_exchange_explicit(&s->packed[i].block, NULL, memory_order_relaxed);
+        if (made) tb_free(made);
+    }
 }
 
 static void storage_release(tb_storage *s)
@@ -119,29 +121,39 @@ static uint64_t key_of(const tb_storage *s, const packed *p)
 
 static const void *kept(const tb_storage *s, const packed *p, uint64_t key)
 {
-    if (atomic_load_explicit(&s->packed_key, memory_order_acquire) != key) return NULL;
-    const void *block = atomic_load_explicit(&s->packed, memory_order_relaxed);
-    return memcmp(block, p, sizeof *p) == 0 ? (const char *)block + PACKED_AT : NULL;
+    for (int i = 0; i < TBI_PACKED_PLACES; i++) {
+        if (atomic_load_explicit(&s->packed[i].key, memory_order_acquire) != key) continue;
+        const void *block = atomic_load_explicit(&s->packed[i].block, memory_order_relaxed);
+        if (memcmp(block, p, sizeof *p) == 0) return (const char *)block + PACKED_AT;
+    }
+    return NULL;
 }
 
 const void *tbi_packed(const tb_tensor *t, tbi_layout layout)
 {
-    if (!atomic_load_explicit(&t->storage->packed_key, memory_order_relaxed)) return NULL;
+    if (!atomic_load_explicit(&t->storage->packed[0].key, memory_order_relaxed)) return NULL;
     packed p = describe(t, layout);
     return kept(t->storage, &p, key_of(t->storage, &p));
 }
 
-/* Whether another layout of the present contents has the place, or somebody is about to give it to one. */
+/* Whether a layout of the present contents has the place, or somebody is about to give it to one. */
 static bool is_taken(const tb_storage *s, uint64_t key)
 {
     return key == being_changed || key >> 32 == (uint64_t)s->version + 1;
+}
+
+static bool has_room(const tb_storage *s)
+{
+    for (int i = 0; i < TBI_PACKED_PLACES; i++)
+        if (!is_taken(s, atomic_load_explicit(&s->packed[i].key, memory_order_relaxed))) return true;
+    return false;
 }
 
 bool tbi_packing_pays(const tb_tensor *t, bool is_planned)
 {
     tb_storage *s = t->storage;
     if (s->is_wrapped || t->offset != 0 || tb_tensor_bytes(t) != s->bytes) return false; /* others may write there */
-    if (is_taken(s, atomic_load_explicit(&s->packed_key, memory_order_relaxed))) return false;
+    if (!has_room(s)) return false;
     uint32_t now = s->version + 1;
     if (is_planned || atomic_load_explicit(&s->seen, memory_order_relaxed) == now) return true;
     atomic_store_explicit(&s->seen, now, memory_order_relaxed); /* two at once: both packing late does no harm */
@@ -160,14 +172,18 @@ const void *tbi_packed_keep(const tb_tensor *t, void *fresh)
 {
     tb_storage *s = t->storage;
     void *block = (char *)fresh - PACKED_AT;
-    uint64_t key = key_of(s, block), before = atomic_load(&s->packed_key);
-    if (!is_taken(s, before) && atomic_compare_exchange_strong(&s->packed_key, &before, being_changed)) {
-        void *stale = atomic_exchange(&s->packed, block); /* of contents that nobody reads any more */
-        atomic_store_explicit(&s->packed_key, key, memory_order_release);
+    uint64_t key = key_of(s, block);
+    const void *theirs = kept(s, block, key); /* somebody was faster */
+    for (int i = 0; i < TBI_PACKED_PLACES && !theirs; i++) {
+        tbi_packed_place *place = &s->packed[i];
+        uint64_t before = atomic_load(&place->key);
+        if (is_taken(s, before) || !atomic_compare_exchange_strong(&place->key, &before, being_changed)) continue;
+        void *stale = atomic_exchange(&place->block, block); /* of contents that nobody reads any more */
+        atomic_store_explicit(&place->key, key, memory_order_release);
         if (stale) tb_free(stale);
         return fresh;
     }
-    const void *theirs = kept(s, block, key); /* somebody was faster */
+    if (!theirs) theirs = kept(s, block, key);
     tb_free(block);
     return theirs;
 }

@@ -4,6 +4,14 @@
 #include <stdatomic.h>
 #include <string.h>
 
+/* Contents in the layout of a kernel (tbi_packed): of two, since a graph may convolve by another kernel than the model
+ * that it was captured from and shares its weights with. */
+enum { TBI_PACKED_PLACES = 2 };
+typedef struct tbi_packed_place {
+    _Atomic(void *) block; /* or NULL */
+    _Atomic(uint64_t) key; /* 1 + their version, then 32 bits of their layout's hash; below 2^32: none */
+} tbi_packed_place;
+
 typedef struct tb_storage {
     atomic_int refs;
     uint32_t version;
@@ -12,9 +20,8 @@ typedef struct tb_storage {
     tb_device_mem mem;
     size_t bytes;
     bool is_wrapped;        /* memory of somebody else */
-    _Atomic(void *) packed; /* the contents in a kernel's layout (tbi_packed), or NULL */
-    _Atomic(uint64_t) packed_key; /* 1 + their version, then 32 bits of their layout's hash; below 2^32: none */
-    _Atomic(uint32_t) seen;       /* 1 + the version that tbi_packing_pays saw last */
+    tbi_packed_place packed[TBI_PACKED_PLACES];
+    _Atomic(uint32_t) seen; /* 1 + the version that tbi_packing_pays saw last */
 } tb_storage;
 
 struct tb_tensor {
@@ -108,8 +115,8 @@ static inline tb_status tbi_close(const tb_tensor *t)
 bool tbi_is_row_major(int rank, const int64_t *dims, const int64_t *strides);
 void tbi_row_major(int rank, const int64_t *dims, int64_t *strides);
 
-/* Weights in a kernel's own layout are made once and kept with the storage they were made from, until that changes: one
- * layout, the first that comes, in the process heap, since readers are many. Threads may do all of this at once; only
+/* Weights in a kernel's own layout are made once and kept with the storage they were made from, until that changes: the
+ * first layouts that come, in the process heap, since readers are many. Threads may do all of this at once; only
  * who owns a storage changes its contents, and nobody reads it then. */
 typedef struct tbi_layout {
     const void *of;  /* what packs it: a kernel */
@@ -119,8 +126,8 @@ typedef struct tbi_layout {
 /* What is kept of the present contents of `t` in this layout, or NULL. */
 const void *tbi_packed(const tb_tensor *t, tbi_layout layout);
 /* Whether a packed form is worth its bytes: contents that never change (a planned run's constants), or that are used
- * for the second time since they changed (not the weights of a training step). No other layout may have the place. */
+ * for the second time since they changed (not the weights of a training step). Other layouts must have left a place. */
 bool tbi_packing_pays(const tb_tensor *t, bool is_planned);
 void *tbi_packed_new(const tb_tensor *t, tbi_layout layout); /* memory to fill */
-/* Publishes it. Returns what is kept in that layout; NULL, and `fresh` is gone, where another has the place. */
+/* Publishes it. Returns what is kept in that layout; NULL, and `fresh` is gone, where others have the places. */
 const void *tbi_packed_keep(const tb_tensor *t, void *fresh);

@@ -95,6 +95,27 @@ static void threads_may_use_a_weight_for_the_first_time_at_once(void **state)
     pthread_barrier_destroy(&start);
 }
 
+/* The second layout of a weight is kept beside the first, and a third is not. */
+static void places_are_for_two_layouts(void **state)
+{
+    (void)state;
+    tb_tensor *w = randoms(TB_F32, 1, DIMS(N, N));
+    static const char kernels[3];
+    const void *made[3];
+    for (int i = 0; i < 3; i++) {
+        tbi_layout layout = {.of = &kernels[i], .bytes = 64};
+        assert_int_equal(tbi_packing_pays(w, true), i < 2);
+        made[i] = tbi_packed_new(w, layout);
+        assert_non_null(made[i]);
+        made[i] = tbi_packed_keep(w, (void *)(uintptr_t)made[i]);
+    }
+    assert_null(made[2]);
+    for (int i = 0; i < 3; i++) assert_ptr_equal(tbi_packed(w, (tbi_layout){.of = &kernels[i], .bytes = 64}), made[i]);
+    w->storage->version++;
+    assert_true(tbi_packing_pays(w, true));
+    assert_null(tbi_packed(w, (tbi_layout){.of = &kernels[0], .bytes = 64}));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -102,6 +123,7 @@ int main(void)
         ctx_test(instruction_sets_do_not_read_each_others_layouts),
         ctx_test(changed_contents_are_packed_again),
         ctx_test(threads_may_use_a_weight_for_the_first_time_at_once),
+        ctx_test(places_are_for_two_layouts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
