@@ -184,7 +184,7 @@ tb_status tb_session_create(tb_exec *e, tb_ctx *ctx, tb_session **out)
     return TB_OK;
 }
 
-void tbi_session_slice(tb_session *s, int64_t thread_bytes) { s->slice_bytes = thread_bytes; }
+void tbi_session_slice(tb_session *s, int64_t bytes) { s->slice_bytes = bytes; }
 
 void tb_session_free(tb_session *s)
 {

@@ -19,13 +19,13 @@ typedef struct slice {
     int first_moving, end_moving; /* of the plan's list */
 } slice;
 
-/* The parts of the graph that are worth it, where a node's slice is to take at most `thread_bytes` of each thread's
- * cache; in order, at most g->n_nodes. Returns how many. */
-int tbi_find_slices(const tb_graph *g, const int64_t *sizes, int threads, int64_t thread_bytes, slice *out);
+/* The parts of the graph that are worth it, where a node's slice is to take at most `bytes` of the cache; in order, at
+ * most g->n_nodes. Returns how many. */
+int tbi_find_slices(const tb_graph *g, const int64_t *sizes, int64_t bytes, slice *out);
 /* Half of an L2 of 1 MiB, as blocking.h has it. */
 enum { TBI_SLICE_BYTES = 512 << 10 };
 /* For tests: another figure, before the first run. */
-void tbi_session_slice(tb_session *s, int64_t thread_bytes);
+void tbi_session_slice(tb_session *s, int64_t bytes);
 
 /* A tensor of a slice that is a part of something larger: element `start` of its storage in the first slice, and `step`
  * further for every row. */
@@ -53,7 +53,7 @@ typedef struct plan {
 } plan;
 
 /* At sizes[s] of every symbol, with scratch from `scratch`. Free it on failure too. */
-TB_MUST_USE tb_status tbi_plan_build(const tb_graph *g, tb_ctx *ctx, tb_arena *scratch, int64_t thread_bytes,
+TB_MUST_USE tb_status tbi_plan_build(const tb_graph *g, tb_ctx *ctx, tb_arena *scratch, int64_t slice_bytes,
                                      const int64_t *sizes, plan *p);
 void tbi_plan_free(plan *p); /* NULL is accepted */
 

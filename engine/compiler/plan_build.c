@@ -305,13 +305,13 @@ static tb_status plan_nodes(builder *b)
     return tbi_plan_memory(p->buffers, p->n_buffers, &p->slab_bytes, &p->naive_bytes, &p->bound_bytes);
 }
 
-/* thread_bytes 0: not in slices */
-static tb_status build(const tb_graph *g, tb_ctx *ctx, tb_arena *scratch, int64_t thread_bytes, plan *p)
+/* slice_bytes 0: not in slices. Nor on several threads, which would meet at every node of every slice. */
+static tb_status build(const tb_graph *g, tb_ctx *ctx, tb_arena *scratch, int64_t slice_bytes, plan *p)
 {
-    int threads = tb_pool_threads(ctx->pool);
     builder b = {.g = g, .ctx = ctx, .scratch = scratch, .p = p};
     TB_TRY(plan_alloc(g, p));
-    if (thread_bytes) p->n_slices = tbi_find_slices(g, p->sizes, threads, thread_bytes, p->slices);
+    if (slice_bytes && tb_pool_threads(ctx->pool) == 1)
+        p->n_slices = tbi_find_slices(g, p->sizes, slice_bytes, p->slices);
     b.seen = tb_calloc((size_t)g->n_values + 1, sizeof(tb_tensor *));
     tb_status st = b.seen ? plan_values(&b) : TB_ERR_OOM;
     if (st == TB_OK) st = plan_nodes(&b);
@@ -319,7 +319,7 @@ static tb_status build(const tb_graph *g, tb_ctx *ctx, tb_arena *scratch, int64_
     return st;
 }
 
-tb_status tbi_plan_build(const tb_graph *g, tb_ctx *ctx, tb_arena *scratch, int64_t thread_bytes, const int64_t *sizes,
+tb_status tbi_plan_build(const tb_graph *g, tb_ctx *ctx, tb_arena *scratch, int64_t slice_bytes, const int64_t *sizes,
                          plan *p)
 {
     for (int i = 0; i < g->n_symbols; i++) {
@@ -327,7 +327,7 @@ tb_status tbi_plan_build(const tb_graph *g, tb_ctx *ctx, tb_arena *scratch, int6
         if (sizes[i] < 0)
             return TB_FAIL(TB_ERR_SHAPE, "graph %s: %s = %lld", g->name, g->symbols[i], (long long)sizes[i]);
     }
-    tb_status st = build(g, ctx, scratch, thread_bytes, p);
+    tb_status st = build(g, ctx, scratch, slice_bytes, p);
     if (st != TB_ERR_UNSUPPORTED || p->n_slices == 0) return st;
     plan whole = {0}; /* rows of some value lie scattered */
     memcpy(whole.sizes, p->sizes, sizeof whole.sizes);

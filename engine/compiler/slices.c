@@ -130,11 +130,11 @@ static int before_seen_views(const tb_graph *g, int first, int end)
 }
 
 /* Of the upper half of what suits, the count that repeats the fewest rows. */
-static void choose_rows(slice *s, range r, int64_t batch, int threads)
+static void choose_rows(slice *s, range r, int64_t batch)
 {
-    int64_t step = r.most >= threads ? threads : 1, least = r.least > (r.most + 1) / 2 ? r.least : (r.most + 1) / 2;
+    int64_t least = r.least > (r.most + 1) / 2 ? r.least : (r.most + 1) / 2;
     int64_t fewest = INT64_MAX;
-    for (int64_t rows = r.most - r.most % step; rows >= least && rows > 0; rows -= step) {
+    for (int64_t rows = r.most; rows >= least && rows > 0; rows--) {
         int64_t n = (batch + rows - 1) / rows, repeated = n * rows - batch;
         if (repeated >= fewest) continue;
         fewest = repeated;
@@ -143,7 +143,7 @@ static void choose_rows(slice *s, range r, int64_t batch, int threads)
     }
 }
 
-int tbi_find_slices(const tb_graph *g, const int64_t *sizes, int threads, int64_t thread_bytes, slice *out)
+int tbi_find_slices(const tb_graph *g, const int64_t *sizes, int64_t bytes, slice *out)
 {
     int n_out = 0, end;
     for (int i = 0; i < g->n_nodes; i = end > i ? end : i + 1) {
@@ -151,7 +151,7 @@ int tbi_find_slices(const tb_graph *g, const int64_t *sizes, int threads, int64_
         int nodes = 0;
         for (end = i; g->n_symbols > 0 && end < g->n_nodes && can_be_cut(g, &g->nodes[end]); end++) {
             if (is_view(&g->nodes[end])) continue;
-            range r = suiting(g, &g->nodes[end], sizes, thread_bytes * threads);
+            range r = suiting(g, &g->nodes[end], sizes, bytes);
             r.least = r.least > all.least ? r.least : all.least;
             r.most = r.most < all.most ? r.most : all.most;
             if (r.least > r.most) break;
@@ -160,7 +160,7 @@ int tbi_find_slices(const tb_graph *g, const int64_t *sizes, int threads, int64_
         end = before_seen_views(g, i, end);
         for (int k = i; k < end; k++) nodes += !is_view(&g->nodes[k]);
         slice s = {.first = i, .end = end};
-        if (nodes > 1 && all.most < sizes[0]) choose_rows(&s, all, sizes[0], threads);
+        if (nodes > 1 && all.most < sizes[0]) choose_rows(&s, all, sizes[0]);
         if (s.n > 1) out[n_out++] = s;
     }
     return n_out;

@@ -39,6 +39,6 @@ static void note(void *arg, int node, const tb_op_call *call, int64_t ns)
 
 void tb_quant_measure_observe(tb_quant_measure *m, tb_session *s)
 {
-    tb_session_keep_whole(s); /* what slices repeat would count twice, and their number is the threads' */
+    tb_session_keep_whole(s); /* what slices repeat would count twice */
     tb_session_observe(s, note, m);
 }

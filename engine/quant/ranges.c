@@ -110,6 +110,6 @@ static void note(void *arg, int node, const tb_op_call *call, int64_t ns)
 
 void tb_ranges_observe(tb_ranges *r, tb_session *s)
 {
-    tb_session_keep_whole(s); /* what slices repeat would count twice, and their number is the threads' */
+    tb_session_keep_whole(s); /* what slices repeat would count twice */
     tb_session_observe(s, note, r);
 }
