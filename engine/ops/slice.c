@@ -12,12 +12,10 @@ tb_tensor *tb_slice(tb_tensor *x, int64_t axis, int64_t start, int64_t stop, int
 typedef struct slice_attrs {
     int64_t axis, start, stop, step;
 } slice_attrs;
-static const tb_attr slice_attr_table[] = {
-    TB_ATTR_INT(slice_attrs, axis, 0, "axis cut along"),
-    TB_ATTR_INT(slice_attrs, start, 0, "first index"),
-    TB_ATTR_INT(slice_attrs, stop, 0, "index after the last"),
-    TB_ATTR_INT(slice_attrs, step, 1, "distance, >= 1"),
-};
+#define SLICE_ATTRS                                                                                                    \
+    TB_ATTR_INT(slice_attrs, axis, 0, "axis cut along"), TB_ATTR_INT(slice_attrs, start, 0, "first index"),            \
+        TB_ATTR_INT(slice_attrs, stop, 0, "index after the last"), TB_ATTR_INT(slice_attrs, step, 1, "distance, >= 1")
+static const tb_attr slice_attr_table[] = {SLICE_ATTRS};
 
 enum { GRAIN = 16384 /* elements worth a second thread */ };
 
@@ -54,34 +52,17 @@ static tb_status slice_shape(tb_op_call *c)
 }
 
 typedef struct unslice_attrs {
-    slice_attrs slice;
+    slice_attrs slice; /* first: SLICE_ATTRS has the offsets of both */
     tb_ints dims;
     bool overwrite;
 } unslice_attrs;
 static const tb_attr unslice_attr_table[] = {
-    {.name = "axis",
-     .type = TB_ATTR_I64,
-     .offset = offsetof(unslice_attrs, slice.axis),
-     .default_value = 0,
-     .doc = "axis cut along"},
-    {.name = "start",
-     .type = TB_ATTR_I64,
-     .offset = offsetof(unslice_attrs, slice.start),
-     .default_value = 0,
-     .doc = "first index"},
-    {.name = "stop",
-     .type = TB_ATTR_I64,
-     .offset = offsetof(unslice_attrs, slice.stop),
-     .default_value = 0,
-     .doc = "index after the last"},
-    {.name = "step",
-     .type = TB_ATTR_I64,
-     .offset = offsetof(unslice_attrs, slice.step),
-     .default_value = 1,
-     .doc = "distance, >= 1"},
+    SLICE_ATTRS,
     TB_ATTR_LIST(unslice_attrs, dims, "shape of the result"),
     TB_ATTR_BOOL(unslice_attrs, overwrite, 0, "what `into` holds does not count"),
 };
+
+_Static_assert(offsetof(unslice_attrs, slice) == 0, "SLICE_ATTRS");
 
 static tb_status unslice_shape(tb_op_call *c)
 {

@@ -1,4 +1,4 @@
-"""What an experiment's file asks for now, as the program reads it: `tb show EXPERIMENT --json`."""
+"""What an experiment's file asks for, as the program reads it today: `tb show EXPERIMENT --json`."""
 import json
 import os
 import subprocess
