@@ -66,7 +66,7 @@ VEC void direct_outputs(const int pixels, const int vectors, const int run, cons
     _Alignas(64) float sums[MR * NR];
     vf acc[MR * NV][NV];
     const float *w = t->weight;
-    /* results that do not lie in a cache are fetched while the sums grow: stores to as many planes would wait for them */
+    /* what does not lie in a cache is fetched while the sums grow: stores to as many planes would wait for it */
     for (int64_t o = 0; o < t->filters; o++) __builtin_prefetch(t->out + o * t->out_plane + pixels - 1, 1);
 #pragma GCC unroll 32
     for (int i = 0; i < pixels; i++)
