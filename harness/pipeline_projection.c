@@ -1,5 +1,5 @@
 /* Measured costs into the simulator. */
-#include "pipeline_model.h"
+#include "pipeline_projection.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
 #include <stdlib.h>
