@@ -24,10 +24,11 @@ static void mark_leaf(leaf *l, uint64_t mark)
     l->uses++;
 }
 
-/* Marks everything below the root; returns the oldest node reached. */
-static node *mark_reachable(node *root, uint64_t mark, bool with_leaves)
+/* Marks everything below the root; returns the oldest node reached, and in *waiting one whose weights wait, or NULL. */
+static node *mark_reachable(node *root, uint64_t mark, bool with_leaves, node **waiting)
 {
     node *oldest = root;
+    *waiting = NULL;
     int64_t open = 1;
     root->mark = mark;
     for (node *n = root; open > 0; n = n->older) {
@@ -35,6 +36,7 @@ static node *mark_reachable(node *root, uint64_t mark, bool with_leaves)
         open--;
         oldest = n;
         n->is_useful = true;
+        if (n->is_deferred) *waiting = n;
         for (int i = 0; i < n->n_in; i++) {
             if (n->edges[i].leaf && with_leaves) mark_leaf(leaf_of(n->edges[i].leaf), mark);
             node *to = n->edges[i].to;
@@ -349,8 +351,20 @@ static tb_status run_node(const pass *p, node *n)
 
 static void drop_grads(node *root, uint64_t mark)
 {
-    for (node *n = root; n; n = n->older)
-        if (n->mark == mark) forget_grads(n);
+    for (node *n = root; n; n = n->older) {
+        if (n->mark != mark) continue;
+        forget_grads(n);
+        n->is_deferred = false;
+    }
+}
+
+/* Gradients that wait in a node would be taken for this pass's. */
+static tb_status check_waiting(const pass *p, const node *waiting)
+{
+    if (!waiting || p->weights_only) return TB_OK;
+    return TB_FAIL(TB_ERR_INVALID,
+                   "backward through %s, whose weights still wait for tb_backward_weights() of an earlier pass",
+                   waiting->op->name);
 }
 
 static tb_status seed_root(tb_tensor *root, const tb_backward_opts *opts)
@@ -376,10 +390,11 @@ static tb_status seed_root(tb_tensor *root, const tb_backward_opts *opts)
 static tb_status walk(pass *p, tb_tensor *root)
 {
     tb_ctx *ctx = root->ctx;
-    node *first = origin_of(root)->made_by, *oldest;
+    node *first = origin_of(root)->made_by, *waiting;
     p->mark = ++p->tape->passes;
+    node *oldest = mark_reachable(first, p->mark, !p->inside, &waiting);
+    TB_TRY(check_waiting(p, waiting));
     tbi_node_retain(first);
-    oldest = mark_reachable(first, p->mark, !p->inside);
     if (p->selective) mark_useful(p, oldest, first);
     bool was_on = p->tape->is_on;
     p->tape->is_on = p->opts->create_graph;

@@ -33,6 +33,18 @@ tb_tensor *tb_recompute(tb_segment f, void *arg, tb_tensor *x)
     return y;
 }
 
+/* What it reads must be what it read. */
+static tb_status check_unchanged(const node *n)
+{
+    for (int i = 0; i < n->n_in; i++) {
+        const tb_tensor *t = i == 0 ? n->saved_in[0] : n->edges[i].leaf;
+        if (t && t->storage->version != n->version[i])
+            return TB_FAIL(TB_ERR_INVALID, "the %s%s of a recomputed segment was changed in place",
+                           i == 0 ? "input" : "parameter ", i == 0 ? "" : t->name);
+    }
+    return TB_OK;
+}
+
 /* Runs the segment again under its own random stream and takes the gradient through it: parameters accumulate
  * directly, x's gradient is left in result[0]. */
 tb_status tbi_run_segment(tape *tp, node *n)
@@ -42,9 +54,8 @@ tb_status tbi_run_segment(tape *tp, node *n)
     uint64_t stream = ctx->stream, uses = ctx->stream_uses;
     int64_t first_sample = ctx->first_sample;
     bool was_on = tp->is_on;
+    TB_TRY(check_unchanged(n));
     tb_mem_tag tag = tb_ctx_set_tag(ctx, TB_MEM_ACT);
-    if (n->saved_in[0]->storage->version != n->version[0])
-        return TB_FAIL(TB_ERR_INVALID, "the input of a recomputed segment was changed in place");
     ctx->stream = s->stream;
     ctx->stream_uses = s->stream_uses;
     ctx->first_sample = s->first_sample;

@@ -16,7 +16,12 @@ static tb_status note_leaves(node *n, const tb_op_call *c)
 {
     for (int i = 0; i < c->n_in; i++) {
         const origin *from = c->in[i] ? origin_of(c->in[i]) : NULL;
-        if (!from || from->made_by) continue;
+        if (!from) continue;
+        if (from->made_by) /* running it again would walk that graph too, in a pass of its own */
+            return TB_FAIL(TB_ERR_UNSUPPORTED,
+                           "a recomputed segment reads, in %s, the result %s of an op that is recorded: give it as the "
+                           "segment's input, or tb_detach() it",
+                           c->op->name, tb_shape_text(c->in[i]));
         bool is_known = false;
         int free_edge = -1;
         for (int e = n->n_in - 1; e > 0; e--) {
@@ -27,6 +32,7 @@ static tb_status note_leaves(node *n, const tb_op_call *c)
         if (free_edge < 0)
             return TB_FAIL(TB_ERR_UNSUPPORTED, "a recomputed segment reads more than %d parameters", n->n_in - 1);
         n->edges[free_edge].leaf = tb_retain(c->in[i]);
+        n->version[free_edge] = c->in[i]->storage->version;
     }
     return TB_OK;
 }

@@ -49,7 +49,8 @@ typedef struct tb_backward_opts {
 /* Accumulates into the leaves below `root`. Takes a pending op error first. */
 TB_MUST_USE tb_status tb_backward(tb_tensor *root);
 TB_MUST_USE tb_status tb_backward_with(tb_tensor *root, const tb_backward_opts *opts);
-/* The part that defer_weights left: gradients of the leaves below `root`, from what the first part kept. */
+/* The part that defer_weights left: gradients of the leaves below `root`, from what the first part kept. Until then no
+ * other pass may reach the nodes that keep it. */
 TB_MUST_USE tb_status tb_backward_weights(tb_tensor *root);
 /* Gradients of `root` with respect to `inputs` (leaves or not), returned in `grads` (current scope; NULL where the
  * root does not depend on it) instead of accumulated. */
@@ -57,7 +58,8 @@ TB_MUST_USE tb_status tb_gradients(tb_tensor *root, const tb_backward_opts *opts
                                    tb_tensor **grads);
 
 /* ---- recompute: trade time for memory (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016) ---- */
-/* y = f(arg, x) keeping only x; f runs again in backward, with the same random streams. f may read parameters. */
+/* y = f(arg, x) keeping only x; f runs again in backward, with the same random streams. Besides x, f may read leaves
+ * (63 at most) and what is in no graph; results of recorded ops are refused. */
 typedef tb_tensor *(*tb_segment)(void *arg, tb_tensor *x);
 tb_tensor *tb_recompute(tb_segment f, void *arg, tb_tensor *x);
 

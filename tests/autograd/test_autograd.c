@@ -354,6 +354,51 @@ static void deferred_weight_gradients_arrive_in_the_second_half(void **state)
     assert_grad(v, (double[]){10}, 1);
 }
 
+/* What waits in a node is of one pass: another one's gradients must not be added to it. */
+static void a_pass_through_weights_that_wait_is_refused(void **state)
+{
+    (void)state;
+    tb_tensor *w = leaf(TB_F32, 1, (double[]){2}), *x = leaf(TB_F32, 1, (double[]){5}), *g;
+    tb_tensor *h = tb_mul(x, w), *one = tb_sum(h, 0, NULL, false), *two = tb_sum(tb_mul(h, h), 0, NULL, false);
+    const tb_backward_opts defer = {.defer_weights = true, .retain_graph = true, .input = x};
+    assert_ok(tb_backward_with(one, &defer));
+    assert_fails(tb_backward_with(two, &defer), TB_ERR_INVALID, "wait for tb_backward_weights()");
+    assert_fails(tb_backward(two), TB_ERR_INVALID, "through mul");
+    assert_fails(tb_gradients(two, NULL, 1, &x, &g), TB_ERR_INVALID, "through mul");
+    assert_ok(tb_backward_weights(one));
+    assert_grad(x, (double[]){2}, 1);
+    assert_grad(w, (double[]){5}, 1);
+    tb_tensor *y = tb_sum(tb_mul(x, w), 0, NULL, false);
+    tb_accumulate(x, x, false); /* the first half fails: nothing waits for the second */
+    assert_fails(tb_backward_with(y, &defer), TB_ERR_INVALID, "changed in place");
+    assert_ok(tb_backward_weights(y));
+    assert_grad(w, (double[]){5}, 1);
+}
+
+static tb_tensor *times(void *arg, tb_tensor *x) { return tb_mul(x, (tb_tensor *)arg); }
+
+/* Its second run would walk the graph of what it reads, in which other gradients may still be on their way. */
+static void a_recomputed_segment_reads_no_other_results(void **state)
+{
+    tb_tensor *w = leaf(TB_F64, 1, (double[]){2}), *x = leaf(TB_F64, 1, (double[]){3}), *h = tb_mul(w, w);
+    tb_tensor *later = tb_mul(h, h);
+    assert_true(tb_is_poison(tb_recompute(times, h, x)));
+    assert_fails(tb_ctx_take_error(*state), TB_ERR_UNSUPPORTED, "tb_detach() it");
+    assert_ok(tb_backward(tb_sum(tb_add(later, tb_recompute(times, tb_detach(h), x)), 0, NULL, false)));
+    assert_grad(w, (double[]){32}, 1);
+    assert_grad(x, (double[]){4}, 1);
+}
+
+static void a_parameter_of_a_recomputed_segment_changed_in_place_is_found(void **state)
+{
+    (void)state;
+    tb_tensor *w = leaf(TB_F64, 1, (double[]){2}), *x = leaf(TB_F64, 1, (double[]){3});
+    tb_tensor *y = tb_sum(tb_recompute(times, w, x), 0, NULL, false);
+    tb_tensor_set_name(w, "w");
+    tb_accumulate(w, tb_detach(x), false);
+    assert_fails(tb_backward(y), TB_ERR_INVALID, "the parameter w of a recomputed segment was changed in place");
+}
+
 static void anomaly_mode_names_the_op_that_made_the_nan(void **state)
 {
     assert_ok(tb_anomaly_mode(*state, true));
@@ -411,6 +456,9 @@ int main(void)
         ctx_test(a_graph_of_many_nodes_needs_no_stack),
         ctx_test(recomputed_segments_give_the_same_gradients),
         ctx_test(deferred_weight_gradients_arrive_in_the_second_half),
+        ctx_test(a_pass_through_weights_that_wait_is_refused),
+        ctx_test(a_recomputed_segment_reads_no_other_results),
+        ctx_test(a_parameter_of_a_recomputed_segment_changed_in_place_is_found),
         ctx_test(anomaly_mode_names_the_op_that_made_the_nan),
         ctx_test(anomaly_mode_names_the_gradient_that_made_the_nan),
         ctx_test(the_gradient_check_finds_a_wrong_gradient),
