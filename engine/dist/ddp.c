@@ -59,13 +59,37 @@ tb_status tbi_ddp_take_order(tb_ddp *d, const int *order)
     return lay_out(d);
 }
 
+/* Which parameters got a gradient in this step, in one number: FNV-1a (Fowler, Noll, Vo). */
+static int which_got_gradients(const tb_ddp *d)
+{
+    uint32_t hash = 2166136261u;
+    for (int i = 0; i < d->n; i++) hash = (hash ^ d->slots[i].has_grad) * 16777619u;
+    return (int)(hash >> 1);
+}
+
+static tb_status other_gradients(const char *than)
+{
+    return TB_FAIL(TB_ERR_UNSUPPORTED,
+                   "ddp: other parameters got gradients than %s; every rank and step must have the same graph", than);
+}
+
 /* Rank 0's order of the first step, for all; parameters without a gradient come last. */
 tb_status tbi_ddp_adopt_order(tb_ddp *d)
 {
     for (int i = 0; i < d->n; i++)
         if (!d->slots[i].is_complete) d->seen[d->n_seen++] = i;
-    TB_TRY(tb_comm_bcast(d->cfg.comm, d->seen, (size_t)d->n * sizeof *d->seen, 0, NULL, NULL));
+    int mine = d->seen[d->n] = which_got_gradients(d);
+    TB_TRY(tb_comm_bcast(d->cfg.comm, d->seen, (size_t)(d->n + 1) * sizeof *d->seen, 0, NULL, NULL));
+    if (d->seen[d->n] != mine) return other_gradients("on rank 0");
     return tbi_ddp_take_order(d, d->seen);
+}
+
+/* Where they are others than in the step before, ranks would no longer sum or update the same. */
+tb_status tbi_ddp_check_gradients(tb_ddp *d)
+{
+    int now = which_got_gradients(d), before = d->with_gradients;
+    d->with_gradients = now;
+    return before < 0 || before == now ? TB_OK : other_gradients("in the step before");
 }
 
 /* ---- a step ---- */
@@ -91,8 +115,14 @@ static void on_complete(tb_tensor *leaf, void *arg)
 {
     slot *s = arg;
     tb_ddp *d = s->d;
-    (void)leaf;
-    if (!d->syncing || s->is_complete || d->status != TB_OK) return;
+    if (!d->syncing || !tb_grad(leaf) || d->status != TB_OK) return;
+    if (s->is_complete) { /* its bucket may be on its way */
+        d->status = TB_FAIL(TB_ERR_INVALID,
+                            "ddp: a second backward pass reaches %s in the step that sums gradients; begin all passes "
+                            "but the last with sync = false, or add their roots",
+                            tb_tensor_name(leaf));
+        return;
+    }
     s->is_complete = s->has_grad = true;
     d->seen[d->n_seen++] = (int)(s - d->slots);
     d->buckets[s->bucket].missing--;
@@ -144,6 +174,7 @@ tb_status tb_ddp_finish(tb_ddp *d)
     TB_TRY(tbi_ddp_start_rest(d));
     for (int b = 0; b < d->n_buckets; b++) TB_TRY(tb_comm_wait(d->cfg.comm, &d->buckets[b].request, 0));
     tb_tensor_touch(d->arena);
+    TB_TRY(tbi_ddp_check_gradients(d));
     for (int i = 0; i < d->n; i++) TB_TRY(tb_grad_join(d->slots[i].leaf));
     d->sum_ns += tb_now_ns() - t0;
     return TB_OK;
@@ -197,7 +228,7 @@ tb_status tb_ddp_create(const tb_ddp_config *config, tb_ddp **out)
     d->cfg = *config;
     if (d->cfg.bucket_bytes == 0) d->cfg.bucket_bytes = DEFAULT_BUCKET_BYTES;
     d->n = tb_params_count(config->params);
-    d->step = -1;
+    d->step = d->with_gradients = -1;
     tb_status st = prepare(d);
     if (st == TB_OK) *out = d;
     else tb_ddp_destroy(d);

@@ -27,7 +27,8 @@ struct tb_ddp {
     int n;
     slot *slots;
     int *order;         /* [n] slots as they lie in the arena */
-    int *seen, n_seen;  /* order of completion in this step */
+    int *seen, n_seen;  /* order of completion in this step; room for one number more */
+    int with_gradients; /* which parameters got one in the last step; -1: there was none */
     bool has_seen;      /* the arena lies in the order of the first step */
     void *memory;
     tb_tensor *arena;
@@ -67,6 +68,7 @@ tb_tensor *tbi_ddp_view(const slot *s, tb_tensor *arena); /* of a slot's rows; t
 tb_status tbi_ddp_adopt_order(tb_ddp *d);
 tb_status tbi_ddp_take_order(tb_ddp *d, const int *order); /* the arena lies in it from now on */
 tb_status tbi_ddp_start_rest(tb_ddp *d);
+tb_status tbi_ddp_check_gradients(tb_ddp *d); /* of the step whose sums are done */
 
 /* ddp_update.c: the optimizer that runs on sums. */
 tb_status tbi_ddp_update_open(tb_ddp *d);

@@ -252,6 +252,7 @@ static tb_status finish_step(tb_ddp *d)
     if (!d->has_seen) TB_TRY(settle(d));
     TB_TRY(tbi_ddp_start_rest(d));
     for (int b = 0; b < d->n_buckets; b++) TB_TRY(tb_comm_wait(d->cfg.comm, &d->buckets[b].request, 0));
+    TB_TRY(tbi_ddp_check_gradients(d));
     tb_scope *scope = tb_scope_open();
     for (int i = 0; i < d->n; i++)
         if (d->slots[i].rows > 1) update_whole(d, i);
