@@ -11,7 +11,7 @@ static const tb_verb *const verbs[] = {
 #include "tb_verb_list.inc"
 #undef TB_VERB_ENTRY
 };
-enum { N_VERBS = sizeof verbs / sizeof verbs[0], EXIT_USAGE = 2 };
+enum { N_VERBS = sizeof verbs / sizeof verbs[0], EXIT_USAGE = 2, EXIT_FAILED = 3 };
 
 static const char *const group_titles[] = {"Experiments", "This machine and this build", "Models"};
 
@@ -117,6 +117,11 @@ static int run_verb(const tb_verb *verb, int argc, char **argv)
         code = EXIT_USAGE;
     }
     if (code < 0) code = verb->run(&args);
+    if ((fflush(stdout) != 0 || ferror(stdout)) && code == 0) {
+        fprintf(stderr, "tb %s: the output is not complete: standard output took no more (is the disk full?)\n",
+                verb->name);
+        code = EXIT_FAILED;
+    }
     tb_free(words);
     tb_free(values);
     tb_free(option_at);

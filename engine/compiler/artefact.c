@@ -3,6 +3,7 @@
 #include "tb_artefact.h"
 #include "tb_conf.h"
 #include "tb_file.h"
+#include "tb_hash.h"
 #include "tb_rng.h"
 #include "tb_safetensors.h"
 #include <errno.h>
@@ -70,11 +71,23 @@ static tb_status write_golden(const tb_graph *g, tb_session *s, int64_t n, const
 }
 
 /* ---- model.yaml ---- */
-static void describe(const tb_artefact_info *info, tb_text *to)
+static const char *const hashed[] = {"graph.tbir", "weights.safetensors", "golden.safetensors"};
+enum { N_HASHED = sizeof hashed / sizeof *hashed };
+
+static tb_status hash_of(const char *dir, const char *file, char hex[TB_SHA256_HEX])
 {
+    char *path = tb_asprintf("%s/%s", dir, file);
+    tb_status st = path ? tb_sha256_of_file(path, hex) : TB_ERR_OOM;
+    tb_free(path);
+    return st;
+}
+
+static tb_status describe(const tb_artefact_info *info, const char *dir, tb_text *to)
+{
+    char hex[TB_SHA256_HEX];
     tb_json j = {.to = to, .pretty = true}; /* JSON is YAML */
     tb_json_open(&j, '{');
-    tb_json_put_str(&j, "schema", "tensorbrain.model/1");
+    tb_json_put_str(&j, "schema", "tensorbrain.model/2");
     tb_json_put_str(&j, "name", info->name);
     tb_json_put_int(&j, "max_batch", info->max_batch);
     tb_json_key(&j, "labels");
@@ -87,15 +100,23 @@ static void describe(const tb_artefact_info *info, tb_text *to)
         tb_json_put_str(&j, info->facts[2 * i], info->facts[2 * i + 1]);
     }
     tb_json_close(&j, '}');
+    tb_json_key(&j, "sha256");
+    tb_json_open(&j, '{');
+    for (int i = 0; i < N_HASHED; i++) {
+        TB_TRY(hash_of(dir, hashed[i], hex));
+        tb_json_put_str(&j, hashed[i], hex);
+    }
+    tb_json_close(&j, '}');
     tb_json_close(&j, '}');
     tb_text_add(to, "\n");
+    return to->failed ? TB_ERR_OOM : TB_OK;
 }
 
-static tb_status write_description(const tb_artefact_info *info, const char *path)
+static tb_status write_description(const tb_artefact_info *info, const char *dir, const char *path)
 {
     tb_text text = {0};
-    describe(info, &text);
-    tb_status st = text.failed ? TB_ERR_OOM : tb_file_save(path, text.data, text.size);
+    tb_status st = describe(info, dir, &text);
+    if (st == TB_OK) st = tb_file_save(path, text.data, text.size);
     tb_text_free(&text);
     return st;
 }
@@ -143,7 +164,7 @@ tb_status tb_artefact_save(const tb_graph *g, const tb_artefact_info *info, int6
     if (st == TB_OK) st = tb_exec_create(again, &e);
     if (st == TB_OK) st = tb_session_create(e, tb_ctx_current(), &s);
     if (st == TB_OK) st = write_golden(g, s, n_golden, golden);
-    if (st == TB_OK) st = write_description(info, yaml);
+    if (st == TB_OK) st = write_description(info, dir, yaml);
     tb_session_free(s);
     tb_exec_free(e);
     tb_free(golden);
@@ -180,6 +201,27 @@ static tb_status read_facts(tb_conf *conf, tb_artefact_info *info)
     return TB_OK;
 }
 
+/* A changed bit may hide where the golden rows do not look, or below their tolerance. */
+static tb_status check_hashes(const tb_artefact *a)
+{
+    tb_conf *map = tb_conf_find(a->conf, "sha256");
+    if (!map || map->kind != TB_CONF_MAP)
+        return tb_conf_fail(map ? map : a->conf, TB_ERR_CONFIG, "'sha256' must be a map");
+    for (int i = 0; i < N_HASHED; i++) {
+        const char *want;
+        char hex[TB_SHA256_HEX];
+        const tb_conf *at = tb_conf_find(map, hashed[i]);
+        if (!at) return tb_conf_fail(map, TB_ERR_CONFIG, "no sha256 of '%s'", hashed[i]);
+        TB_TRY(tb_conf_str(at, hashed[i], &want));
+        TB_TRY(hash_of(a->dir, hashed[i], hex));
+        if (strcmp(hex, want) != 0)
+            return TB_FAIL(TB_ERR_PARITY,
+                           "%s/%s is damaged or of another model: its SHA-256 is not the one in model.yaml", a->dir,
+                           hashed[i]);
+    }
+    return TB_OK;
+}
+
 static tb_status read_description(tb_artefact *a, const char *path)
 {
     const char *schema, *name;
@@ -188,8 +230,9 @@ static tb_status read_description(tb_artefact *a, const char *path)
     if (c->kind != TB_CONF_MAP || !(at = tb_conf_find(c, "schema")))
         return tb_conf_fail(c, TB_ERR_CONFIG, "no 'schema'");
     TB_TRY(tb_conf_str(at, "schema", &schema));
-    if (strcmp(schema, "tensorbrain.model/1") != 0)
-        return tb_conf_fail(at, TB_ERR_CONFIG, "schema '%s' is not tensorbrain.model/1", schema);
+    if (strcmp(schema, "tensorbrain.model/2") != 0)
+        return tb_conf_fail(at, TB_ERR_CONFIG, "schema '%s' is not tensorbrain.model/2: write the artefact anew",
+                            schema);
     if (!(at = tb_conf_find(c, "name"))) return tb_conf_fail(c, TB_ERR_CONFIG, "no 'name'");
     TB_TRY(tb_conf_str(at, "name", &name));
     snprintf(a->info.name, sizeof a->info.name, "%s", name);
@@ -208,6 +251,7 @@ tb_status tb_artefact_load(const char *dir, tb_artefact **out)
     char *yaml = tb_asprintf("%s/model.yaml", dir);
     a->dir = tb_strdup(dir);
     tb_status st = a->dir && yaml ? read_description(a, yaml) : TB_ERR_OOM;
+    if (st == TB_OK) st = check_hashes(a);
     if (st == TB_OK) st = tb_graph_load(dir, &g);
     if (st == TB_OK && (st = check_form(g)) != TB_OK) tb_graph_free(g);
     if (st == TB_OK) st = tb_exec_create(g, &a->exec);

@@ -3,7 +3,7 @@
  *   graph.tbir            the compiled graph, preprocessing included
  *   weights.safetensors   its constants
  *   golden.safetensors    inputs and the outputs the graph gave when it was written: the self-check
- *   model.yaml            name, largest batch, labels, where it came from
+ *   model.yaml            name, largest batch, labels, where it came from, SHA-256 of the others
  *
  * The graph has one symbol, N (the batch), which is the first dimension of every input and output. */
 #pragma once
@@ -24,7 +24,8 @@ TB_MUST_USE tb_status tb_artefact_save(const tb_graph *g, const tb_artefact_info
                                        const char *dir);
 
 typedef struct tb_artefact tb_artefact;
-/* Loads and verifies the folder; weights belong to the current context, which must outlive the artefact. */
+/* Loads the folder and compares its files with their hashes; weights belong to the current context, which must outlive
+ * the artefact. */
 TB_MUST_USE tb_status tb_artefact_load(const char *dir, tb_artefact **out);
 void tb_artefact_free(tb_artefact *a); /* its sessions first; NULL is accepted */
 tb_exec *tb_artefact_exec(const tb_artefact *a);

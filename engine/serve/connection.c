@@ -215,6 +215,15 @@ static void sweep_body(tbi_conn *c, int64_t now)
     tbi_conn_cut(c, TBI_FAULT_SLOW_REQUEST, "the body came too slowly");
 }
 
+/* The library reads nothing while a request waits, so only a reset reaches it by itself. Who closes before the answer
+ * has left; a client that only half-closes has its answer unless it waits for longer than this. */
+static void sweep_waiting(const tbi_conn *c, int64_t now)
+{
+    struct tcp_info tcp;
+    if (now - c->since_ns > 500000000 && tcp_state(c, &tcp) && tcp.tcpi_state == PEER_HAS_CLOSED)
+        shutdown(c->fd, SHUT_RDWR);
+}
+
 void tbi_conn_sweep(tb_server *s, int64_t now)
 {
     for (int i = 0; i < s->config.limits.connections; i++) {
@@ -224,6 +233,8 @@ void tbi_conn_sweep(tb_server *s, int64_t now)
             else sweep_idle(c, now);
         } else if (c->state == TBI_CONN_BODY || c->state == TBI_CONN_DISCARD) {
             sweep_body(c, now);
+        } else if (c->state == TBI_CONN_WAITING) {
+            sweep_waiting(c, now);
         } else if (c->state == TBI_CONN_SENDING && now - c->since_ns > s->config.limits.send_ms * 1000000LL) {
             s->metrics.cut_slow++;
             shutdown(c->fd, SHUT_RDWR);

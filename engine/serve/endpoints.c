@@ -202,7 +202,8 @@ static tbi_served *named_model(tbi_conn *c, tbi_entry **entry)
     if (!e || !e->live) {
         bool loading = e && e->state == TBI_MODEL_LOADING;
         tbi_fault_set(&c->fault, loading ? TBI_FAULT_LOADING : TBI_FAULT_UNKNOWN_MODEL, NULL,
-                      loading ? "the model is being loaded" : "no such model is loaded");
+                      loading ? "the model is being loaded"
+                              : "no such model is loaded; POST /v2/repository/index lists them");
         return NULL;
     }
     const char *version = e->live->model->version;

@@ -341,12 +341,12 @@ static bool begin_checks(tbi_conn *c, const char *method)
         return tbi_fault_set(&c->fault, TBI_FAULT_METHOD_NOT_ALLOWED, NULL, "this path takes another method");
     if (!authorized(c)) return false;
     bool post = tbi_route_is_post(c->route.endpoint);
-    c->close = post && c->content_length == 0 && !header(c, "Content-Length");
-    if (c->close) /* what follows may be a body or a request */
-        return tbi_fault_set(&c->fault, TBI_FAULT_LENGTH_REQUIRED, NULL,
-                             "a POST needs Content-Length or chunked coding");
     bool infer = c->route.endpoint == TBI_INFER || c->route.endpoint == TBI_PREDICT;
     bool generate = c->route.endpoint == TBI_GENERATE || c->route.endpoint == TBI_GENERATE_STREAM;
+    c->close = (infer || generate) && c->content_length == 0 && !header(c, "Content-Length");
+    if (c->close) /* without a length there is no body (RFC 9112, section 6.3), and these want one */
+        return tbi_fault_set(&c->fault, TBI_FAULT_LENGTH_REQUIRED, NULL,
+                             "a POST with a body needs Content-Length or chunked coding");
     if (infer) c->body_limit = limit->body_bytes;
     else if (post) {
         tbi_json_open(&c->infer.scan, &c->fault, ignore_event, NULL);

@@ -134,8 +134,8 @@ void tbi_metrics_prometheus(const tb_server *s, tb_text *out)
             tb_text_add(out, "tensorbrain_replies_total{code=\"%s\"} %llu\n",
                         i ? tbi_fault_name((tbi_fault_code)i) : "ok", (unsigned long long)m->replies[i]);
     tb_text_add(out,
-                "# HELP tensorbrain_connections Open connections.\n# TYPE tensorbrain_connections "
-                "gauge\ntensorbrain_connections %d\n",
+                "# HELP tensorbrain_open_connections Open connections.\n# TYPE tensorbrain_open_connections "
+                "gauge\ntensorbrain_open_connections %d\n",
                 s->n_conns);
     write_stages(m, out);
     write_models(s, out);

@@ -18,6 +18,21 @@ struct tbi_load {
     tbi_load *next;
 };
 
+/* The log tells where, clients are only told what: the repository's path is left out. */
+static void note_failure(const tbi_repository *r, tbi_load *job)
+{
+    const char *from = tb_error_message();
+    size_t dir = strlen(r->dir), n = 0;
+    tb_log_write(TB_LOG_ERROR, "serve: model '%s' was not loaded: %s", job->entry->name, from);
+    while (*from && n < sizeof job->message - 1) {
+        if (strncmp(from, r->dir, dir) == 0)
+            from += dir + (from[dir] == '/');
+        else
+            job->message[n++] = *from++;
+    }
+    job->message[n] = 0;
+}
+
 static void *load_models(void *arg)
 {
     tbi_repository *r = arg;
@@ -34,7 +49,7 @@ static void *load_models(void *arg)
         job->status = tbi_latest_version(r->dir, job->entry->name, version);
         if (job->status == TB_OK)
             job->status = tbi_served_open(r->config, r->dir, job->entry->name, version, &job->served);
-        if (job->status != TB_OK) snprintf(job->message, sizeof job->message, "%s", tb_error_message());
+        if (job->status != TB_OK) note_failure(r, job);
 
         pthread_mutex_lock(&r->lock);
         r->current = NULL;
@@ -170,7 +185,6 @@ void tbi_repository_collect(tbi_repository *r, tbi_loaded loaded, void *arg)
             e->reason[0] = 0;
         } else {
             snprintf(e->reason, sizeof e->reason, "%s", job->message);
-            tb_log_write(TB_LOG_ERROR, "serve: model '%s' was not loaded: %s", e->name, job->message);
         }
         e->state = job->served || e->live ? TBI_MODEL_READY : TBI_MODEL_FAILED;
         loaded(arg, job->waiter, e, job->status);

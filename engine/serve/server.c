@@ -199,6 +199,11 @@ static bool step_batchers(tb_server *s)
     return more;
 }
 
+static int64_t deadline_of(const tbi_served *m)
+{
+    return m->generator ? tbi_generator_next_deadline(m->generator) : tbi_batcher_next_deadline(m->batcher);
+}
+
 static int64_t next_deadline(const tb_server *s)
 {
     int64_t next = s->next_sweep_ns;
@@ -209,10 +214,10 @@ static int64_t next_deadline(const tb_server *s)
     }
     for (int i = 0; i < s->repository.n_entries; i++) {
         const tbi_served *m = s->repository.entries[i].live;
-        int64_t d = !m ? INT64_MAX
-                    : m->generator ? tbi_generator_next_deadline(m->generator) : tbi_batcher_next_deadline(m->batcher);
-        if (d < next) next = d;
+        if (m && deadline_of(m) < next) next = deadline_of(m);
     }
+    for (const tbi_served *m = s->repository.retired; m; m = m->next)
+        if (deadline_of(m) < next) next = deadline_of(m);
     return next;
 }
 

@@ -52,9 +52,16 @@ static void dispatch_due(load_run *r, int64_t now)
     }
 }
 
-static bool closed_loop_ends(const load_run *r, int64_t now, int64_t stop_ns)
+static bool is_told_to_end(const load_run *r) { return r->config->until && atomic_load(r->config->until); }
+
+/* An open loop ends early: what is due by now is still sent and waited for, or the worst latencies would be left out.
+ */
+static void end_arrivals(load_run *r, int64_t now)
 {
-    return now >= stop_ns || (r->config->until && atomic_load(r->config->until));
+    int64_t due = r->next;
+    while (due < r->n && r->at_ns[due] <= now) due++;
+    r->n = due;
+    r->ended_ns = now;
 }
 
 static int64_t next_due(const load_run *r)
@@ -75,7 +82,11 @@ static void loop(load_run *r, int64_t stop_ns, int64_t end_ns)
     int64_t spun = 0, idle_cpu = 0, reconnects = -1, redial_ns = 0;
     for (;;) {
         int64_t now = load_now(r);
-        bool closed = r->schedule->kind == TB_ARRIVALS_CLOSED, ends = closed && closed_loop_ends(r, now, stop_ns);
+        bool closed = r->schedule->kind == TB_ARRIVALS_CLOSED, ends = closed && (now >= stop_ns || is_told_to_end(r));
+        if (!closed && !r->ended_ns && is_told_to_end(r)) {
+            end_arrivals(r, now);
+            end_ns = now + (int64_t)(r->config->timeout_s * 1e9);
+        }
         if (!ends) dispatch_due(r, now);
         if (ends && !r->ended_ns) r->ended_ns = now;
         bool all_sent = closed ? ends : r->next == r->n;
@@ -166,6 +177,7 @@ tb_status tb_load_run(const tb_load_config *given, const tb_load_schedule *sched
         r.n = schedule->duration_s * 200000 < CLOSED_MOST ? (int64_t)(schedule->duration_s * 200000) + 1
                                                           : CLOSED_MOST;
     TB_GO(open_run(&r, &config, r.n));
+    r.result->planned = r.n;
     prctl(PR_SET_TIMERSLACK, 1L, 0L, 0L, 0L);
     TB_GO(connect_all(&r));
     int64_t cpu = thread_cpu_ns(), stop_ns = (int64_t)(schedule->duration_s * 1e9);
@@ -178,7 +190,7 @@ tb_status tb_load_run(const tb_load_config *given, const tb_load_schedule *sched
     r.result->wall_s = (double)load_now(&r) * 1e-9;
     r.result->spin_cpu *= 1e-9 / r.result->wall_s;
     r.result->generator_cpu = (double)(thread_cpu_ns() - cpu) * 1e-9 / r.result->wall_s - r.result->spin_cpu;
-    if (closed) r.n = r.next;
+    if (closed) r.n = r.result->planned = r.next;
     load_summarize(&r);
     if (!config.keep_columns) {
         tb_free(r.result->columns);

@@ -41,7 +41,7 @@ typedef struct load_run {
     int n_connections;
     load_connection *free_first, *free_last; /* in turn, so that all are used alike */
     int64_t begin_ns;          /* tb_now_ns() of time 0 */
-    int64_t ended_ns;          /* closed loop: when it stopped sending */
+    int64_t ended_ns;          /* when it stopped sending: a closed loop, or an open one that was told to end */
     int64_t freed_ns;          /* since when some connection has been free */
 } load_run;
 

@@ -45,12 +45,14 @@ typedef struct {
     tb_slo_result *out;
 } search;
 
+static bool is_told_to_end(const search *s) { return s->config->until && atomic_load(s->config->until); }
+
 /* A run in which only the generator was late says nothing about the server: it is made again, up to twice. */
 static tb_status run_at(search *s, const tb_load_config *config, const tb_load_schedule *schedule, tb_load_result **out)
 {
     for (int i = 0;; i++) {
         TB_TRY(tb_load_run(config, schedule, s->requests, out));
-        if (i == 2 || !*(*out)->void_reason || (*out)->ok < (*out)->n) return TB_OK;
+        if (i == 2 || is_told_to_end(s) || !*(*out)->void_reason || (*out)->ok < (*out)->n) return TB_OK;
         tb_load_result_free(*out);
     }
 }
@@ -70,8 +72,10 @@ static tb_status try_rate(search *s, double rate, tb_slo_point *p)
                         .quantile_ms = (double)tb_histogram_quantile(&r->latency, s->slo->quantile) * 1e-6,
                         .p50_ms = (double)tb_histogram_quantile(&r->latency, 0.5) * 1e-6};
     p->holds = tb_slo_holds(r, s->slo, p->why);
+    s->out->stopped = is_told_to_end(s);
     s->out->generator_limited = *r->void_reason && r->ok == r->n;
     tb_load_result_free(r);
+    if (s->out->stopped) return TB_OK; /* a part of a run is no point */
     if (s->out->n < 64) s->out->points[s->out->n++] = *p;
     if (s->progress) s->progress(p);
     return TB_OK;
@@ -91,6 +95,7 @@ static tb_status confirm(search *s, double rate)
     while (n < want && s->out->n < 64) {
         tb_slo_point p;
         TB_TRY(try_rate(s, rate, &p));
+        if (s->out->stopped) return TB_OK;
         if (p.holds) achieved[n++] = p.achieved;
         else n = 0, rate *= 0.97;
     }
@@ -116,12 +121,14 @@ tb_status tb_slo_search(const tb_load_config *config, const tb_load_schedule *sc
     bool limited = false;
     for (double rate = slo.start_rate; !bad && rate < 2e6; rate *= 2) {
         TB_TRY(try_rate(&s, rate, &p));
+        if (out->stopped) return TB_OK;
         if (p.holds) good = rate;
         else bad = rate, limited = out->generator_limited;
     }
     while (good > 0 && bad / good > 1.03) {
         double middle = (good + bad) / 2;
         TB_TRY(try_rate(&s, middle, &p));
+        if (out->stopped) return TB_OK;
         if (p.holds) good = middle;
         else bad = middle, limited = out->generator_limited;
     }

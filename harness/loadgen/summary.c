@@ -58,6 +58,7 @@ void load_summarize(load_run *run)
     double span = run->at_ns && run->n > 1
                       ? (double)run->at_ns[run->n - 1] * 1e-9 * (double)run->n / (double)(run->n - 1)
                       : (double)run->ended_ns * 1e-9;
+    if (!(span > 0)) span = r->wall_s;
     double until = fmax(span, (double)last_ok * 1e-9);
     r->offered_per_s = (double)run->n / span;
     r->achieved_per_s = (double)r->ok / until;
@@ -89,6 +90,7 @@ void tb_load_result_json(const tb_load_result *r, double slo_ms, tb_json *j)
     tb_json_put_bool(j, "valid", !*r->void_reason);
     tb_json_put_str(j, "void_reason", *r->void_reason ? r->void_reason : NULL);
     tb_json_put_num(j, "requests", (double)r->n);
+    tb_json_put_num(j, "planned_requests", (double)r->planned);
     tb_json_put_num(j, "ok", (double)r->ok);
     tb_json_put_num(j, "refused", (double)r->refused);
     tb_json_put_num(j, "failed", (double)r->failed);
@@ -136,6 +138,8 @@ void tb_load_result_print(const tb_load_result *r, double slo_ms)
     printf("%s: %lld requests, offered %.1f/s, achieved %.1f/s, within %.3g ms %.1f/s\n",
            tb_arrivals_name(r->kind), (long long)r->n, r->offered_per_s, r->achieved_per_s, slo_ms,
            r->goodput_per_s);
+    if (r->n < r->planned)
+        printf("  stopped early: %lld of %lld arrivals were made\n", (long long)r->n, (long long)r->planned);
     printf("  ok %lld  refused %lld  failed %lld  wrong answers %lld\n", (long long)r->ok,
            (long long)r->refused, (long long)r->failed, (long long)r->wrong);
     printf("  ms               p50        p90        p95        p99      p99.9        max\n");

@@ -6,6 +6,7 @@
 #include "tb_safetensors.h"
 #include "tb_serve_artefact.h"
 #include <arpa/inet.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -34,6 +35,21 @@ static tb_status parse_url(const char *url, tb_target *t)
     return TB_OK;
 }
 
+/* With the server's own sentence where it gave one; `error`: why there is no connection, else 0. */
+static tb_status fail_get(const tb_target *t, const char *method, const char *path, int error, const char *answer)
+{
+    static const char member[] = "{\"error\":\"";
+    if (error)
+        return TB_FAIL(TB_ERR_IO, "load: no connection to http://%s:%d (%s); does a server run there?", t->host,
+                       t->port, strerror(error));
+    if (!answer) return TB_FAIL(TB_ERR_IO, "load: %s http://%s:%d%s: no whole answer", method, t->host, t->port, path);
+    const char *told = strstr(answer, member);
+    if (told) told += strlen(member);
+    return TB_FAIL(TB_ERR_IO, "load: %s http://%s:%d%s: answered %.*s%s%.*s", method, t->host, t->port, path,
+                   (int)strcspn(answer, "\r\n"), answer, told ? ": " : "", told ? (int)strcspn(told, "\"") : 0,
+                   told ? told : "");
+}
+
 tb_status tb_target_get(const tb_target *t, const char *method, const char *path, char **body)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)t->port)};
@@ -50,16 +66,13 @@ tb_status tb_target_get(const tb_target *t, const char *method, const char *path
                      t->api_key ? t->api_key : "", t->api_key ? "\r\n" : "");
     bool sent = fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof to) == 0 &&
                 send(fd, head, (size_t)n, MSG_NOSIGNAL) == n;
+    int why = errno;
     while (sent && (k = recv(fd, buffer, sizeof buffer, 0)) > 0) tb_text_add_bytes(&all, buffer, (size_t)k);
     if (fd >= 0) close(fd);
     const char *text = tb_text_str(&all), *split = strstr(text, "\r\n\r\n");
     int status = 0;
     if (!sent || !split || sscanf(text, "HTTP/1.%*d %d", &status) != 1 || status != 200) {
-        tb_status st = TB_FAIL(TB_ERR_IO, "load: %s http://%s:%d%s: %s%.*s", method, t->host, t->port, path,
-                               !sent   ? "no connection"
-                               : split ? "answered "
-                                       : "no whole answer",
-                               split ? (int)strcspn(text, "\r\n") : 0, text);
+        tb_status st = fail_get(t, method, path, sent ? 0 : why, split ? text : NULL);
         tb_text_free(&all);
         return st;
     }
@@ -112,7 +125,8 @@ static tb_status read_tensor(const tb_conf *list, const char *what, char name[64
 {
     const char *text, *dtype;
     if (!list || list->kind != TB_CONF_LIST || list->n_items != 1)
-        return TB_FAIL(TB_ERR_UNSUPPORTED, "load: the model must have one %s", what);
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "load: only models of one input and one output can be loaded, not of %d %ss",
+                       list && list->kind == TB_CONF_LIST ? list->n_items : 0, what);
     TB_TRY(member(list->items[0], "name", &text));
     TB_TRY(member(list->items[0], "datatype", &dtype));
     snprintf(name, 64, "%s", text);

@@ -93,7 +93,8 @@ typedef struct tb_load_config {
     bool sleeps;           /* an open loop, too, waits without polling: for a server that wants all cores */
     bool keep_columns;
     atomic_int *in_flight; /* holds the requests sent and not yet answered, for other threads to read; may be NULL */
-    const atomic_bool *until; /* closed loop: ends when this is set, before its duration is over; may be NULL */
+    const atomic_bool *until; /* when this is set, no arrival is made any more, and what is due by then is answered;
+                                 may be NULL */
     void (*edge)(void *arg, bool end); /* called when the clock starts and after the last answer, for counters of the
                                           run alone; may be NULL */
     void *edge_arg;
@@ -109,6 +110,7 @@ typedef struct tb_load_column {
 
 typedef struct tb_load_result {
     tb_arrivals kind;
+    int64_t planned; /* arrivals; above n where the run was told to end before all were due. Closed: n */
     int64_t n, answered, ok, refused, failed, wrong; /* refused: 429 and 503; failed: no or another status */
     int64_t expired;       /* of the failed: 504, taken and then too late */
     double offered_per_s, achieved_per_s, goodput_per_s; /* goodput: ok within the SLO */
@@ -159,6 +161,7 @@ typedef struct tb_slo_result {
     double rate;           /* median of the confirming runs' achieved rates; 0: no rate held */
     double rate_min;
     bool generator_limited;/* the search ended because the generator was late, so `rate` is a lower bound */
+    bool stopped;          /* by config->until, before there was a result: `rate` is 0 */
 } tb_slo_result;
 
 /* "p95:25": quantile 0.95 within 25 ms. */

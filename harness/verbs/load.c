@@ -2,7 +2,9 @@
 #include "tb_alloc.h"
 #include "target.h"
 #include "tb_verb.h"
+#include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +16,15 @@ typedef struct job {
     tb_load_form form;
     bool search, json;
 } job;
+
+static atomic_bool told_to_end;
+
+/* What was measured by then is reported; a second signal ends at once. */
+static void on_signal(int signal)
+{
+    (void)signal;
+    atomic_store(&told_to_end, true);
+}
 
 static tb_status number(const tb_args *args, const char *name, double otherwise, double least, double *out)
 {
@@ -78,27 +89,39 @@ static tb_status prepare(const tb_args *args, job *j)
     return TB_OK;
 }
 
-static tb_status write_columns(const char *path, const tb_load_result *r)
+static tb_status write_columns(const char *path, FILE *f, const tb_load_result *r)
 {
-    FILE *f = fopen(path, "w");
-    if (!f) return TB_FAIL(TB_ERR_IO, "tb load: cannot write '%s'", path);
     fprintf(f, "intended_ns,dispatch_ns,done_ns,status,batch,wrong\n");
     for (int64_t i = 0; i < r->n; i++) {
         const tb_load_column *c = &r->columns[i];
         fprintf(f, "%lld,%lld,%lld,%d,%d,%d\n", (long long)c->intended_ns, (long long)c->dispatch_ns,
                 (long long)c->done_ns, c->status, c->batch, c->wrong);
     }
-    return fclose(f) == 0 ? TB_OK : TB_FAIL(TB_ERR_IO, "tb load: '%s' is not complete", path);
+    if (fflush(f) == 0 && !ferror(f)) return TB_OK;
+    return TB_FAIL(TB_ERR_IO, "tb load: '%s' is not complete (%s)", path, strerror(errno));
 }
 
-/* 1: wrong answers; 3: void, or requests failed. Refusals (429, 503) are an answer. */
-static int verdict(const tb_load_result *r) { return r->wrong ? 1 : *r->void_reason || r->failed ? 3 : 0; }
+/* 1: wrong answers; 3: void, stopped early, or requests failed. Refusals (429, 503) are an answer. */
+static int verdict(const tb_load_result *r)
+{
+    return r->wrong ? 1 : *r->void_reason || r->failed || r->n < r->planned ? 3 : 0;
+}
 
 static tb_status one_run(const tb_args *args, job *j, tb_load_requests *requests, int *code)
 {
     tb_load_result *r;
-    TB_TRY(tb_load_run(&j->config, &j->schedule, requests, &r));
-    tb_status st = j->config.keep_columns ? write_columns(tb_args_get(args, "columns"), r) : TB_OK;
+    const char *path = tb_args_get(args, "columns");
+    FILE *columns = path ? fopen(path, "w") : NULL; /* before the load: no run is lost to a bad path */
+    if (path && !columns) return TB_FAIL(TB_ERR_IO, "tb load: cannot write '%s' (%s)", path, strerror(errno));
+    tb_status st = tb_load_run(&j->config, &j->schedule, requests, &r);
+    if (st != TB_OK) {
+        if (columns) fclose(columns);
+        return st;
+    }
+    if (columns) {
+        st = write_columns(path, columns, r);
+        fclose(columns);
+    }
     if (j->json) {
         tb_text text = {0};
         tb_json to = {.to = &text, .pretty = true};
@@ -125,6 +148,10 @@ static void show_point(const tb_slo_point *p)
 
 static void print_search(const job *j, const tb_slo_result *r)
 {
+    if (!j->json && r->stopped) {
+        printf("stopped before the search had a result\n");
+        return;
+    }
     if (!j->json) {
         printf("largest rate with p%g <= %g ms: %.0f/s (lowest of the confirming runs %.0f)%s\n",
                j->slo.quantile * 100, j->slo.limit_ms, r->rate, r->rate_min,
@@ -139,6 +166,7 @@ static void print_search(const job *j, const tb_slo_result *r)
     tb_json_put_num(&to, "rate_per_s", r->rate);
     tb_json_put_num(&to, "rate_min_per_s", r->rate_min);
     tb_json_put_bool(&to, "generator_limited", r->generator_limited);
+    tb_json_put_bool(&to, "stopped_early", r->stopped);
     tb_json_key(&to, "points");
     tb_json_open(&to, '[');
     for (int i = 0; i < r->n; i++) {
@@ -193,6 +221,10 @@ static int run(const tb_args *args)
     int code = 0;
     if (read_options(args, &j) != TB_OK) return tb_report(stderr);
     if (tb_args_has(args, "self-test")) return self_test(&j);
+    j.config.until = &told_to_end;
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
     tb_status st = args->n_words == 1 ? prepare(args, &j)
                                       : TB_FAIL(TB_ERR_CONFIG, "tb load: a URL or --self-test is wanted");
     if (st == TB_OK)
@@ -226,6 +258,8 @@ static const tb_option options[] = {
 
 TB_VERB(load, .group = TB_VERB_MODEL, .args = "[URL]", .min_args = 0, .max_args = 1,
         .doc = "Open-loop load: latency from intended times, answers checked, void when it was late itself",
-        .help = "URL is http://ADDRESS:PORT, .../v2/models/NAME or .../v1/predict. The API key is in TB_SERVE_KEY.\n"
-                "Exit code 1: wrong answers; 3: void, or requests failed (refusals by 429 and 503 are answers).",
+        .help =
+            "URL is http://ADDRESS:PORT, .../v2/models/NAME or .../v1/predict. The API key is in TB_SERVE_KEY.\n"
+            "Ctrl-C ends the arrivals and reports those made; a second one ends at once.\n"
+            "Exit code 1: wrong answers; 3: void, stopped, or requests failed (refusals by 429 and 503 are answers).",
         .options = options, .n_options = sizeof options / sizeof options[0], .run = run);

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { KEY_ROOM = 256 };
+
 static tb_server *serving; /* for the handler: the one thing that a signal may reach */
 
 static void on_signal(int signal)
@@ -43,21 +45,28 @@ static tb_status mode_of(const tb_args *args, tb_serve_mode *out)
 }
 
 /* From a file or the environment: a command line can be read by everybody on the machine. */
-static tb_status read_key(const tb_args *args, char key[256])
+static tb_status read_key(const tb_args *args, char key[KEY_ROOM])
 {
     const char *path = tb_args_get(args, "key-file"), *given = getenv("TB_SERVE_KEY");
-    snprintf(key, 256, "%s", given ? given : "");
-    if (!path) return TB_OK;
+    if (!path) {
+        snprintf(key, KEY_ROOM, "%s", given ? given : "");
+        return !given || strlen(given) < KEY_ROOM
+                   ? TB_OK
+                   : TB_FAIL(TB_ERR_CONFIG, "tb serve: TB_SERVE_KEY has more than %d bytes", KEY_ROOM - 1);
+    }
     uint8_t *data;
-    size_t bytes;
+    size_t bytes, n = 0;
     TB_TRY(tb_file_read(path, NULL, &data, &bytes));
-    snprintf(key, 256, "%.*s", (int)(bytes < 255 ? bytes : 255), (const char *)data);
+    while (n < bytes && data[n] != '\r' && data[n] != '\n') n++;
+    snprintf(key, KEY_ROOM, "%.*s", (int)(n < KEY_ROOM ? n : 0), (const char *)data);
     tb_free(data);
-    key[strcspn(key, "\r\n")] = 0;
-    return *key ? TB_OK : TB_FAIL(TB_ERR_CONFIG, "tb serve: %s holds no key", path);
+    if (!n) return TB_FAIL(TB_ERR_CONFIG, "tb serve: %s holds no key", path);
+    return strlen(key) == n
+               ? TB_OK
+               : TB_FAIL(TB_ERR_CONFIG, "tb serve: the key in %s has more than %d bytes, or a NUL", path, KEY_ROOM - 1);
 }
 
-static tb_status configure(const tb_args *args, tb_serve_config *c, char key[256])
+static tb_status configure(const tb_args *args, tb_serve_config *c, char key[KEY_ROOM])
 {
     static const long most = 100000000;
     tb_serve_limits *l = &c->limits;
@@ -105,7 +114,7 @@ static int run(const tb_args *args)
 {
     tb_serve_config config = {0};
     tb_serve_samples samples;
-    char key[256];
+    char key[KEY_ROOM];
     if (configure(args, &config, key) != TB_OK) return tb_report(stderr);
     tb_dataset *data = page_samples(&samples);
     config.samples = data ? &samples : NULL;

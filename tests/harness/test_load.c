@@ -281,6 +281,30 @@ static void a_closed_loop_that_is_ended_early_counts_its_own_time(void **state)
     tb_load_requests_free(q);
 }
 
+/* What was due when it was told to end is answered and counted, what was not is not made. */
+static void an_open_loop_that_is_ended_early_reports_what_was_due(void **state)
+{
+    (void)state;
+    tb_load_requests *q;
+    tb_load_result *r;
+    early_end early = {0};
+    tb_load_config c = config();
+    tb_load_schedule s = {.kind = TB_ARRIVALS_CONSTANT, .rate = 500, .duration_s = 20};
+    c.until = &early.over;
+    c.edge = at_edge;
+    c.edge_arg = &early;
+    assert_ok(tb_load_requests_make(&samples, TB_LOAD_PREDICT, "127.0.0.1", "/v1/predict", NULL, &q));
+    assert_ok(tb_load_run(&c, &s, q, &r));
+    assert_int_equal(r->planned, 10000);
+    assert_true(r->n >= 40 && r->n < 5000);
+    assert_int_equal(r->ok, r->n);
+    assert_true(r->columns[r->n - 1].intended_ns >= (r->n - 1) * 2000000 && r->columns[r->n].dispatch_ns < 0);
+    assert_true(fabs(r->offered_per_s - 500) < 1);
+    assert_true(r->wall_s < 10);
+    tb_load_result_free(r);
+    tb_load_requests_free(q);
+}
+
 static void every_bad_request_of_a_storm_gets_the_answer_it_deserves(void **state)
 {
     (void)state;
@@ -476,6 +500,7 @@ int main(void)
         cmocka_unit_test(a_server_that_is_not_there_is_told),
         cmocka_unit_test(closing_connections_are_made_anew_without_losing_requests),
         cmocka_unit_test(a_closed_loop_that_is_ended_early_counts_its_own_time),
+        cmocka_unit_test(an_open_loop_that_is_ended_early_reports_what_was_due),
         cmocka_unit_test(every_bad_request_of_a_storm_gets_the_answer_it_deserves),
         cmocka_unit_test(objectives_are_read_or_refused),
         cmocka_unit_test(the_rules_void_and_refuse_what_they_must),

@@ -28,6 +28,14 @@ static void help_lists_every_verb_and_each_explains_itself(void **state)
     assert_null(strstr(all.output, "worker"));
 }
 
+static void output_that_is_lost_is_told(void **state)
+{
+    (void)state;
+    write_file("experiments/good.yaml", "question: 'How much?'\ndriver: 'null'\n");
+    program_run run = run_program("list > /dev/full");
+    expect(&run, 3, "tb list: the output is not complete");
+}
+
 static void list_tells_what_an_experiment_asks(void **state)
 {
     (void)state;
@@ -197,6 +205,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         IN_SCRATCH(help_lists_every_verb_and_each_explains_itself),
+        IN_SCRATCH(output_that_is_lost_is_told),
         IN_SCRATCH(list_tells_what_an_experiment_asks),
         IN_SCRATCH(keys_are_shown_from_the_tables_that_check_them),
         IN_SCRATCH(an_experiment_is_shown_as_json),

@@ -214,6 +214,15 @@ static inline bool has_code(const reply *r, const char *code)
     return strstr(r->body, want) != NULL;
 }
 
+/* The engine's requests for memory so far, read over the given connection. */
+static inline uint64_t allocations(int fd, reply *r)
+{
+    assert_int_equal(request(fd, r, "GET", "/metrics", "", NULL, 0), 200);
+    const char *at = strstr(r->body, "\ntensorbrain_allocations_total ");
+    assert_non_null(at);
+    return strtoull(at + strlen("\ntensorbrain_allocations_total "), NULL, 10);
+}
+
 /* After whatever came: a connection of its own gets its answer. */
 static inline void check_well(const live *l, const char *after)
 {

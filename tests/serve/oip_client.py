@@ -35,6 +35,7 @@ def main():
     assert client.get_model_config(model)["max_batch_size"] >= rows
     assert client.get_model_repository_index()[0]["name"] == model
 
+    before = client.get_inference_statistics(model)["model_stats"][0]
     x = np.random.default_rng(1).standard_normal((rows, columns)).astype(np.float32)
     text, raw = infer(client, model, x, False), infer(client, model, x, True)
     assert text.shape == raw.shape == (rows, classes) and text.dtype == np.float32
@@ -44,7 +45,8 @@ def main():
         assert (alone.view(np.uint32) == raw[i:i + 1].view(np.uint32)).all(), "a row alone has other bits"
 
     statistics = client.get_inference_statistics(model)["model_stats"][0]
-    assert statistics["inference_count"] == 3 * rows and statistics["inference_stats"]["success"]["count"] == rows + 2
+    assert statistics["inference_count"] == before["inference_count"] + 3 * rows
+    assert statistics["inference_stats"]["success"]["count"] == before["inference_stats"]["success"]["count"] + rows + 2
     client.load_model(model)
     assert client.is_model_ready(model)
     try:

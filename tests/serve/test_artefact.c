@@ -108,6 +108,7 @@ static void expect_refused(const live *l, const char *what, const char *answer)
     assert_int_equal(post(l, &r, "/v2/repository/index", ""), 200);
     assert_non_null(strstr(r.body, "\"version\":\"1\",\"state\":\"READY\""));
     assert_null(strstr(r.body, "\"reason\":\"\""));
+    assert_null(strstr(r.body, l->dir)); /* where on the disk is nobody's business */
     assert_int_equal(post(l, &r, "/v1/predict", row), 200);
     assert_string_equal(r.body, answer);
 }
@@ -138,8 +139,14 @@ static void a_damaged_artefact_is_refused_and_the_running_one_serves_on(void **s
         run_command("rm -r 1 && mv kept 1", &l);
     }
     run_command("cp -r 1 kept", &l);
-    flip_byte(path_in(&l, "1/weights.safetensors"), -2);
+    flip_byte(path_in(&l, "1/weights.safetensors"), -4); /* a low bit: no answer need differ by much */
     expect_refused(&l, "a changed weight", answer);
+    run_command("rm -r 1 && cp -r kept 1", &l);
+    flip_byte(path_in(&l, "1/weights.safetensors"), -2); /* a high one, with the hash that goes with it */
+    run_command("sed -i \"/weights.safetensors/s/[0-9a-f]\\{64\\}/"
+                "$(sha256sum < 1/weights.safetensors | cut -c1-64)/\" 1/model.yaml",
+                &l);
+    expect_refused(&l, "other answers than the stored ones", answer);
     run_command("rm -r 1 && mv kept 1", &l);
     assert_int_equal(post(&l, &r, "/v2/repository/models/net/load", ""), 200);
     assert_int_equal(post(&l, &r, "/v1/predict", row), 200);

@@ -83,6 +83,23 @@ static void health_is_answered_while_a_worker_computes(void **state)
     live_stop(&l);
 }
 
+/* A fast model runs in the loop, one whose row costs many hand-overs by workers; `config` tells what was measured. */
+static void the_mode_follows_from_measured_times(void **state)
+{
+    (void)state;
+    for (int slow = 0; slow < 2; slow++) {
+        live l = {.delay_us = slow ? 20000 : 0, .max_batch = 2};
+        static reply r;
+        live_start(&l);
+        assert_int_equal(get(&l, &r, "/v2/models/mlp/config"), 200);
+        assert_non_null(strstr(r.body, slow ? "\"mode\":\"worker\",\"workers\":1" : "\"mode\":\"loop\",\"workers\":0"));
+        double handover_ns = json_field(r.body, "handover_ns"), row_ns = json_field(strstr(r.body, "batch_ns"), "ns");
+        assert_true(handover_ns > 0 && row_ns > 0);
+        assert_true((row_ns > TBI_SLOW_MODEL * handover_ns) == slow);
+        live_stop(&l);
+    }
+}
+
 static void what_cannot_be_in_time_is_refused_at_once(void **state)
 {
     (void)state;
@@ -195,8 +212,8 @@ static void a_client_that_leaves_is_not_computed_for(void **state)
     await_stopped(&l);
     for (int i = 0; i < 3; i++) send_predict(gone[i] = dial(&l), x, "");
     await_queue(&l, 3);
-    for (int i = 0; i < 3; i++) { /* RST */
-        struct linger now = {.l_onoff = 1};
+    for (int i = 0; i < 3; i++) { /* one by FIN, two by RST */
+        struct linger now = {.l_onoff = i > 0};
         setsockopt(gone[i], SOL_SOCKET, SO_LINGER, &now, sizeof now);
         close(gone[i]);
     }
@@ -279,6 +296,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_that_meet_share_a_batch),
         cmocka_unit_test(health_is_answered_while_a_worker_computes),
+        cmocka_unit_test(the_mode_follows_from_measured_times),
         cmocka_unit_test(what_cannot_be_in_time_is_refused_at_once),
         cmocka_unit_test(what_became_late_is_told_504),
         cmocka_unit_test(a_full_queue_refuses_with_503_and_keeps_what_it_has),

@@ -52,7 +52,7 @@ static int only_connection(const live *l)
     static reply r;
     int fd = dial(l);
     do assert_int_equal(request(fd, &r, "GET", "/metrics", "", NULL, 0), 200);
-    while (!strstr(r.body, "\ntensorbrain_connections 1\n"));
+    while (!strstr(r.body, "\ntensorbrain_open_connections 1\n"));
     return fd;
 }
 
@@ -277,7 +277,7 @@ static void resets_at_any_byte_of_a_request_and_in_its_reply_hurt_nobody(void **
         reset(fd);
     }
     check_well(&l, "resets");
-    await_metric(&l, "connections 1");
+    await_metric(&l, "open_connections 1");
     live_stop(&l);
 }
 
@@ -329,7 +329,7 @@ static void six_hundred_connections_meet_a_limit_of_512(void **state)
     assert_int_equal(refused, DIAL - MOST + 1);
     close(stays);
     for (int i = 0; i < DIAL; i++) close(fd[i]);
-    await_metric(&l, "connections 1");
+    await_metric(&l, "open_connections 1");
     check_well(&l, "600 connections");
     live_stop(&l);
 }

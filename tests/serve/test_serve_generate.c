@@ -134,6 +134,29 @@ static void the_whole_text_is_the_streamed_one(void **state)
     live_stop(&l);
 }
 
+/* The first text makes its place grow; those after it ask the engine's heap for nothing, streamed or whole. */
+static void texts_allocate_nothing_in_steady_state(void **state)
+{
+    (void)state;
+    live l = {0};
+    static reply r;
+    static stream s;
+    uint64_t before = 0;
+    start(&l, TB_SERVE_LOOP, 4);
+    int fd = dial(&l);
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(ask_for(fd, &r, stream_path, "Once", "\"max_tokens\":40"), 200);
+        read_stream(fd, &s);
+        assert_int_equal(s.n, 40);
+        assert_int_equal(ask_for(fd, &r, path, "Once", "\"max_tokens\":40"), 200);
+        uint64_t now = allocations(fd, &r);
+        if (i > 1) assert_int_equal(now, before);
+        before = now;
+    }
+    close(fd);
+    live_stop(&l);
+}
+
 /* ---- many at once ---- */
 enum { WRITERS = 12, TEXTS = 6 };
 
@@ -368,6 +391,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_stream_holds_the_tokens_that_the_model_gives),
         cmocka_unit_test(the_whole_text_is_the_streamed_one),
+        cmocka_unit_test(texts_allocate_nothing_in_steady_state),
         cmocka_unit_test(texts_are_the_same_in_any_company),
         cmocka_unit_test(a_text_ends_behind_its_stop),
         cmocka_unit_test(what_cannot_be_generated_is_refused),

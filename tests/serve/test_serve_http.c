@@ -168,6 +168,7 @@ static void unusual_but_legal_requests_are_answered(void **state)
                 "HTTP2-Settings: AAMAAABkAAQAAP__\r\n"),
          200},
         {"GET /v2 HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 200},
+        {"POST /v2/repository/index HTTP/1.1\r\nHost: t\r\n\r\n", 200}, /* no length: no body */
         {"GET /v2 HTTP/1.1\r\nHost: t\r\nContent-Length: 18\r\n\r\n" BODY18, 200},
         {"GET /v2 HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 200},
         {"POST /v1/predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -195,14 +195,6 @@ static void metadata_health_and_statistics_tell_the_truth(void **state)
     assert_int_equal(fetch(&server, &r, "HEAD", "/v2/health/live", "", NULL, 0), 200);
 }
 
-static uint64_t allocations(int fd, reply *r)
-{
-    assert_int_equal(request(fd, r, "GET", "/metrics", "", NULL, 0), 200);
-    const char *at = strstr(r->body, "\ntensorbrain_allocations_total ");
-    assert_non_null(at);
-    return strtoull(at + strlen("\ntensorbrain_allocations_total "), NULL, 10);
-}
-
 /* Every place of the table of connections takes its first requests ever, as many at once as there are places: there is
  * no warm-up that one could forget. */
 static void requests_of_one_row_allocate_nothing_from_the_first_on(void **state)

@@ -306,7 +306,7 @@ static void too_many_connections_are_told_so(void **state)
     wait_ready(&l);
     int stays = dial(&l); /* and is the only one, once what asked before has left */
     do assert_int_equal(request(stays, &r, "GET", "/metrics", "", NULL, 0), 200);
-    while (!strstr(r.body, "\ntensorbrain_connections 1\n"));
+    while (!strstr(r.body, "\ntensorbrain_open_connections 1\n"));
     for (int i = 0; i < 30; i++) {
         fd[i] = dial(&l);
         (void)!send(fd[i], predict_request, strlen(predict_request), MSG_NOSIGNAL);
@@ -345,7 +345,7 @@ static void connections_come_and_go(void **state)
     for (int i = 0; i < 100 && !gone; i++) {
         usleep(30000);
         assert_int_equal(get(&l, &r, "/metrics"), 200);
-        gone = strstr(r.body, "\ntensorbrain_connections 1\n") != NULL;
+        gone = strstr(r.body, "\ntensorbrain_open_connections 1\n") != NULL;
     }
     assert_true(gone);
     live_stop(&l);
