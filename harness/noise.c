@@ -127,6 +127,14 @@ cleanup:
     return st;
 }
 
+bool tb_noise_cores_moved(double before_ns, double after_ns)
+{
+    enum { LEAST_NS = 100, LEAST_FACTOR = 2 };
+    double near = fmin(before_ns, after_ns), far = fmax(before_ns, after_ns);
+    if (isnan(before_ns) || isnan(after_ns)) return false;
+    return far - near > LEAST_NS && far > LEAST_FACTOR * near;
+}
+
 static double pressure(void)
 {
     double percent = NAN;

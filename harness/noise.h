@@ -3,6 +3,7 @@
  * percent, so noise is seen by timing fixed work and by pressure stall information. */
 #pragma once
 #include "journal.h"
+#include <stdbool.h>
 
 typedef struct tb_noise {
     double calib_median_ns;      /* a fixed chain of multiplications, timed 1000 times */
@@ -17,5 +18,10 @@ typedef struct tb_noise {
 } tb_noise;
 
 TB_MUST_USE tb_status tb_noise_measure(tb_noise *out);
+/* Whether two figures of core_to_core_ns are of unlike pairs of cores: by more than 100 ns and a factor of 2. On the
+ * machine of results/headline, over 600 launches, the figures are 19 to 29 ns (one core's two threads), 46 to 79 (one
+ * L3) or 249 to 305 (two); sums of 256 KiB to 4 MiB took 1.4 to 2.4 times as long on the last, while 20 and 60 ns
+ * could not be told apart by any metric. NaN is unlike nothing. */
+bool tb_noise_cores_moved(double before_ns, double after_ns);
 /* As values "noise.<when>.calib_cv", ... of rank -1; `when`: before | after. What is NaN is left out. */
 TB_MUST_USE tb_status tb_noise_write(tb_journal *j, const char *when, const tb_noise *noise);

@@ -2,6 +2,7 @@
 #include "runner.h"
 #include "h5.h"
 #include "journal.h"
+#include "noise.h"
 #include "progress.h"
 #include "tb_alloc.h"
 #include "tb_rng.h"
@@ -215,22 +216,21 @@ static tb_status launch_again(const tb_launch_plan *plan, tb_outcome *outcome)
     return st == TB_OK ? tb_launch_run(plan, outcome) : st;
 }
 
-static bool differ(double a, double b) { return a > 2 * b || b > 2 * a; }
-
-/* On virtual machines two cores may find themselves on another pair of real ones. Of points that use two cores, a
- * launch in which they moved, or on a pair unlike that of the launches before it, is measured again: up to twice, and
- * no more than every fourth of a run. A pair that stays is what later launches are held against; each file has its
- * values. */
+/* On virtual machines two cores may find themselves on another pair of real ones. Where the driver says that this
+ * decides its figures, a launch on two cores in which they moved, or on a pair unlike that of the launches before it, is
+ * measured again: up to twice, and no more than every fourth of a run. A pair that stays is what later launches are
+ * held against; each file has its values. */
 static tb_status repeat_if_cores_moved(tb_runner *r, const tb_launch_plan *plan, const tb_progress *p,
                                        tb_outcome *outcome)
 {
     enum { TRIES = 2, SHARE = 4 };
     int most = (int)(r->experiment->n_points * r->experiment->launches) / SHARE + 1;
-    if (plan->point->ranks * plan->point->threads < 2) return TB_OK;
+    if (!r->experiment->driver->needs_pair || plan->point->ranks * plan->point->threads < 2) return TB_OK;
     for (int tries = 0; strcmp(outcome->status, "ok") == 0; tries++) {
         double before, after;
         TB_TRY(read_core_to_core(plan, &before, &after));
-        bool moved = differ(before, after), same = r->core_to_core_ns == 0 || !differ(after, r->core_to_core_ns);
+        bool moved = tb_noise_cores_moved(before, after);
+        bool same = r->core_to_core_ns == 0 || !tb_noise_cores_moved(after, r->core_to_core_ns);
         bool last = tries == TRIES || r->n_repeated == most;
         if ((!moved && same) || last) {
             if (!moved && !isnan(after)) r->core_to_core_ns = after;

@@ -44,6 +44,7 @@ typedef struct tb_driver {
     /* What else it may emit that conditions and checks can name: values, checks, texts; NULL at the end.
      * "batch.*" stands for all names that begin so. */
     const char *const *emits;
+    bool needs_pair; /* the time between two cores decides its figures: launches whose cores moved are repeated */
     tb_status (*setup)(const tb_run *run, void **state);
     tb_status (*check)(const tb_run *run, void *state);    /* or NULL; after a failed check nothing is timed */
     tb_status (*run_once)(const tb_run *run, void *state); /* one iteration; either this or run */

@@ -2,8 +2,8 @@
  *
  * A rank writes the state of the ranges that it owns, each under its parameter and first element, so what a file holds
  * does not depend on who wrote it: ranks of another number read whatever overlaps their own ranges. The manifest, by
- * rank 0, has what all ranks have (parameters, the order of gradients, the step) and the hash of each shard. It is
- * replaced last, and shards carry their step's name: a save that is cut off leaves the checkpoint before it whole. */
+ * rank 0, has what all ranks have (parameters, running averages, the order of gradients, the step) and the hash of each
+ * shard. It is replaced last, and shards carry their step's name: a save that is cut off leaves the checkpoint before it whole. */
 #include "ddp_internal.h"
 #include "tb_alloc.h"
 #include "tb_autograd.h"
@@ -132,11 +132,16 @@ static tb_status write_manifest(const tb_ddp *d, const char *path, const char *h
     tb_safetensors_pair *notes = tb_calloc((size_t)ranks + 3, sizeof *notes);
     char(*keys)[32] = tb_calloc((size_t)ranks, sizeof *keys);
     int64_t n = d->n;
+    int n_buffers = tb_params_buffer_count(d->cfg.params);
     items list = {0};
     tb_scope *scope = tb_scope_open();
-    tb_status st = notes && keys ? open_items(&list, d->n * (1 + u->n_states) + 1) : TB_ERR_OOM;
+    tb_status st = notes && keys ? open_items(&list, d->n * (1 + u->n_states) + n_buffers + 1) : TB_ERR_OOM;
     if (st == TB_OK) st = add_item(&list, tb_strdup(order_name), tb_tensor_from(TB_I32, 1, &n, d->order));
     for (int i = 0; st == TB_OK && i < d->n; i++) st = add_item(&list, tb_strdup(name_of(d, i)), d->slots[i].leaf);
+    for (int i = 0; st == TB_OK && i < n_buffers; i++) {
+        const tb_param *buffer = tb_params_buffer_at(d->cfg.params, i);
+        st = add_item(&list, tb_strdup(buffer->name), buffer->tensor);
+    }
     for (int i = 0; st == TB_OK && i < d->n * u->n_states; i++) {
         if (!u->whole[i]) continue;
         const char *name = name_of(d, i / u->n_states);
@@ -249,6 +254,10 @@ static tb_status read_manifest(tb_ddp *d, const tb_safetensors *f, const char *p
     if (st == TB_OK) st = note_int(f, path, "shards", 1, shards);
     if (st == TB_OK) st = read_order(d, f, path, order);
     for (int i = 0; st == TB_OK && i < d->n; i++) st = tb_safetensors_load(f, name_of(d, i), d->slots[i].leaf);
+    for (int i = 0; st == TB_OK && i < tb_params_buffer_count(d->cfg.params); i++) {
+        const tb_param *buffer = tb_params_buffer_at(d->cfg.params, i);
+        st = tb_safetensors_load(f, buffer->name, buffer->tensor);
+    }
     if (st == TB_OK) st = tbi_ddp_take_order(d, order);
     if (st == TB_OK) st = tbi_ddp_update_place(d);
     for (int i = 0; st == TB_OK && i < d->n * u->n_states; i++) {

@@ -49,8 +49,8 @@ int64_t tb_ddp_sum_ns(const tb_ddp *d); /* of the last step: time in posting, he
 int tb_ddp_buckets(const tb_ddp *d);
 int64_t tb_ddp_bytes(const tb_ddp *d); /* of the arena: what a step sums */
 
-/* ---- checkpoints of parameters and of an optimizer that is shared out (`update`): a folder with one safetensors file
- * a rank, its state under "optim/<parameter>/<state>/<first element>", and manifest.safetensors ---- */
+/* ---- checkpoints of parameters, buffers and an optimizer that is shared out (`update`): a folder with one safetensors
+ * file a rank, its state under "optim/<parameter>/<state>/<first element>", and manifest.safetensors ---- */
 /* Collective, between steps, after the first. The folder holds the last whole checkpoint at any time. */
 TB_MUST_USE tb_status tb_ddp_save(const tb_ddp *d, const char *folder);
 /* Collective, before the first step, on any number of ranks and with any size of buckets: the steps that follow have

@@ -165,4 +165,4 @@ static const char *const emits[] = {"floor",
 
 TB_DRIVER(bench, .version = 1, .doc = "One row of tb bench: a kernel or path beside its bound and a peer", .keys = keys,
           .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],
-          .emits = emits, .setup = setup, .run = run_kind, .teardown = teardown);
+          .emits = emits, .needs_pair = true, .setup = setup, .run = run_kind, .teardown = teardown);

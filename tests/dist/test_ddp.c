@@ -13,6 +13,7 @@
 enum { BATCH = 32, WIDTH = 20, CLASSES = 5, STEPS = 4, TIME = 6, VOCAB = 11 };
 
 static const char mlp[] = "mlp:widths=20-33-17-5,act=gelu";
+static const char normed[] = "resnet:depth=8,channels=1,size=4,width=4,classes=5";
 static const char tied_gpt[] = "gpt:layers=1,width=16,heads=2,vocab=11,context=6";
 
 typedef struct setting {
@@ -39,7 +40,7 @@ typedef struct rank_job {
     pthread_t thread;
 } rank_job;
 
-static tb_tensor *image_loss(const tb_model *m, int step, int micro, int first, int rows)
+static tb_tensor *image_loss(const tb_model *m, bool is_image, int step, int micro, int first, int rows)
 {
     float x[BATCH * WIDTH];
     int32_t y[BATCH];
@@ -50,7 +51,8 @@ static tb_tensor *image_loss(const tb_model *m, int step, int micro, int first, 
             x[r * WIDTH + i] = (float)(h >> 8) / (float)(1 << 24) - 0.5f;
         }
     }
-    tb_tensor *in = tb_tensor_from(TB_F32, 2, (int64_t[]){rows, WIDTH}, x);
+    const int64_t vector[] = {rows, WIDTH}, image[] = {rows, 1, 4, 4};
+    tb_tensor *in = tb_tensor_from(TB_F32, is_image ? 4 : 2, is_image ? image : vector, x);
     return tb_cross_entropy(tb_model_forward(m, in), tb_tensor_from(TB_I32, 1, (int64_t[]){rows}, y),
                             &(tb_ce_opts){.count = tb_scalar(TB_I64, BATCH)});
 }
@@ -78,8 +80,10 @@ static void train(rank_job *j, const tb_model *m, tb_optim *o, tb_ddp *d)
         for (int micro = 0; micro < j->s->micro_batches; micro++) {
             tb_scope *scope = tb_scope_open();
             tb_ddp_begin(d, micro + 1 == j->s->micro_batches);
-            tb_tensor *loss = (j->s->model == tied_gpt ? text_loss : image_loss)(m, j->s->steps ? 0 : step, micro,
-                                                                                 j->rank * rows, rows);
+            int batch = j->s->steps ? 0 : step, first = j->rank * rows;
+            tb_tensor *loss = j->s->model == tied_gpt
+                                  ? text_loss(m, batch, micro, first, rows)
+                                  : image_loss(m, j->s->model == normed, batch, micro, first, rows);
             assert_ok(tb_backward(loss));
             assert_ok(tb_item_f32(loss, &j->losses[step > 0]));
             tb_scope_close(scope);
@@ -259,7 +263,6 @@ static void the_state_of_an_optimizer_is_shared_out(void **state)
     }
 }
 
-/* Each rank would have running averages of its own rows. */
 /* Trained on 2 ranks, kept, and gone on with on 1, 2 and 4, whose shares and buckets are others: the bits of an
  * unbroken run. */
 static void a_checkpoint_resumes_on_other_ranks(void **state)
@@ -293,6 +296,27 @@ static void a_checkpoint_resumes_on_other_ranks(void **state)
     }
 }
 
+/* What a step changes without a gradient: the hash has it too. */
+static void a_checkpoint_has_running_averages(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/tb_ddp_XXXXXX", unbroken[65], hash[65], command[64];
+    assert_non_null(mkdtemp(folder));
+    setting s = {1, 1, 512, normed, true, TB_OPTIM_ADAMW, .until = 0};
+    run(s, unbroken);
+    s.until = 2;
+    s.save = folder;
+    run(s, hash);
+    assert_string_not_equal(hash, unbroken);
+    s.until = 0;
+    s.save = NULL;
+    s.load = folder;
+    run(s, hash);
+    assert_string_equal(hash, unbroken);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
 /* A shard of one checkpoint among those of another, or another model's, is no checkpoint. */
 static void a_checkpoint_of_something_else_is_refused(void **state)
 {
@@ -314,6 +338,7 @@ static void a_checkpoint_of_something_else_is_refused(void **state)
     assert_int_equal(system(command), 0);
 }
 
+/* Each rank would have running averages of its own rows. */
 static void *create_with_buffers(void *arg)
 {
     rank_job *j = arg;
@@ -353,6 +378,7 @@ int main(void)
         cmocka_unit_test(updates_on_sums_have_the_bits_of_an_optimizer),
         cmocka_unit_test(the_state_of_an_optimizer_is_shared_out),
         cmocka_unit_test(a_checkpoint_resumes_on_other_ranks),
+        cmocka_unit_test(a_checkpoint_has_running_averages),
         cmocka_unit_test(a_checkpoint_of_something_else_is_refused),
         cmocka_unit_test(accumulation_sums_once_and_all_ranks_agree),
         cmocka_unit_test(running_averages_are_refused_on_several_ranks),

@@ -126,6 +126,18 @@ static void noise_is_measured_and_recorded(void **state)
     tb_launch_free(l);
 }
 
+static void cores_have_moved_when_a_line_takes_another_way(void **state)
+{
+    (void)state;
+    assert_false(tb_noise_cores_moved(20, 60)); /* one core's threads, two cores of an L3 */
+    assert_false(tb_noise_cores_moved(79, 46));
+    assert_true(tb_noise_cores_moved(79, 249));
+    assert_true(tb_noise_cores_moved(305, 25));
+    assert_false(tb_noise_cores_moved(249, 305));
+    assert_false(tb_noise_cores_moved(600, 710)); /* sockets apart, both times */
+    assert_false(tb_noise_cores_moved((double)NAN, 60) || tb_noise_cores_moved(60, (double)NAN));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -135,6 +147,7 @@ int main(void)
         cmocka_unit_test(a_rank_states_its_binding),
         cmocka_unit_test(the_printed_json_is_json),
         cmocka_unit_test(noise_is_measured_and_recorded),
+        cmocka_unit_test(cores_have_moved_when_a_line_takes_another_way),
     };
     return cmocka_run_group_tests(tests, NULL, remove_temporaries);
 }
