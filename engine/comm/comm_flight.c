@@ -1,7 +1,8 @@
 /* Reads flight records after the fact, and finds the culprit:
  *   1. A rank that gave up says which rank it waited for, or which broke the rules. If that one gave up as well, the
- *      word is its; if it waited for a message when it was ended, or when that one had given up, the message's peer is
- *      next. The chain ends at a rank that did neither.
+ *      word is its; if it waited for a message when the first gave up, and until it was ended or had given up, the
+ *      message's peer is next. The chain ends at a rank that did neither, or that stood meanwhile in the posting of a
+ *      message: posting does not wait.
  *   2. Where nobody gave up (a rank died and the launcher ended the rest): the rank that nothing from outside ended;
  *      rather one without a record or in no operation (dead, or computing while others wait) than one in a wait.
  *   3. Where that leaves none: the rank whose oldest open operation comes first. */
@@ -19,6 +20,7 @@ typedef struct state { /* of one rank */
     flight_entry newest_open; /* what it began last */
     flight_entry failed;      /* the first wait that it gave up; number 0: none */
     flight_entry last;        /* to end; number 0: none */
+    flight_entry stood;       /* the last message that it was long in posting; number 0: none */
 } state;
 
 static bool read_file(const char *prefix, int rank, flight *to)
@@ -31,13 +33,22 @@ static bool read_file(const char *prefix, int rank, flight *to)
     return ok;
 }
 
+static int64_t posted_until(const flight_entry *e)
+{
+    if (e->state == FLIGHT_POSTING) return INT64_MAX;
+    return e->open_ns ? e->open_ns : e->ended_ns;
+}
+
 static void digest(flight *f, state *out)
 {
+    static const int64_t long_ns = 100000000;
     *out = (state){.readable = true, .closed = f->head.closed, .pid = f->head.pid, .excused_ns = f->head.excused_ns};
     for (int i = 0; i < FLIGHT_ENTRIES; i++) {
         flight_entry *e = &f->entries[i];
         e->what[sizeof e->what - 1] = e->label[sizeof e->label - 1] = 0;
         if (!e->number || e->number > f->head.posted) continue;
+        if (e->peer >= 0 && posted_until(e) - e->posted_ns >= long_ns && e->number > out->stood.number)
+            memcpy(&out->stood, e, sizeof *e);
         if (e->state == FLIGHT_DONE) {
             if (e->number > out->last.number) memcpy(&out->last, e, sizeof *e);
         } else {
@@ -66,15 +77,26 @@ static bool blames(const state *all, int rank, int ranks)
     return (!s->excused_ns || then < s->excused_ns) && (!its || then < its);
 }
 
-/* Whom a rank waited for that was ended from outside, or gave up when the other had; -1: nobody. One that was posting
- * its message, or did so for long, was not waiting: posting does not wait, so it slept or stood still. */
-static int waited_for(const state *all, int rank, int ranks)
+/* Was the rank in the posting of one message for a fourth or more of the wait that was given up? */
+static bool stood_still(const state *s, const flight_entry *given_up)
 {
-    static const int64_t long_ns = 100000000;
-    const state *s = &all[rank];
+    int64_t from = s->stood.posted_ns, until = posted_until(&s->stood);
+    if (!s->stood.number) return false;
+    if (from < given_up->posted_ns) from = given_up->posted_ns;
+    if (until > given_up->ended_ns) until = given_up->ended_ns;
+    return until - from >= (given_up->ended_ns - given_up->posted_ns) / 4;
+}
+
+/* Whom a rank waited for when another gave up, and until it was ended from outside or gave up too; -1: nobody. */
+static int waited_for(state *s, const flight_entry *given_up, int ranks)
+{
     const flight_entry *e = &s->oldest_open;
+    if (stood_still(s, given_up)) {
+        memcpy(&s->newest_open, &s->stood, sizeof s->stood); /* woken since, it may have begun others */
+        return -1;
+    }
     bool waits = (s->excused_ns || s->failed.number) && e->number && e->state != FLIGHT_POSTING && e->peer < ranks;
-    return waits && e->open_ns - e->posted_ns < long_ns ? e->peer : -1;
+    return waits && e->posted_ns <= given_up->ended_ns ? e->peer : -1;
 }
 
 /* Rule 1; -1: nobody blames anybody. Of two that say different things the one that more ranks blame; where no majority
@@ -85,11 +107,12 @@ static int follow_blame(state *s, int ranks, int *other)
     *other = -1;
     while (at < ranks && !blames(s, at, ranks)) at++;
     if (at == ranks) return -1;
+    const flight_entry *first = &s[at].failed;
     for (int next = at; next >= 0 && !s[next].on_chain;) {
         accuser = at, at = next;
         s[at].on_chain = true;
         bool word = blames(s, at, ranks), disputed = s[accuser].failed.disputed;
-        next = word ? s[at].failed.blamed : disputed ? -1 : waited_for(s, at, ranks);
+        next = word ? s[at].failed.blamed : disputed ? -1 : waited_for(&s[at], first, ranks);
     }
     if (!s[accuser].failed.disputed) return at;
     int votes[2] = {0};

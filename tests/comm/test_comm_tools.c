@@ -141,16 +141,18 @@ static void the_record_names_the_rank_that_others_wait_for(void **state)
     assert_int_equal(tb_comm_read_flight("/tmp/no such record", &report, &culprit), TB_ERR_IO);
 }
 
-/* A record of four ranks by hand: the last operation of each, where it was, and when the rank was ended from outside.
- */
-static void write_record(const char *prefix, int rank, flight_entry last, int64_t excused_ns)
+/* A record of four ranks by hand: the last operations of each, where they were, and when the rank was ended from
+ * outside. */
+static void write_record(const char *prefix, int rank, int n, const flight_entry *last, int64_t excused_ns)
 {
     char path[80];
     flight *f = calloc(1, sizeof *f);
     assert_non_null(f);
-    f->head = (flight_head){.magic = flight_magic, .rank = rank, .size = 4, .posted = 1, .excused_ns = excused_ns};
-    last.number = 1;
-    memcpy(&f->entries[1], &last, sizeof last);
+    f->head = (flight_head){.magic = flight_magic, .rank = rank, .size = 4, .posted = n, .excused_ns = excused_ns};
+    for (int i = 0; i < n; i++) {
+        memcpy(&f->entries[i + 1], &last[i], sizeof *last);
+        f->entries[i + 1].number = i + 1;
+    }
     snprintf(path, sizeof path, "%s.%d", prefix, rank);
     FILE *file = fopen(path, "wb");
     assert_non_null(file);
@@ -179,12 +181,51 @@ static void follow_to_three(int its_state, int64_t slept_ns)
             e.state = its_state;
             e.open_ns = e.posted_ns + slept_ns;
         }
-        write_record(prefix, r, e, r == 1 ? 0 : 201);
+        write_record(prefix, r, 1, &e, r == 1 ? 0 : 201);
     }
     assert_int_equal(tb_comm_read_flight(prefix, &report, &culprit), TB_OK);
     assert_int_equal(culprit.rank, 3);
     assert_int_equal(culprit.other, -1);
     tb_text_free(&report);
+}
+
+/* Rank 0 gave up a wait for 1 in which 1 stood still in the posting of its first message; 1 had another message open
+ * with 2, from before or, woken when all were ended, begun since. Ranks 2 and 3 wait for 1. */
+static void stand_still(const flight_entry messages[2])
+{
+    char prefix[64];
+    tb_text report = {0};
+    tb_culprit culprit;
+    prefix_of("still", prefix);
+    for (int r = 0; r < 4; r++) {
+        flight_entry e[2] = {
+            {.posted_ns = 0, .open_ns = 1, .peer = 1, .blamed = -1, .state = FLIGHT_OPEN, .what = "receive"}};
+        if (r == 0) {
+            e[0].state = FLIGHT_FAILED;
+            e[0].ended_ns = second;
+            e[0].blamed = 1;
+        }
+        if (r == 1) memcpy(e, messages, sizeof e);
+        write_record(prefix, r, r == 1 ? 2 : 1, e, r == 0 ? 0 : second + 3000000);
+    }
+    assert_int_equal(tb_comm_read_flight(prefix, &report, &culprit), TB_OK);
+    assert_int_equal(culprit.rank, 1);
+    assert_true(culprit.inside);
+    assert_non_null(strstr(culprit.doing, "stood"));
+    tb_text_free(&report);
+}
+
+static void the_record_names_where_a_rank_stood_still(void **state)
+{
+    (void)state;
+    const flight_entry before = {.posted_ns = 1000, .open_ns = 2000, .peer = 2, .blamed = -1, .state = FLIGHT_OPEN},
+                       asleep = {.posted_ns = 3000, .peer = 0, .blamed = -1, .state = FLIGHT_POSTING, .what = "stood"},
+                       woken = {.posted_ns = 3000, .open_ns = second + 1000000, .ended_ns = second + 1000001,
+                                .peer = 0, .blamed = -1, .state = FLIGHT_DONE, .what = "stood"},
+                       since = {.posted_ns = second + 2000000, .open_ns = second + 2000001, .peer = 2, .blamed = -1,
+                                .state = FLIGHT_OPEN};
+    stand_still((const flight_entry[]){before, asleep});
+    stand_still((const flight_entry[]){woken, since});
 }
 
 static void the_record_follows_who_waited_for_whom(void **state)
@@ -332,6 +373,7 @@ int main(void)
         cmocka_unit_test(a_recorded_group_passes_the_battery_and_closes_in_order),
         cmocka_unit_test(the_record_names_the_rank_that_others_wait_for),
         cmocka_unit_test(the_record_follows_who_waited_for_whom),
+        cmocka_unit_test(the_record_names_where_a_rank_stood_still),
         cmocka_unit_test(faults_are_spelled_strictly),
         cmocka_unit_test(a_turned_bit_changes_the_sum),
         cmocka_unit_test(a_killed_rank_is_named),
