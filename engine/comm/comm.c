@@ -1,11 +1,7 @@
-/* The public calls: checks arguments, counts, keeps the failure of a communicator, waits with deadlines, finds
- * backends by name. What moves the data is in comm_<backend>.c. */
+/* Groups and calls: finds backends by name, checks arguments, counts, keeps the failure of a communicator. Waiting is
+ * in comm_wait.c, what moves the data in comm_<backend>.c. */
 #include "comm_internal.h"
-#include "tb_cpu.h"
-#include "tb_log.h"
 #include "tb_text.h"
-#include <immintrin.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -39,8 +35,7 @@ static tb_status find_backend(const char *name, int *out)
 
 /* ---- failures ---- */
 
-/* A failure of the group, not of the arguments, makes the communicator unusable. */
-static tb_status keep_failure(tb_comm *c, tb_status st)
+tb_status tbi_comm_keep_failure(tb_comm *c, tb_status st)
 {
     if (st == TB_OK || c->failed || st == TB_ERR_INVALID || st == TB_ERR_DTYPE || st == TB_ERR_UNSUPPORTED) return st;
     c->failed = st;
@@ -48,7 +43,7 @@ static tb_status keep_failure(tb_comm *c, tb_status st)
     return st;
 }
 
-static tb_status usable(const tb_comm *c)
+tb_status tbi_comm_usable(const tb_comm *c)
 {
     if (!c->failed) return TB_OK;
     return TB_FAIL(TB_ERR_CANCELLED, "rank %d: this communicator failed before: %s", c->rank,
@@ -159,7 +154,7 @@ static tb_status split_by_ids(tb_comm *c, membership *all, int color, tb_comm **
 tb_status tb_comm_split(tb_comm *c, int color, tb_comm **out)
 {
     *out = NULL;
-    TB_TRY(usable(c));
+    TB_TRY(tbi_comm_usable(c));
     tb_comm *base = plain(c);
     if (!base->backend->split) {
         membership *all = tb_calloc((size_t)c->size, sizeof *all);
@@ -172,7 +167,7 @@ tb_status tb_comm_split(tb_comm *c, int color, tb_comm **out)
     TB_TRY(find_backend(c->name, &backend));
     tb_comm *child = new_comm(backend, 0, 1, &(tb_comm_options){ .deadline_ns = c->deadline_ns, .heap = c->heap });
     if (!child) return tb_error_code();
-    tb_status st = keep_failure(c, base->backend->split(base, color, child));
+    tb_status st = tbi_comm_keep_failure(c, base->backend->split(base, color, child));
     if (st != TB_OK || color < 0) {
         free_comm(child);
         return st;
@@ -186,7 +181,7 @@ void tb_comm_close(tb_comm *c)
     if (!c) return;
     if (!c->failed && tb_comm_barrier(c) != TB_OK) tb_error_add("while rank %d closed", c->rank);
     c->backend->close(c);
-    if (c->parent && c->failed) keep_failure(c->parent, tb_error_code() ? tb_error_code() : c->failed);
+    if (c->parent && c->failed) tbi_comm_keep_failure(c->parent, tb_error_code() ? tb_error_code() : c->failed);
     tb_comm_close(c->parent);
     free_comm(c);
 }
@@ -248,7 +243,7 @@ tb_status tb_comm_addresses(tb_comm *c, const void *mine, void **theirs)
 
 void tb_comm_abort(tb_comm *c, int exit_code, const char *why)
 {
-    keep_failure(c, TB_FAIL(TB_ERR_CANCELLED, "rank %d aborted: %s", c->rank, why));
+    tbi_comm_keep_failure(c, TB_FAIL(TB_ERR_CANCELLED, "rank %d aborted: %s", c->rank, why));
     c->backend->abort(c, exit_code, why);
 }
 
@@ -257,13 +252,15 @@ static tb_status collective(tb_comm *c, const char *name, const tbi_collective *
                             tb_request *request)
 {
     tb_request mine = { 0 };
-    TB_TRY(usable(c));
+    TB_TRY(tbi_comm_usable(c));
     TB_TRY(host_only(stream));
     if (what->count < 0) return TB_FAIL(TB_ERR_INVALID, "%s: the count %lld is negative", name, (long long)what->count);
     snprintf(c->doing, sizeof c->doing, "%s #%lld of %lld %s", name, (long long)++c->stats.collectives,
              (long long)what->count, what->dtype == TB_U8 ? "bytes" : tb_dtype_name(what->dtype));
-    if (c->backend->collective) TB_TRY(keep_failure(c, c->backend->collective(c, what, &mine)));
-    else TB_TRY(keep_failure(c, tbi_messages_collective(c, what)));
+    if (c->backend->collective)
+        TB_TRY(tbi_comm_keep_failure(c, c->backend->collective(c, what, &mine)));
+    else
+        TB_TRY(tbi_comm_keep_failure(c, tbi_messages_collective(c, what)));
     if (!request) return tb_comm_wait(c, &mine, 0);
     *request = mine;
     return TB_OK;
@@ -353,7 +350,7 @@ tb_status tb_comm_agree(tb_comm *c, tb_status mine)
 /* ---- messages ---- */
 static tb_status begin_message(tb_comm *c, const tb_stream *stream, const char *what, size_t bytes, int peer)
 {
-    TB_TRY(usable(c));
+    TB_TRY(tbi_comm_usable(c));
     TB_TRY(host_only(stream));
     if (peer < 0 || peer >= c->size || peer == c->rank)
         return TB_FAIL(TB_ERR_INVALID, "%s: rank %d of %d cannot be the peer of rank %d", what, peer, c->size, c->rank);
@@ -366,7 +363,7 @@ tb_status tb_comm_isend(tb_comm *c, const void *data, size_t bytes, int peer, tb
 {
     tb_request mine = { 0 };
     TB_TRY(begin_message(c, stream, "send", bytes, peer));
-    TB_TRY(keep_failure(c, c->backend->send(c, TBI_LANE_USER, data, bytes, peer, &mine)));
+    TB_TRY(tbi_comm_keep_failure(c, c->backend->send(c, TBI_LANE_USER, data, bytes, peer, &mine)));
     if (!request) return tb_comm_wait(c, &mine, 0);
     *request = mine;
     return TB_OK;
@@ -376,103 +373,8 @@ tb_status tb_comm_irecv(tb_comm *c, void *data, size_t bytes, int peer, tb_strea
 {
     tb_request mine = { 0 };
     TB_TRY(begin_message(c, stream, "receive", bytes, peer));
-    TB_TRY(keep_failure(c, c->backend->recv(c, TBI_LANE_USER, data, bytes, peer, &mine)));
+    TB_TRY(tbi_comm_keep_failure(c, c->backend->recv(c, TBI_LANE_USER, data, bytes, peer, &mine)));
     if (!request) return tb_comm_wait(c, &mine, 0);
     *request = mine;
     return TB_OK;
-}
-
-/* ---- requests ---- */
-void tbi_relax(unsigned *turns)
-{
-    if (++*turns < 2000) _mm_pause();
-    else sched_yield();
-}
-
-/* "rank 0 of 2: allreduce #17 of 1024 f32 (step 4, bucket 2) waited 2.0 s for rank 1" */
-static void describe_wait(const tb_comm *c, int64_t waited_ns, int missing, char *out, size_t bytes)
-{
-    char who[32] = "another rank";
-    if (missing >= 0) snprintf(who, sizeof who, "rank %d", missing);
-    snprintf(out, bytes, "rank %d of %d: %s%s%s%s waited %.1f s for %s", c->rank, c->size, c->doing,
-             c->label[0] ? " (" : "", c->label, c->label[0] ? ")" : "", (double)waited_ns * 1e-9, who);
-}
-
-enum { WAIT_TEXT = 320 };
-
-static tb_status too_late(tb_comm *c, const void *op, int64_t waited_ns)
-{
-    char text[WAIT_TEXT];
-    c->blamed = c->backend->missing(c, op);
-    describe_wait(c, waited_ns, c->blamed, text, sizeof text);
-    return TB_FAIL(TB_ERR_TIMEOUT, "%s", text);
-}
-
-/* A wait that ended well, but took more than this part of the deadline, is told: the rank lives and is slow. */
-enum { SLOW_PART = 4 };
-
-static void tell_slow(const tb_comm *c, int64_t waited_ns, int missing)
-{
-    char text[WAIT_TEXT];
-    describe_wait(c, waited_ns, missing, text, sizeof text);
-    tb_log_write(TB_LOG_WARN, "%s, which is slow; the deadline is %.1f s", text, (double)c->deadline_ns * 1e-9);
-}
-
-const tb_comm *tbi_comm_accuser(const tb_comm *c)
-{
-    while (c->blamed < 0 && c->inner) c = c->inner;
-    return c;
-}
-
-tb_status tbi_comm_wait_until(tb_comm *c, tb_request *request, int64_t until_ns)
-{
-    if (!request->op) return TB_OK;
-    int64_t start = tb_now_ns(), now = start;
-    unsigned turns = 0;
-    bool done = false, slow = false;
-    int missing = -1;
-    tb_status st = TB_OK;
-    for (;;) {
-        st = c->backend->poll(c, request->op, &done);
-        if (st != TB_OK || done) break;
-        tbi_relax(&turns);
-        if (turns % 64) continue;
-        now = tb_now_ns();
-        if (!slow && now - start > c->deadline_ns / SLOW_PART) {
-            slow = true;
-            missing = c->backend->missing(c, request->op);
-        }
-        if (now < until_ns) continue;
-        st = too_late(c, request->op, now - start);
-        break;
-    }
-    if (st != TB_OK && c->backend->give_up) c->backend->give_up(c, request->op);
-    now = tb_now_ns();
-    if (slow && st == TB_OK) tell_slow(c, now - start, missing);
-    c->stats.wait_ns += now - start;
-    request->op = NULL;
-    return st;
-}
-
-tb_status tb_comm_wait(tb_comm *c, tb_request *request, int64_t deadline_ns)
-{
-    return tb_comm_wait_all(c, request, 1, deadline_ns);
-}
-
-tb_status tb_comm_wait_all(tb_comm *c, tb_request *requests, int n, int64_t deadline_ns)
-{
-    TB_TRY(usable(c));
-    int64_t until = tb_now_ns() + (deadline_ns > 0 ? deadline_ns : c->deadline_ns);
-    for (int i = 0; i < n; i++) TB_TRY(keep_failure(c, tbi_comm_wait_until(c, &requests[i], until)));
-    return TB_OK;
-}
-
-tb_status tb_comm_poll(tb_comm *c, tb_request *request, bool *done)
-{
-    *done = request && !request->op;
-    TB_TRY(usable(c));
-    if (*done) return TB_OK;
-    tb_status st = keep_failure(c, c->backend->poll(c, request ? request->op : NULL, done));
-    if (request && *done) request->op = NULL;
-    return st;
 }

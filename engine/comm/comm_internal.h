@@ -76,6 +76,10 @@ struct tb_comm {
     size_t scratch_bytes;
 };
 
+/* A failure of the group, not of the arguments, makes the communicator unusable: the first is kept. Returns st. */
+tb_status tbi_comm_keep_failure(tb_comm *c, tb_status st);
+tb_status tbi_comm_usable(const tb_comm *c); /* CANCELLED where a failure was kept */
+
 tb_status tbi_comm_wait_until(tb_comm *c, tb_request *request, int64_t until_ns);
 /* The one whose newest failure names a rank: c, or what it was put around; without such a failure, the innermost. */
 const tb_comm *tbi_comm_accuser(const tb_comm *c);
