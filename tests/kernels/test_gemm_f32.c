@@ -1,15 +1,5 @@
 /* gemm f32: every kernel gives exactly the bits of the canonical order, whatever the shape, layout and threads. */
-#include "kernel_test.h"
-#include "tb_pool.h"
-#include "tb_rng.h"
-
-typedef struct layout {
-    bool a_transposed, b_transposed, packed, accumulate;
-    int tree, threads;
-    tb_epilogue_act act;
-    bool bias, residual, in_place; /* in_place: the residual is C itself */
-    int c_gap; /* elements between rows of C */
-} layout;
+#include "gemm_test.h"
 
 /* The contract of tb_kernel.h, word for word: chains of fmaf over blocks of k, then the pairwise tree. */
 static float canonical(const tb_gemm_args *g, int64_t i, int64_t j)
@@ -27,26 +17,12 @@ static float canonical(const tb_gemm_args *g, int64_t i, int64_t j)
     return part[0];
 }
 
-static double activated(double x, tb_epilogue_act act)
+static void check(const tb_kernel *k, int64_t m, int64_t n, int64_t kk, const gemm_layout *l, tb_pool *pool)
 {
-    switch (act) {
-    case TB_ACT_RELU: return x < 0 ? 0 : x;
-    case TB_ACT_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case TB_ACT_GELU_ERF: return 0.5 * x * (1 + erf(x / sqrt(2)));
-    case TB_ACT_SILU: return x / (1 + exp(-x));
-    case TB_ACT_NONE: break;
-    }
-    return x;
-}
-
-static void check(const tb_kernel *k, int64_t m, int64_t n, int64_t kk, const layout *l, tb_pool *pool)
-{
-    int64_t c_row = n + l->c_gap, c_floats = m > 0 ? (m - 1) * c_row + n : 0;
-    tb_gemm_args g = {.m = m, .n = n, .k = kk, .tree = l->tree, .accumulate = l->accumulate, .act = l->act,
-                      .a = guarded_random(m * kk, 1), .b = guarded_random(kk * n, 2), .c_row = c_row,
-                      .pool = l->threads > 1 ? pool : NULL};
-    g.a_row = l->a_transposed ? 1 : kk, g.a_col = l->a_transposed ? m : 1;
-    g.b_row = l->b_transposed ? 1 : n, g.b_col = l->b_transposed ? kk : 1;
+    tb_gemm_args g = gemm_layout_args(l, m, n, kk, pool);
+    int64_t c_row = g.c_row, c_floats = m > 0 ? (m - 1) * c_row + n : 0;
+    g.a = guarded_random(m * kk, 1);
+    g.b = guarded_random(kk * n, 2);
     if (l->bias) g.bias = guarded_random(n, 3);
     float *c = guarded_random(c_floats, 4), *before = guarded((size_t)c_floats * sizeof(float));
     if (!l->accumulate)
@@ -63,15 +39,7 @@ static void check(const tb_kernel *k, int64_t m, int64_t n, int64_t kk, const la
             g.residual = c;
         }
     }
-    tb_gemm_args run = g;
-    if (l->packed) {
-        void *packed = guarded(k->pack_bytes(&g));
-        k->pack(&g, packed);
-        run.packed_b = packed;
-        run.b = NULL;
-    }
-    run.scratch = guarded((k->scratch_bytes(&run) + 63) / 64 * 64);
-    k->run(&run);
+    gemm_run_kernel(k, g, l->packed);
 
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < c_row && i * c_row + j < c_floats; j++) {
@@ -85,14 +53,14 @@ static void check(const tb_kernel *k, int64_t m, int64_t n, int64_t kk, const la
             if (l->bias) want += ((const float *)g.bias)[j];
             if (l->residual) want += residual[at];
             if (l->act == TB_ACT_NONE || l->act == TB_ACT_RELU) {
-                want = (float)activated((double)want, l->act);
+                want = (float)gemm_activated((double)want, l->act);
                 if (memcmp(&want, &c[at], sizeof want) != 0 && !(want == 0 && c[at] == 0))
                     fail_msg("%s %lldx%lldx%lld at%d bt%d packed%d acc%d tree%d threads%d: C[%lld,%lld] is %.9g, "
                              "canonical %.9g", k->name, (long long)m, (long long)kk, (long long)n, l->a_transposed,
                              l->b_transposed, l->packed, l->accumulate, l->tree, l->threads, (long long)i,
                              (long long)j, (double)c[at], (double)want);
             } else {
-                assert_near(k, "C", at, (double)c[at], activated((double)want, l->act), 1e-6, 1e-6);
+                assert_near(k, "C", at, (double)c[at], gemm_activated((double)want, l->act), 1e-6, 1e-6);
             }
         }
     guarded_free_all();
@@ -111,18 +79,7 @@ static void every_shape_and_layout_gives_the_canonical_bits(void **state)
         for (size_t i = 0; i < sizeof ms / sizeof *ms; i++)
             for (size_t j = 0; j < sizeof ns / sizeof *ns; j++)
                 for (size_t p = 0; p < sizeof ks / sizeof *ks; p++) {
-                    uint32_t r = tb_random_u32(5, 1, draw++);
-                    layout l = {.a_transposed = r & 1,
-                                .b_transposed = r >> 1 & 1,
-                                .packed = (r >> 2 & 3) == 0,
-                                .accumulate = (r >> 4 & 3) == 0,
-                                .tree = 1 << (r >> 6 & 3),
-                                .threads = 1 + (r >> 8 & 1),
-                                .act = (r >> 9 & 1) ? (tb_epilogue_act)((r >> 10) % 5) : TB_ACT_NONE,
-                                .bias = (r >> 16 & 3) == 0,
-                                .residual = (r >> 20 & 3) == 0,
-                                .in_place = r >> 22 & 1,
-                                .c_gap = (r >> 18 & 3) == 0 ? 5 : 0};
+                    gemm_layout l = gemm_layout_draw(draw++);
                     check(kernels[q], ms[i], ns[j], ks[p], &l, pool);
                 }
 }
@@ -138,8 +95,12 @@ static void long_sums_keep_the_order(void **state)
         for (size_t p = 0; p < sizeof ks / sizeof *ks; p++)
             for (int tree = 1; tree <= 8; tree *= 2)
                 for (int v = 0; v < 4; v++) {
-                    layout l = {.a_transposed = v & 1, .b_transposed = v >> 1 & 1, .accumulate = v == 3, .tree = tree,
-                                .packed = v == 2, .threads = 2};
+                    gemm_layout l = {.a_transposed = v & 1,
+                                     .b_transposed = v >> 1 & 1,
+                                     .accumulate = v == 3,
+                                     .tree = tree,
+                                     .packed = v == 2,
+                                     .threads = 2};
                     check(kernels[q], 9, 37, ks[p], &l, pool);
                     check(kernels[q], 31, 140, ks[p], &l, pool);
                 }
@@ -153,7 +114,8 @@ static void blocks_and_threads_change_nothing(void **state)
     int n_kernels = kernel_test_find("gemm", TB_F32, kernels, 8);
     for (int q = 0; q < n_kernels; q++)
         for (int v = 0; v < 4; v++) {
-            layout l = {.a_transposed = v & 1, .b_transposed = v >> 1, .tree = v == 3 ? 4 : 1, .threads = 1 + (v & 1)};
+            gemm_layout l = {
+                .a_transposed = v & 1, .b_transposed = v >> 1, .tree = v == 3 ? 4 : 1, .threads = 1 + (v & 1)};
             check(kernels[q], 1100, 530, 20, &l, pool);
             check(kernels[q], 1, 1300, 70, &l, pool);
             check(kernels[q], 2, 1030, 550, &l, pool);
@@ -189,8 +151,7 @@ static void nan_and_infinity_reach_their_elements_only(void **state)
         b[7 * N + 20] = INFINITY;
         tb_gemm_args g = {.m = M, .n = N, .k = K, .a = a, .a_row = K, .a_col = 1, .b = b, .b_row = N, .b_col = 1,
                           .c = c, .c_row = N, .tree = 1};
-        g.scratch = guarded((kernels[q]->scratch_bytes(&g) + 63) / 64 * 64);
-        kernels[q]->run(&g);
+        gemm_run_kernel(kernels[q], g, false);
         for (int i = 0; i < M; i++)
             for (int j = 0; j < N; j++) {
                 if (i == 4) assert_true(isnan(c[i * N + j]));
