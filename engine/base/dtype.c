@@ -147,6 +147,7 @@ void tb_store_i64(tb_dtype t, void *p, int64_t x)
     case TB_I32: *(int32_t *)p = (int32_t)x; break;
     case TB_I64: *(int64_t *)p = x; break;
     case TB_BOOL: *(uint8_t *)p = x != 0; break;
+    case TB_F32: *(float *)p = (float)x; break; /* rounded once: not every i64 is an f64 */
     default: tb_store_f64(t, p, (double)x); break;
     }
 }

@@ -14,7 +14,7 @@ typedef struct record {
     tb_interceptor interceptor;
     tb_tensor **tensors; /* retained: inputs first, then in order of appearance */
     bool *is_made;       /* by a recorded call */
-    int n_tensors, tensors_capacity;
+    int n_inputs, n_tensors, tensors_capacity;
     recorded *calls;
     int n_calls, calls_capacity;
     tb_tensor *results[TB_MAX_GRAPH_OUTPUTS];
@@ -34,6 +34,30 @@ static int find_tensor(const record *r, const tb_tensor *t)
     for (int i = r->n_tensors - 1; i >= 0; i--)
         if (r->tensors[i] == t) return i;
     return -1;
+}
+
+static bool shows_the_same(const tb_tensor *a, const tb_tensor *b)
+{
+    size_t bytes = sizeof *a->dims * a->rank;
+    return a->dtype == b->dtype && a->rank == b->rank && a->offset == b->offset &&
+           memcmp(a->dims, b->dims, bytes) == 0 && memcmp(a->strides, b->strides, bytes) == 0;
+}
+
+/* As find_tensor; an alias that no op made (tb_detach) is the input or result whose elements it shows. */
+static tb_status find_shown(const record *r, const tb_tensor *t, int *out)
+{
+    bool is_shared = false;
+    *out = find_tensor(r, t);
+    for (int i = r->n_tensors - 1; *out < 0 && i >= 0; i--) {
+        const tb_tensor *x = r->tensors[i];
+        if (x->storage != t->storage || (i >= r->n_inputs && !r->is_made[i])) continue;
+        is_shared = true;
+        if (shows_the_same(x, t)) *out = i;
+    }
+    if (*out < 0 && is_shared)
+        return TB_FAIL(TB_ERR_UNSUPPORTED, "capture: %s shows elements of a result in a way that no op made",
+                       tb_shape_text(t));
+    return TB_OK;
 }
 
 static tb_status add_tensor(record *r, tb_tensor *t, bool is_made, int *out)
@@ -74,7 +98,8 @@ static tb_status note(record *r, const tb_op_call *c)
     }
     r->n_calls++;
     for (int i = 0; i < c->n_in; i++) {
-        to->in[i] = c->in[i] ? find_tensor(r, c->in[i]) : TB_NO_VALUE;
+        to->in[i] = TB_NO_VALUE;
+        if (c->in[i]) TB_TRY(find_shown(r, c->in[i], &to->in[i]));
         if (c->in[i] && to->in[i] < 0) TB_TRY(add_tensor(r, c->in[i], false, &to->in[i]));
     }
     for (int o = 0; o < to->n_out; o++) TB_TRY(add_tensor(r, c->out[o], true, &to->out[o]));
@@ -136,6 +161,7 @@ static tb_status run_once(record *r, const int64_t *sizes, const captured *what)
         else if (tb_tensor_host(in[i])) memset(tb_tensor_host(in[i]), 0, tb_tensor_bytes(in[i]));
         if (st == TB_OK) st = add_tensor(r, in[i], false, &id);
     }
+    r->n_inputs = r->n_tensors;
     if (st == TB_OK) {
         ctx->slot[TB_SLOT_CAPTURE].state = r;
         ctx->on_read = refuse_read;
@@ -212,12 +238,37 @@ static int64_t integer_at(const void *attrs, size_t offset)
     return x;
 }
 
+/* What cannot follow the sizes: all but integers, and how many of them a list has. */
+static size_t fixed_bytes(const tb_attr *a)
+{
+    static const size_t bytes[] = {[TB_ATTR_F64] = sizeof(double),
+                                   [TB_ATTR_BOOLEAN] = sizeof(bool),
+                                   [TB_ATTR_DTYPE_] = sizeof(tb_dtype),
+                                   [TB_ATTR_INTS] = sizeof(int),
+                                   [TB_ATTR_CUSTOM] = 0};
+    return bytes[a->type];
+}
+
+static tb_status check_fixed(const record *records, int call, int n_symbols)
+{
+    const recorded *c = &records[0].calls[call];
+    for (int i = 0; i < c->op->n_attrs; i++) {
+        const tb_attr *a = &c->op->attrs[i];
+        for (int s = 1; s <= n_symbols; s++)
+            if (memcmp((char *)c->attrs + a->offset, (char *)records[s].calls[call].attrs + a->offset, fixed_bytes(a)))
+                return TB_FAIL(TB_ERR_UNSUPPORTED, "capture: %s of %s changes with the size; only integers may",
+                               a->name, c->op->name);
+    }
+    return TB_OK;
+}
+
 static tb_status unify_attrs(const record *records, int call, int n_symbols, tb_symbolic *out, int *n_out)
 {
     const recorded *c = &records[0].calls[call];
     size_t offsets[MAX_ATTR_WORDS];
     *n_out = 0;
     if (!c->attrs) return TB_OK;
+    TB_TRY(check_fixed(records, call, n_symbols));
     int n = attr_integers(c->op, c->attrs, offsets);
     for (int i = 0; i < n; i++) {
         int64_t base = integer_at(c->attrs, offsets[i]), moved[TB_MAX_SYMBOLS];
@@ -274,7 +325,9 @@ static tb_status build(tb_graph *g, const record *records, const captured *what)
         for (int o = 0; o < c->n_out && st == TB_OK; o++) ids[c->out[o]] = out[o];
     }
     for (int i = 0; i < r->n_results && st == TB_OK; i++) {
-        int result = find_tensor(r, r->results[i]);
+        int result;
+        st = find_shown(r, r->results[i], &result);
+        if (st != TB_OK) break;
         st = result < 0 ? TB_FAIL(TB_ERR_INVALID, "capture: the function returned a tensor that it did not compute")
                         : tb_graph_output(g, ids[result], what->outputs[i]);
     }

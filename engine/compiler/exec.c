@@ -148,7 +148,7 @@ static tb_status plan_for(tb_session *s, const int64_t *sizes, plan **out)
         if (memcmp(s->plans[i]->sizes, sizes, sizeof *sizes * (size_t)n_symbols) == 0) {
             *out = s->plans[i];
             (*out)->last_use = ++s->uses;
-            return TB_OK;
+            return slab_reserve(s, (*out)->slab_bytes); /* it is gone where a larger one could not be had */
         }
     plan *p = tb_calloc(1, sizeof *p);
     tb_status st = p ? tbi_plan_build(s->exec->graph, s->ctx, &s->scratch, s->slice_bytes, sizes, p) : TB_ERR_OOM;

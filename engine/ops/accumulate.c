@@ -4,7 +4,8 @@
 #include "tb_ops.h"
 
 //>>> tb_ops.h
-/* buffer (+)= x; same shape and dtype, buffer contiguous. Returns the buffer's new value (the same storage). */
+/* buffer (+)= x; same shape and dtype, buffer contiguous; x may be a view of it. Returns the buffer's new value (the
+ * same storage). */
 tb_tensor *tb_accumulate(tb_tensor *buffer, tb_tensor *x, bool overwrite);
 //<<<
 
@@ -103,7 +104,17 @@ TB_OP(accumulate, .doc = "a buffer takes or adds a tensor, in place", .n_in_min 
       .shape = accumulate_shape, .ref = accumulate_ref, .fast = accumulate_fast, .primitives = {"add"},
       .no_grad = "writes in place", .samples = accumulate_samples, .tol = TB_TOL(1));
 
+/* Whether an element of x may lie where another one of the buffer's does. */
+static bool is_crossed(const tb_tensor *buffer, const tb_tensor *x)
+{
+    if (!x || !buffer || !x->storage || x->storage != buffer->storage) return false;
+    if (!x->is_contiguous) return true;
+    int64_t apart = x->offset - buffer->offset;
+    return apart != 0 && apart < buffer->numel && -apart < x->numel;
+}
+
 tb_tensor *tb_accumulate(tb_tensor *buffer, tb_tensor *x, bool overwrite)
 {
+    if (is_crossed(buffer, x)) x = tb_copy(x);
     return tb_call(&tb_op_accumulate, &(accumulate_attrs){overwrite}, TB_IN(buffer, x));
 }

@@ -99,8 +99,12 @@ tb_tensor *tb_concat(int n, tb_tensor *const *parts, int64_t axis)
 void tb_tensor_split(tb_tensor *x, int64_t axis, int n, const int64_t *sizes, tb_tensor **parts)
 {
     int64_t total = 0, from = 0, wanted = tb_tensor_dim(x, (int)axis);
-    for (int i = 0; i < n; i++) total += sizes[i];
-    bool fits = total == wanted;
+    bool fits = true;
+    for (int i = 0; i < n; i++) {
+        fits &= sizes[i] >= 0 && sizes[i] <= wanted;
+        total += fits ? sizes[i] : 0;
+    }
+    fits &= total == wanted;
     if (!fits && !tb_is_poison(x)) {
         (void)TB_FAIL(TB_ERR_SHAPE, "split: sizes %s do not add up to axis %lld of %s",
                       tb_dims_text(n < TB_MAX_RANK ? n : TB_MAX_RANK, sizes), (long long)axis, tb_shape_text(x));

@@ -268,6 +268,9 @@ static tb_status input_geometry(const tb_op_call *c, int64_t *dims, tbi_conv_geo
     const tb_tensor *w = c->in[1];
     if (a->size.n != 2)
         return TB_FAIL(TB_ERR_INVALID, "%s: size has two entries: height, width", c->op->name);
+    if (a->groups < 1 || a->groups > w->dims[0])
+        return TB_FAIL(TB_ERR_SHAPE, "%s: %lld groups of weight %s", c->op->name, (long long)a->groups,
+                       tb_shape_text(w));
     memcpy(dims, (int64_t[]){c->in[0]->dims[0], w->dims[1] * a->groups, a->size.at[0], a->size.at[1]},
            4 * sizeof *dims);
     TB_TRY(geometry_of(c->op->name, a, dims, w->dims, g));

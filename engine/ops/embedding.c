@@ -184,7 +184,7 @@ static tb_status grad_fast(tb_op_call *c)
     const tb_tensor *g = c->in[0];
     int64_t tokens = c->in[1]->numel, threads = tb_pool_threads(c->ctx->pool);
     grad_job job = {.g = tb_op_data(g), .n = tbi_last_dim(g), .out = tb_op_data(c->out[0])};
-    if (g->dtype != TB_F32 || !tbi_rows_are_dense(g, &job.g_stride)) return TB_ERR_UNSUPPORTED;
+    if (g->dtype != TB_F32 || job.n == 0 || !tbi_rows_are_dense(g, &job.g_stride)) return TB_ERR_UNSUPPORTED;
     int64_t *start = tb_op_scratch(c, (size_t)(a->rows + 2 + tokens) * sizeof *start);
     job.sums = tb_op_scratch(c, (size_t)(threads * 8 * job.n + 1) * sizeof *job.sums);
     if (!start || !job.sums) return TB_ERR_OOM;

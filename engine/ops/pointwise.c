@@ -218,8 +218,10 @@ static void one_kernel(const tb_runs *r, int64_t n, void *out, const void *const
 tb_status tbi_pointwise_fast(tb_op_call *c)
 {
     tb_pointwise_args args = {.n = c->out[0]->numel, .attrs = c->attrs, .step = {1, 1, 1}};
-    const tb_kernel *kernel =
-        tb_call_kernel(c, 0, (tb_dtype)c->in[c->n_in - 1]->dtype, &args); /* not where's condition */
+    const tb_tensor *last = c->in[c->n_in - 1];
+    for (int k = c->n_in == 3; k < c->n_in - 1; k++) /* not where's condition */
+        if (c->in[k]->dtype != last->dtype) return TB_ERR_UNSUPPORTED;
+    const tb_kernel *kernel = tb_call_kernel(c, 0, (tb_dtype)last->dtype, &args);
     if (!kernel) return TB_ERR_UNSUPPORTED;
     if (is_one_run(c)) {
         args.out = tb_op_data(c->out[0]);

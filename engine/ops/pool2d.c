@@ -58,8 +58,8 @@ static tb_status geometry_of(const char *op, const pool2d_attrs *a, int rank, co
                            "kernel: kernel %s, stride %s, pad %s",
                            op, tb_dims_text(2, a->kernel.at), tb_dims_text(2, a->stride.at),
                            tb_dims_text(2, a->pad.at));
-        int64_t room = x[2 + i] + 2 * p - k;
-        if (room < 0 || x[2 + i] < 1)
+        int64_t room = x[2 + i] < 1 ? -1 : x[2 + i] + (2 * p - k); /* both terms are in range, and so is the sum */
+        if (room < 0)
             return TB_FAIL(TB_ERR_SHAPE, "%s: a window of %s does not fit into input %s with pad %s", op,
                            tb_dims_text(2, a->kernel.at), tb_dims_text(4, x), tb_dims_text(2, a->pad.at));
         to->out[i] = room / s + 1;

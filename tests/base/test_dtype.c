@@ -43,6 +43,14 @@ static void promotion_is_symmetric_and_as_torch_has_it(void **state)
     assert_int_equal(tb_dtype_promote(TB_I8, TB_I64), TB_I64);
 }
 
+static void integers_round_once(void **state)
+{
+    (void)state;
+    float x;
+    tb_store_i64(TB_F32, &x, (INT64_C(1) << 54) + (INT64_C(1) << 30) + 1); /* an f64 would lose the 1, and leave a tie */
+    assert_true(x == 0x1p54f + 0x1p31f);
+}
+
 static void stores_saturate_nothing_silently(void **state)
 {
     (void)state;
@@ -65,7 +73,7 @@ int main(void)
         cmocka_unit_test(every_16_bit_float_round_trips),
         cmocka_unit_test(f16_agrees_with_the_compiler_between_values),
         cmocka_unit_test(promotion_is_symmetric_and_as_torch_has_it),
-        cmocka_unit_test(stores_saturate_nothing_silently),
+        cmocka_unit_test(integers_round_once), cmocka_unit_test(stores_saturate_nothing_silently),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

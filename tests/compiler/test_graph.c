@@ -2,6 +2,7 @@
 #include "tb_test.h"
 #include "plan.h"
 #include "tb_artefact.h"
+#include "tb_autograd.h"
 #include "tb_ops.h"
 #include "tb_rng.h"
 #include <math.h>
@@ -224,6 +225,19 @@ static tb_tensor *branches(void *arg, int n, tb_tensor *const *in)
     return tb_tensor_dim(in[0], 0) > 10 ? tb_neg(in[0]) : tb_mul(in[0], in[0]);
 }
 
+static tb_tensor *clamps_by_size(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    return tb_clamp(in[0], 0, 1.0 / (double)tb_tensor_dim(in[0], 0));
+}
+
+static tb_tensor *shows_a_half(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    const int64_t dims[] = {tb_tensor_dim(in[0], 0), 2};
+    return tb_neg(tbi_tensor_view(in[0], TB_F32, 2, dims, in[0]->strides, 0));
+}
+
 static void what_a_graph_cannot_hold_is_refused(void **state)
 {
     (void)state;
@@ -233,6 +247,60 @@ static void what_a_graph_cannot_hold_is_refused(void **state)
     assert_non_null(strstr(tb_error_message(), "the value of the result of sum"));
     assert_fails(tb_capture("g", 1, (const char *[]){"N"}, 1, &x, branches, NULL, &g), TB_ERR_UNSUPPORTED,
                  "other ops at another size");
+    assert_fails(tb_capture("g", 1, (const char *[]){"N"}, 1, &x, clamps_by_size, NULL, &g), TB_ERR_UNSUPPORTED,
+                 "hi of clamp changes with the size");
+    assert_int_not_equal(tb_capture("g", 1, (const char *[]){"N"}, 1, &x, shows_a_half, NULL, &g), TB_OK);
+    assert_non_null(strstr(tb_error_message(), "in a way that no op made"));
+}
+
+/* tb_detach makes no call: its result must not become a constant. */
+static tb_tensor *detaches(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    return tb_detach(tb_add(tb_detach(in[0]), tb_detach(tb_neg(tb_mul(in[0], in[0])))));
+}
+
+static void what_is_detached_stays_a_value(void **state)
+{
+    tb_graph *g;
+    tb_exec *e;
+    tb_session *s;
+    float x[5] = {1, 2, 3, 4, 5}, y[5];
+    assert_ok(tb_capture("g", 0, NULL, 1, &(tb_capture_input){"x", TB_F32, 1, {5}}, detaches, NULL, &g));
+    assert_ok(tb_exec_create(g, &e));
+    assert_ok(tb_session_create(e, *state, &s));
+    assert_ok(tb_session_run(s, NULL, (const void *[]){x}, (void *[]){y}));
+    for (int i = 0; i < 5; i++) assert_near(y[i], x[i] - x[i] * x[i], 0);
+    tb_session_free(s);
+    tb_exec_free(e);
+}
+
+/* What a larger batch could not get, a smaller one gets back; and every failed allocation is one error. */
+static void a_session_survives_every_failed_allocation(void **state)
+{
+    net p = make_net();
+    tb_exec *e;
+    tb_session *s;
+    float *x = tb_calloc(5 * 4096, sizeof *x), *y = tb_calloc(3 * 4096, sizeof *y), first[6], again[6];
+    for (int i = 0; i < 10; i++) x[i] = (float)i / 7;
+    assert_ok(tb_exec_create(capture(&p), &e));
+    assert_ok(tb_session_create(e, *state, &s));
+    assert_ok(tb_session_run(s, &(int64_t){2}, (const void *[]){x}, (void *[]){first}));
+    tb_status st = TB_ERR_OOM;
+    int n = 0;
+    for (; st != TB_OK; n++) {
+        tb_heap_fail_at(tb_ctx_heap(*state), n + 1);
+        st = tb_session_run(s, &(int64_t){4096}, (const void *[]){x}, (void *[]){y});
+        tb_heap_fail_at(tb_ctx_heap(*state), 0);
+        if (st != TB_OK) assert_int_equal(st, TB_ERR_OOM);
+        assert_ok(tb_session_run(s, &(int64_t){2}, (const void *[]){x}, (void *[]){again}));
+        assert_memory_equal(again, first, sizeof first);
+    }
+    assert_true(n > 3);
+    tb_free(x);
+    tb_free(y);
+    tb_session_free(s);
+    tb_exec_free(e);
 }
 
 static tb_tensor *no_constants(void *arg, const char *name)
@@ -296,6 +364,8 @@ int main(void)
         ctx_test(hidden_results_that_nobody_reads_are_left_out),
         ctx_test(an_artefact_runs_from_its_folder_and_checks_itself),
         ctx_test(what_a_graph_cannot_hold_is_refused),
+        ctx_test(what_is_detached_stays_a_value),
+        ctx_test(a_session_survives_every_failed_allocation),
         ctx_test(broken_texts_are_refused_with_their_line),
         ctx_test(plans_never_overlap_and_stay_near_the_bound),
     };

@@ -65,12 +65,22 @@ static void wrong_indices_are_named(void **state)
     assert_fails((tb_embedding(w, w), tb_ctx_take_error(*state)), TB_ERR_DTYPE, "indices must be i64 or i32");
 }
 
+static void a_weight_of_any_length_without_columns_has_a_gradient(void **state)
+{
+    (void)state;
+    const int64_t rows = INT64_MAX / (int64_t)sizeof(float);
+    tb_tensor *g = tb_zeros(TB_F32, 2, (int64_t[]){2, 0});
+    tb_tensor *y = tb_call(tb_op_find("embedding_grad"), &rows, TB_IN(g, I64(DIMS(2), 0, 1)));
+    assert_int_equal(tb_tensor_dim(y, 0), rows);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         ctx_test(indices_pick_rows), ctx_test(tokens_of_a_row_add_up_in_its_gradient),
         ctx_test(the_gradient_is_the_tree_of_its_shards), ctx_test(two_threads_give_the_bits_of_one),
         ctx_test(wrong_indices_are_named),
+        ctx_test(a_weight_of_any_length_without_columns_has_a_gradient),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,6 +36,8 @@ static void parts_that_do_not_join_are_named(void **state)
     tb_tensor_split(a, 1, 2, (int64_t[]){2, 2}, parts);
     assert_true(tb_is_poison(parts[0]) && tb_is_poison(parts[1]));
     assert_fails(tb_ctx_take_error(*state), TB_ERR_SHAPE, "sizes [2, 2] do not add up");
+    tb_tensor_split(a, 1, 2, (int64_t[]){4, -1}, parts);
+    assert_fails(tb_ctx_take_error(*state), TB_ERR_SHAPE, "sizes [4, -1] do not add up");
 }
 
 static void split_gives_views_that_concat_joins_again(void **state)
@@ -145,6 +147,20 @@ static void strides_do_not_change_the_bits_of_a_pointwise_op(void **state)
     assert_memory_equal(a, b, sizeof a);
 }
 
+/* What is added is what the views showed before. */
+static void a_buffer_takes_views_of_itself(void **state)
+{
+    (void)state;
+    for (int t = 0; t < 2; t++) {
+        const tb_dtype dtype = t ? TB_F64 : TB_F32;
+        tb_tensor *square = tb_cast(F32(DIMS(2, 2), 1, 2, 3, 4), dtype);
+        assert_close(tb_accumulate(square, tb_transpose(square, 0, 1), false), 0, 2, 5, 5, 8);
+        tb_tensor *row = tb_arange(dtype, 0, 70, 1), *was = tb_copy(row);
+        tb_tensor *to = tb_slice(row, 0, 1, 70, 1), *from = tb_slice(row, 0, 0, 69, 1);
+        assert_same(tb_accumulate(to, from, false), tb_add(tb_slice(was, 0, 1, 70, 1), tb_slice(was, 0, 0, 69, 1)), 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -159,6 +175,7 @@ int main(void)
         ctx_test(gather_and_scatter_follow_the_index),
         ctx_test(copies_of_strided_tensors_are_row_major),
         ctx_test(strides_do_not_change_the_bits_of_a_pointwise_op),
+        ctx_test(a_buffer_takes_views_of_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

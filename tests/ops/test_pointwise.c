@@ -103,6 +103,23 @@ static void undefined_dtypes_are_refused_with_the_reason(void **state)
                  "a bool condition");
 }
 
+/* Backward ops promote nothing: operands of two dtypes are read as what they are. */
+static void operands_of_two_dtypes_are_not_taken_for_one(void **state)
+{
+    (void)state;
+    float x[40], got[40];
+    for (int i = 0; i < 40; i++) x[i] = (float)(i - 20) / 4;
+    tb_tensor *narrow = tb_cast(vec(40, x), TB_F16), *wide = vec(40, x), *mixed, *plain;
+    for (int k = 0; k < 2; k++) {
+        const tb_op *op = tb_op_find(k ? "relu_grad" : "silu_grad");
+        mixed = tb_call(op, NULL, TB_IN(narrow, wide));
+        plain = tb_call(op, NULL, TB_IN(wide, wide));
+        assert_ok(tb_tensor_read(mixed, got, sizeof got));
+        assert_ok(tb_tensor_read(plain, x, sizeof x));
+        for (int i = 0; i < 40; i++) assert_near(got[i], x[i], 1e-5);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -111,6 +128,7 @@ int main(void)
         ctx_test(integers_become_floats_where_the_result_is_one),
         ctx_test(ties_and_zeros_have_torch_s_gradients),
         ctx_test(undefined_dtypes_are_refused_with_the_reason),
+        ctx_test(operands_of_two_dtypes_are_not_taken_for_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
