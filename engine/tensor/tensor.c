@@ -360,13 +360,14 @@ tb_status tb_tensor_rebase(tb_tensor *t, const tb_tensor *onto)
         return TB_FAIL(TB_ERR_SHAPE,
                        "a tensor of %s cannot take the place of one of %s: both must be contiguous and alike",
                        tb_shape_text(t), tb_shape_text(onto));
-    tb_storage *before = t->storage;
-    refer(&onto->storage->refs);
+    /* A block that holds t refers to its own storage as long as t lives, wherever t's elements are. */
+    tb_storage *before = t->storage, *own = t->has_own_storage ? own_storage(t) : NULL;
+    if (onto->storage != own) refer(&onto->storage->refs);
     t->storage = onto->storage;
-    if (!t->has_own_storage || before != own_storage(t))
+    if (before != own)
         storage_release(before);
-    else if (atomic_load(&before->refs) == 1)
-        drop_data(before); /* its block holds t */
+    else if (t->storage != own && atomic_load(&own->refs) == 1)
+        drop_data(own);
     t->offset = onto->offset;
     return TB_OK;
 }

@@ -90,6 +90,30 @@ static void leak_scope(void)
     (void)tb_zeros(TB_F32, 1, (int64_t[]){3});
 }
 
+/* Onto a view of itself; away from its own memory, and back to it. */
+static void rebase_onto_its_own_memory(void)
+{
+    const float x[4] = {1, 2, 3, 4};
+    float got[4];
+    tb_tensor *t = tb_retain(tb_tensor_from(TB_F32, 1, (int64_t[]){4}, x)), *view = tb_slice(t, 0, 0, 4, 1);
+    assert_ok(tb_tensor_rebase(t, view));
+    assert_ok(tb_tensor_read(t, got, sizeof got));
+    assert_memory_equal(got, x, sizeof x);
+    assert_ok(tb_tensor_rebase(t, tb_zeros(TB_F32, 1, (int64_t[]){4})));
+    assert_ok(tb_tensor_rebase(t, view));
+    assert_ok(tb_tensor_read(t, got, sizeof got));
+    assert_memory_equal(got, x, sizeof x);
+    tb_release(t);
+}
+
+static void a_tensor_rebased_onto_its_own_memory_leaks_nothing(void **state)
+{
+    (void)state;
+    char said[512];
+    assert_int_equal(report_of(rebase_onto_its_own_memory, said, sizeof said), 0);
+    assert_string_equal(said, "");
+}
+
 static void a_leaked_scope_or_tensor_is_reported(void **state)
 {
     (void)state;
@@ -136,10 +160,14 @@ static void memory_is_accounted_by_tag_and_wrapped_memory_is_not(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(empty_and_0d_tensors_exist), ctx_test(impossible_shapes_are_refused_with_the_shape),
-        ctx_test(getters_survive_poison), ctx_test(the_first_failure_stays_the_cause),
+        ctx_test(empty_and_0d_tensors_exist),
+        ctx_test(impossible_shapes_are_refused_with_the_shape),
+        ctx_test(getters_survive_poison),
+        ctx_test(the_first_failure_stays_the_cause),
         ctx_test(retained_tensors_outlive_their_scope_and_views_their_source),
-        ctx_test(a_leaked_scope_or_tensor_is_reported), ctx_test(reading_with_the_wrong_size_says_both_sizes),
+        ctx_test(a_tensor_rebased_onto_its_own_memory_leaks_nothing),
+        ctx_test(a_leaked_scope_or_tensor_is_reported),
+        ctx_test(reading_with_the_wrong_size_says_both_sizes),
         ctx_test(memory_is_accounted_by_tag_and_wrapped_memory_is_not),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
