@@ -67,6 +67,7 @@ typedef struct tape {
     bool is_on;
     node *newest;
     uint64_t passes;            /* marks handed out */
+    bool runs_again;            /* a segment is being recomputed */
     node *collecting;           /* a segment being recorded: notes the leaves that are read */
     const tb_op *backward_op;   /* whose rule is running, for messages */
     tb_interceptor anomaly;

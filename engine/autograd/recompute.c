@@ -33,6 +33,12 @@ tb_tensor *tb_recompute(tb_segment f, void *arg, tb_tensor *x)
     return y;
 }
 
+bool tb_is_recomputing(const tb_ctx *ctx)
+{
+    const tape *tp = ctx ? ctx->slot[TB_SLOT_AUTOGRAD].state : NULL;
+    return tp && tp->runs_again;
+}
+
 /* What it reads must be what it read. */
 static tb_status check_unchanged(const node *n)
 {
@@ -53,7 +59,7 @@ tb_status tbi_run_segment(tape *tp, node *n)
     const segment *s = &n->segment;
     uint64_t stream = ctx->stream, uses = ctx->stream_uses;
     int64_t first_sample = ctx->first_sample;
-    bool was_on = tp->is_on;
+    bool was_on = tp->is_on, was_again = tp->runs_again;
     TB_TRY(check_unchanged(n));
     tb_mem_tag tag = tb_ctx_set_tag(ctx, TB_MEM_ACT);
     ctx->stream = s->stream;
@@ -63,7 +69,9 @@ tb_status tbi_run_segment(tape *tp, node *n)
     tb_tensor *x = tb_detach(n->saved_in[0]);
     bool needs_x = n->edges[0].leaf || n->edges[0].to;
     tb_status st = needs_x ? tb_require_grad(x) : TB_OK;
+    tp->runs_again = true;
     tb_tensor *y = st == TB_OK ? s->run(s->arg, x) : x;
+    tp->runs_again = was_again;
     ctx->stream = stream;
     ctx->stream_uses = uses;
     ctx->first_sample = first_sample;

@@ -62,6 +62,8 @@ TB_MUST_USE tb_status tb_gradients(tb_tensor *root, const tb_backward_opts *opts
  * (63 at most) and what is in no graph; results of recorded ops are refused. */
 typedef tb_tensor *(*tb_segment)(void *arg, tb_tensor *x);
 tb_tensor *tb_recompute(tb_segment f, void *arg, tb_tensor *x);
+/* Whether f is being run again: what each forward pass moves on, like running averages, must then stay. */
+bool tb_is_recomputing(const tb_ctx *ctx);
 
 /* ---- anomaly mode ---- */
 /* Every op's outputs (forward and backward) are scanned; the first op that makes a NaN from inputs without one fails

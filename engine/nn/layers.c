@@ -111,7 +111,7 @@ tb_tensor *tb_nn_batch_norm_forward(const tb_nn_batch_norm *l, tb_tensor *x)
     if (!*l->training)
         return tb_batch_norm_eval(x, l->running_mean, l->running_var, l->weight, l->bias, batch_norm_eps);
     tb_tensor *mean, *var, *y = tb_batch_norm(x, l->weight, l->bias, batch_norm_eps, &mean, &var);
-    if (!tb_is_poison(y)) track(l, x, mean, var);
+    if (!tb_is_poison(y) && !tb_is_recomputing(tb_ctx_current())) track(l, x, mean, var);
     return y;
 }
 

@@ -42,8 +42,8 @@ tb_nn_layer_norm tb_nn_layer_norm_make(tb_params *ps, const char *name, int64_t 
 tb_tensor *tb_nn_layer_norm_forward(const tb_nn_layer_norm *l, tb_tensor *x);
 
 /* torch.nn.BatchNorm2d (and 1d): weight ones, bias zeros, buffers running_mean zeros and running_var ones.
- * Training normalises by the batch and moves the averages by a tenth of the way; evaluation takes the
- * averages. A segment that is recomputed runs twice, and moves them twice. */
+ * Training normalises by the batch and moves the averages by a tenth of the way, once a forward pass, recomputed or
+ * not; evaluation takes the averages. */
 typedef struct tb_nn_batch_norm {
     tb_tensor *weight, *bias, *running_mean, *running_var;
     const bool *training; /* the set's switch */
