@@ -21,7 +21,7 @@ typedef struct slice {
 
 /* The parts of the graph that are worth it, where a node's slice is to take at most `bytes` of the cache; in order, at
  * most g->n_nodes. Returns how many. */
-int tbi_find_slices(const tb_graph *g, const int64_t *sizes, int64_t bytes, slice *out);
+int tbi_find_slices(tb_ctx *ctx, const tb_graph *g, const int64_t *sizes, int64_t bytes, slice *out);
 /* Half of an L2 of 1 MiB, as blocking.h has it. */
 enum { TBI_SLICE_BYTES = 512 << 10 };
 /* For tests: another figure, before the first run. */

@@ -311,7 +311,7 @@ static tb_status build(const tb_graph *g, tb_ctx *ctx, tb_arena *scratch, int64_
     builder b = {.g = g, .ctx = ctx, .scratch = scratch, .p = p};
     TB_TRY(plan_alloc(g, p));
     if (slice_bytes && tb_pool_threads(ctx->pool) == 1)
-        p->n_slices = tbi_find_slices(g, p->sizes, slice_bytes, p->slices);
+        p->n_slices = tbi_find_slices(ctx, g, p->sizes, slice_bytes, p->slices);
     b.seen = tb_calloc((size_t)g->n_values + 1, sizeof(tb_tensor *));
     tb_status st = b.seen ? plan_values(&b) : TB_ERR_OOM;
     if (st == TB_OK) st = plan_nodes(&b);

@@ -73,7 +73,7 @@ typedef struct range {
     int64_t least, most;
 } range;
 
-static range suiting(const tb_graph *g, const tb_node *n, const int64_t *sizes, int64_t bytes)
+static range suiting(tb_ctx *ctx, const tb_graph *g, const tb_node *n, const int64_t *sizes, int64_t bytes)
 {
     int64_t one[TB_MAX_SYMBOLS] = {0};
     uint64_t attrs[MAX_ATTR_WORDS];
@@ -83,7 +83,7 @@ static range suiting(const tb_graph *g, const tb_node *n, const int64_t *sizes, 
     memcpy(one, sizes, (size_t)g->n_symbols * sizeof *one);
     one[0] = 1;
     tbi_attrs_at(n, one, attrs);
-    tb_op_call c = {.op = n->op, .ctx = tb_ctx_current(), .attrs = n->attrs ? attrs : NULL, .n_in = n->n_in, .in = in};
+    tb_op_call c = {.op = n->op, .ctx = ctx, .attrs = n->attrs ? attrs : NULL, .n_in = n->n_in, .in = in};
     for (int k = 0; k < n->n_in; k++) {
         in[k] = NULL;
         if (n->in[k] == TB_NO_VALUE) continue;
@@ -143,7 +143,7 @@ static void choose_rows(slice *s, range r, int64_t batch)
     }
 }
 
-int tbi_find_slices(const tb_graph *g, const int64_t *sizes, int64_t bytes, slice *out)
+int tbi_find_slices(tb_ctx *ctx, const tb_graph *g, const int64_t *sizes, int64_t bytes, slice *out)
 {
     int n_out = 0, end;
     for (int i = 0; i < g->n_nodes; i = end > i ? end : i + 1) {
@@ -151,7 +151,7 @@ int tbi_find_slices(const tb_graph *g, const int64_t *sizes, int64_t bytes, slic
         int nodes = 0;
         for (end = i; g->n_symbols > 0 && end < g->n_nodes && can_be_cut(g, &g->nodes[end]); end++) {
             if (is_view(&g->nodes[end])) continue;
-            range r = suiting(g, &g->nodes[end], sizes, bytes);
+            range r = suiting(ctx, g, &g->nodes[end], sizes, bytes);
             r.least = r.least > all.least ? r.least : all.least;
             r.most = r.most < all.most ? r.most : all.most;
             if (r.least > r.most) break;

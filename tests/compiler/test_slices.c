@@ -41,7 +41,7 @@ static void random_graphs_have_the_bits_of_the_whole_batch(void **state)
         assert_ok(tb_random_graph(seed, &g));
         if (seed % 2) assert_ok(tb_compile(g, NULL, NULL));
         assert_true(g->n_nodes <= 64);
-        n_sliced += tbi_find_slices(g, &rows, bytes, found) > 0;
+        n_sliced += tbi_find_slices(*state, g, &rows, bytes, found) > 0;
         assert_ok(tb_exec_create(g, &e));
         for (int o = 0; o < 2; o++) memset(sliced[o], 0, sizeof sliced[o]), memset(whole[o], 0, sizeof whole[o]);
         run(e, *state, rows, 1 << 30, x, (float *[]){whole[0], whole[1]});
