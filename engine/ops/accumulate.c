@@ -102,7 +102,7 @@ static void accumulate_samples(tb_samples *to)
 TB_OP(accumulate, .doc = "a buffer takes or adds a tensor, in place", .n_in_min = 2, .n_in = 2, .n_out = 1,
       .dtypes = TB_NUMBERS, .dtypes_reason = "bool has no sum", TB_ATTRS(accumulate_attrs, accumulate_attr_table),
       .shape = accumulate_shape, .ref = accumulate_ref, .fast = accumulate_fast, .primitives = {"add"},
-      .no_grad = "writes in place", .samples = accumulate_samples, .tol = TB_TOL(1));
+      .fast_without_kernel = true, .no_grad = "writes in place", .samples = accumulate_samples, .tol = TB_TOL(1));
 
 /* Whether an element of x may lie where another one of the buffer's does. */
 static bool is_crossed(const tb_tensor *buffer, const tb_tensor *x)

@@ -126,6 +126,18 @@ static void drop_scratch(tb_op_call *c, int kept)
 
 static size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
+/* Whether the fast path could do it, strides aside: a copy is no use where there is no kernel for the dtypes. */
+static bool may_be_fast(tb_op_call *c)
+{
+    if (!c->op->primitives[0] || c->op->fast_without_kernel) return true;
+    for (int p = 0; p < TB_MAX_PRIMITIVES && c->op->primitives[p]; p++)
+        for (int i = 0; i < c->n_in; i++) {
+            const candidates *k = c->in[i] ? candidates_of(c, p, (tb_dtype)c->in[i]->dtype) : NULL;
+            if (k && k->n > 0) return true;
+        }
+    return false;
+}
+
 enum { MAX_DENSE = 16 };
 
 /* The op's fast path on strided inputs that it could not walk: it gets them in row-major order, in scratch. */
@@ -178,7 +190,7 @@ tb_status tbi_op_compute(tb_op_call *c)
     tb_status st = TB_ERR_UNSUPPORTED;
     if (c->op->fast && !c->ctx->ref_only) {
         st = c->op->fast(c);
-        if (st == TB_ERR_UNSUPPORTED) st = fast_on_copies(c);
+        if (st == TB_ERR_UNSUPPORTED && may_be_fast(c)) st = fast_on_copies(c);
     }
     if (st == TB_ERR_UNSUPPORTED) {
         c->kernel = "ref";

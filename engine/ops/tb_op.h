@@ -192,6 +192,7 @@ struct tb_op {
     tb_status (*fast)(tb_op_call *c);    /* through kernels. TB_ERR_UNSUPPORTED: with row-major copies of strided inputs
                                             once more, then ref. NULL: ref only */
     const char *primitives[TB_MAX_PRIMITIVES];
+    bool fast_without_kernel; /* in some cases, though it names primitives */
     void (*grad)(tb_grad_call *c);
     const char *no_grad;         /* the reason, when grad is NULL */
     uint32_t saves;
