@@ -4,7 +4,8 @@
 #include "tb_ops.h"
 
 //>>> tb_ops.h
-/* The mean over all elements of (x - y)^2, 0-d. x, y: floats of one shape and dtype. NaN over no elements. */
+/* The mean over all elements of (x - y)^2, 0-d. x, y: floats of one shape and dtype. NaN over no elements. The mean is
+ * of what this rank has: where gradients are summed over ranks, multiply it by the rank's share of the batch. */
 tb_tensor *tb_mse_loss(tb_tensor *x, tb_tensor *y);
 //<<<
 
