@@ -1,9 +1,10 @@
-/* conv2d and its gradients, f32: directly where channels fill vectors, depthwise directly; else gemm's tile and
+/* conv2d and its gradients, f32: directly where channels fill vectors, depthwise and of 1x1 directly; else gemm's tile and
  * blocking, operands packed from images. */
 #include "vec_avx2.h"
 
 #include "blocking.h"
 BLOCKING_F32_AVX2;
+#include "conv_1x1_f32.h"
 #include "conv_depthwise_3x3_f32.h"
 #include "conv_depthwise_f32.h"
 #include "conv_direct_f32.h"
@@ -19,3 +20,5 @@ TB_KERNEL(conv2d_input_grad_depthwise_3x3_f32_avx2) = DEPTHWISE_3X3_KERNEL(conv2
 TB_KERNEL(conv2d_direct_f32_avx2) =
     DIRECT_KERNEL(conv2d, .pack_bytes = conv2d_direct_pack_bytes, .pack = conv2d_direct_pack);
 TB_KERNEL(conv2d_input_grad_direct_f32_avx2) = DIRECT_KERNEL(conv2d_input_grad, .pack = NULL);
+TB_KERNEL(conv2d_1x1_f32_avx2) = KERNEL_1X1(conv2d, .pack_bytes = conv2d_1x1_pack_bytes, .pack = conv2d_1x1_pack);
+TB_KERNEL(conv2d_input_grad_1x1_f32_avx2) = KERNEL_1X1(conv2d_input_grad, .pack = NULL);

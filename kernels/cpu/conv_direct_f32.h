@@ -5,7 +5,7 @@
  * [group][panel][k][NR]; those of a layer that stays as it is are packed once (.pack).
  *
  * Not for 1x1 without a stride: there a tile's pixels would be read where they lie, in as many pages as there are
- * channels, and packed panels are faster.
+ * channels (conv_1x1_f32.h).
  *
  * Order: conv2d's, a chain over ascending (channel, kh, kw) in one pass. Rows of taps that lie above or below the image
  * are left out. */
