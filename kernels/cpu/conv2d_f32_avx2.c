@@ -1,4 +1,4 @@
-/* conv2d and its gradients, f32: directly where channels fill vectors, depthwise and of 1x1 directly; else gemm's tile and
+/* conv2d and its gradients, f32: directly where channels fill vectors, for 1x1 and depthwise; else gemm's tile and
  * blocking, operands packed from images. */
 #include "vec_avx2.h"
 

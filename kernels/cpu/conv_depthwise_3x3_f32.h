@@ -14,26 +14,26 @@ typedef struct depthwise_3x3_plane {
     float *out;
 } depthwise_3x3_plane;
 
-/* A finished vector, of which `cols` outputs are wanted. */
-VEC void depthwise_3x3_store(const depthwise_3x3_plane *t, vf sum, float *out, int64_t cols)
+/* Sums of a vector, `cols` of whose outputs are wanted, where more than a bias and relu is to come. */
+static __attribute__((noinline)) void depthwise_3x3_finish(const depthwise_3x3_plane *t, const float *sums, float *out,
+                                                           int cols)
 {
     const conv_problem *p = t->p;
-    if (p->accumulate || p->a->residual || p->act > TB_ACT_RELU) {
-        float sums[VL];
-        vf_store(sums, sum);
-        epilogue_row(sums, out, (int)min_i64(cols, VL), p->accumulate, t->bias, 0, conv_residual(p, out), p->act);
-        return;
-    }
-    if (t->bias) sum = vf_add(sum, vf_set1(*t->bias));
-    vf_store_part(out, p->act == TB_ACT_RELU ? vf_relu(sum) : sum, cols);
+    epilogue_row(sums, out, cols, p->accumulate, t->bias, 0, conv_residual(p, out), p->act);
 }
 
 /* All rows of outputs, columns from `first` on, `vectors` wide at most. */
 VEC void depthwise_3x3_strip(const int vectors, const depthwise_3x3_plane *t, int64_t first)
 {
     enum { ROWS = DEPTHWISE_3X3_ROWS };
-    const frame *f = &t->p->f;
-    const int64_t down = f->flipped ? -1 : 1, in_h = f->in_h, in_w = f->in_w, out_h = f->out_h, out_w = f->out_w;
+    const conv_problem *p = t->p;
+    const frame *f = &p->f;
+    const int64_t pixels = f->in_h * f->in_w, out_h = f->out_h, out_w = f->out_w;
+    const int64_t down = f->flipped ? -f->in_w : f->in_w, out_down = f->flipped ? -out_w : out_w;
+    const int last_cols = (int)min_i64(out_w - first - (vectors - 1) * VL, VL);
+    const bool is_simple = !p->accumulate && !p->a->residual && p->act <= TB_ACT_RELU, has_bias = t->bias != NULL,
+               has_relu = p->act == TB_ACT_RELU;
+    const vf bias = has_bias ? vf_set1(*t->bias) : vf_zero();
     vf weight[9];
     vm inside[DEPTHWISE_3X3_VECTORS][3];
     const float *at[3];
@@ -45,24 +45,27 @@ VEC void depthwise_3x3_strip(const int vectors, const depthwise_3x3_plane *t, in
         at[q] = t->image + x;
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++, x += VL)
-            inside[v][q] = vm_between((int)clip_i64(-x, 0, VL), (int)clip_i64(in_w - x, 0, VL));
+            inside[v][q] = vm_between((int)clip_i64(-x, 0, VL), (int)clip_i64(f->in_w - x, 0, VL));
     }
-    for (int64_t done = 0; done < out_h; done += ROWS) {
-        int64_t top = f->flipped ? out_h - 1 - done : done, y = top - f->top + (f->flipped ? 2 : 0);
+    /* the image's row that the group's first tap is in, and the group's first outputs */
+    int64_t group = (f->flipped ? out_h + 1 - f->top : -f->top) * f->in_w;
+    float *out = t->out + (f->flipped ? (out_h - 1) * out_w : 0) + first;
+    for (int64_t left = out_h; left > 0; left -= ROWS, group += ROWS * down) {
         vf acc[ROWS][DEPTHWISE_3X3_VECTORS], x[DEPTHWISE_3X3_VECTORS][3];
+        int64_t row = group;
 #pragma GCC unroll 4
         for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++) acc[r][v] = vf_zero();
 #pragma GCC unroll 6
-        for (int s = 0; s < ROWS + 2; s++, y += down) { /* a row of the image: tap row s - r of row r of the outputs */
-            if (y < 0 || y >= in_h) continue;
+        for (int s = 0; s < ROWS + 2; s++, row += down) { /* of the image: tap row s - r of row r of the outputs */
+            if ((uint64_t)row >= (uint64_t)pixels) continue;
 #pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++) __builtin_prefetch(at[1] + (in_h + y) * in_w + v * VL);
+            for (int v = 0; v < vectors; v++) __builtin_prefetch(at[1] + pixels + row + v * VL);
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++)
 #pragma GCC unroll 3
-                for (int q = 0; q < 3; q++) x[v][q] = vf_load_if(inside[v][q], at[q] + y * in_w + v * VL);
+                for (int q = 0; q < 3; q++) x[v][q] = vf_load_if(inside[v][q], at[q] + row + v * VL);
 #pragma GCC unroll 3
             for (int q = 0; q < 3; q++)
 #pragma GCC unroll 4
@@ -72,12 +75,23 @@ VEC void depthwise_3x3_strip(const int vectors, const depthwise_3x3_plane *t, in
                         if (r <= s && s <= r + 2) acc[r][v] = vf_fma(weight[(s - r) * 3 + q], x[v][q], acc[r][v]);
         }
 #pragma GCC unroll 4
-        for (int r = 0; r < ROWS; r++) {
-            if (done + r == out_h) break;
+        for (int r = 0; r < ROWS; r++, out += out_down) {
+            if (r == left) break;
 #pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++)
-                depthwise_3x3_store(t, acc[r][v], t->out + (top + down * r) * out_w + first + v * VL,
-                                    out_w - first - v * VL);
+            for (int v = 0; v < vectors; v++) {
+                vf y = acc[r][v];
+                int cols = v == vectors - 1 ? last_cols : VL;
+                if (!is_simple) {
+                    float sums[VL];
+                    vf_store(sums, y);
+                    depthwise_3x3_finish(t, sums, out + v * VL, cols);
+                    continue;
+                }
+                if (has_bias) y = vf_add(y, bias);
+                if (has_relu) y = vf_relu(y);
+                if (v < vectors - 1) vf_store(out + v * VL, y);
+                else vf_store_n(out + v * VL, y, cols);
+            }
         }
     }
 }
