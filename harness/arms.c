@@ -387,6 +387,7 @@ tb_status tb_arms_export(const tb_arms *s, int arm, const char *name, int64_t ma
     tb_artefact_info info = {.max_batch = max_batch, .n_facts = 2, .facts = facts};
     snprintf(info.name, sizeof info.name, "%s", name);
     info.labels = tb_deploy_labels(s->data, &info.n_labels);
+    info.vocabulary = tb_deploy_vocabulary(s->data);
     int64_t golden = s->config.is_stepped ? 2 : 16; /* a row of a step holds its caches */
     return tb_artefact_save(tb_exec_graph(s->exec[arm - 1]), &info, golden, dir);
 }

@@ -6,11 +6,15 @@
 #include "tb_safetensors.h"
 #include "weights.h"
 #include <string.h>
+#include <sys/stat.h>
 
 tb_status tb_deploy_open(const char *checkpoint, tb_model **out)
 {
     tb_safetensors *f;
+    struct stat info;
     *out = NULL;
+    if (stat(checkpoint, &info) == 0 && S_ISDIR(info.st_mode))
+        return TB_FAIL(TB_ERR_IO, "%s is a folder; a checkpoint is a file that tb run wrote (.safetensors)", checkpoint);
     TB_TRY(tb_safetensors_open(checkpoint, &f));
     const char *spec = tb_safetensors_note(f, "model");
     tb_status st = spec ? tb_model_create(spec, TB_F32, out)
@@ -51,6 +55,23 @@ static tb_tensor *text_forward(void *arg, int n, tb_tensor *const *in)
     return tb_model_forward(c->model, tb_cast(in[0], TB_I32));
 }
 
+/* Images are one f32 row or image of their pixels, text rows of tokens. */
+static tb_status must_fit(const tb_model *m, const tb_dataset *data)
+{
+    const tb_boundary *in = &tb_model_block_at(m, 0)->in;
+    bool takes_text = !tb_dtype_is_float(in->dtype), is_text = tb_dataset_kind(data) == TB_DATA_TEXT;
+    int64_t pixels = tb_dataset_height(data) * tb_dataset_width(data), takes = 1;
+    for (int i = 1; i < in->rank; i++) takes *= in->dims[i];
+    if (takes_text != is_text)
+        return TB_FAIL(TB_ERR_INVALID, "model %s reads %s, but '%s' holds %s; --data names the data it was trained on",
+                       tb_model_spec(m), takes_text ? "text" : "images", tb_dataset_name(data),
+                       is_text ? "text" : "images");
+    if (!is_text && takes != pixels)
+        return TB_FAIL(TB_ERR_INVALID, "model %s reads images of %lld pixels, but those of '%s' have %lld",
+                       tb_model_spec(m), (long long)takes, tb_dataset_name(data), (long long)pixels);
+    return TB_OK;
+}
+
 tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context, const char *name,
                             tb_graph **out)
 {
@@ -59,6 +80,8 @@ tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context
     captured c = {m, data, &tb_model_block_at(m, 0)->in};
     tb_capture_input input = {.name = is_text ? "tokens" : "image", .dtype = TB_U8, .rank = 2, .dims = {-1, width}};
     tb_ctx *ctx = tb_ctx_current();
+    *out = NULL;
+    TB_TRY(must_fit(m, data));
     tb_model_set_training(m, false);
     bool mode = tb_grad_mode(ctx, false);
     tb_status st = tb_capture(name, 1, (const char *[]){"N"}, 1, &input,
@@ -159,4 +182,9 @@ const char *const *tb_deploy_labels(const tb_dataset *data, int *n)
     bool is_fashion = strcmp(tb_dataset_name(data), "fashion-mnist") == 0;
     *n = is_fashion ? 10 : 0;
     return is_fashion ? fashion : NULL;
+}
+
+const char *tb_deploy_vocabulary(const tb_dataset *data)
+{
+    return tb_dataset_kind(data) == TB_DATA_TEXT ? "bytes" : NULL;
 }

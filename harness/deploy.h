@@ -28,3 +28,5 @@ TB_MUST_USE tb_status tb_deploy_accuracy(tb_session *s, const tb_dataset *data, 
 
 /* Names of the classes of a known data set; NULL and 0 for others. */
 const char *const *tb_deploy_labels(const tb_dataset *data, int *n);
+/* What the tokens of a text are, as tb_artefact_info says; NULL for images. */
+const char *tb_deploy_vocabulary(const tb_dataset *data);

@@ -5,33 +5,15 @@
 #include "noise.h"
 #include "progress.h"
 #include "tb_alloc.h"
+#include "tb_file.h"
 #include "tb_rng.h"
 #include "tb_text.h"
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-
-static tb_status make_folder(const char *path)
-{
-    char *partial = tb_strdup(path);
-    if (!partial) return TB_ERR_OOM;
-    int rc = 0;
-    for (char *slash = partial + 1; rc == 0 && (slash = strchr(slash, '/')); slash++) {
-        *slash = '\0';
-        rc = mkdir(partial, 0755) < 0 && errno != EEXIST;
-        *slash = '/';
-    }
-    if (rc == 0) rc = mkdir(path, 0755) < 0 && errno != EEXIST;
-    tb_free(partial);
-    struct stat info;
-    if (rc == 0 && stat(path, &info) == 0 && !S_ISDIR(info.st_mode))
-        return TB_FAIL(TB_ERR_IO, "%s: not a folder", path);
-    return rc == 0 ? TB_OK : TB_FAIL(TB_ERR_IO, "%s: cannot make this folder: %s", path, strerror(errno));
-}
 
 /* The newest run folder of the experiment: names are UTC times, so it is the last by name. */
 static char *newest_folder(const tb_experiment *e)
@@ -155,7 +137,7 @@ tb_status tb_runner_open(const tb_experiment *e, tb_run_mode mode, const char *o
     if (mode == TB_RUN_NEW && has_results(r->folder))
         return TB_FAIL(TB_ERR_INVALID,
                        "%s holds results: --resume goes on with them, --force starts them again", r->folder);
-    TB_TRY(make_folder(r->folder));
+    TB_TRY(tb_file_make_folder(r->folder));
     for (int p = 0; p < e->n_points; p++) TB_TRY(look_at_point(r, p));
     r->n_kept = r->n_done;
     return TB_OK;

@@ -6,9 +6,7 @@
 #include "tb_hash.h"
 #include "tb_rng.h"
 #include "tb_safetensors.h"
-#include <errno.h>
 #include <math.h>
-#include <sys/stat.h>
 
 struct tb_artefact {
     tb_exec *exec;
@@ -71,6 +69,20 @@ static tb_status write_golden(const tb_graph *g, tb_session *s, int64_t n, const
 }
 
 /* ---- model.yaml ---- */
+static void describe_values(tb_json *j, const char *key, const tb_graph *g, const int *ids, int n)
+{
+    tb_json_key(j, key);
+    tb_json_open(j, '{');
+    for (int i = 0; i < n; i++) {
+        tb_text type = {0};
+        tbi_dump_type(g, &g->values[ids[i]], &type);
+        tb_json_put_str(j, g->values[ids[i]].name, tb_text_str(&type));
+        j->to->failed |= type.failed;
+        tb_text_free(&type);
+    }
+    tb_json_close(j, '}');
+}
+
 static const char *const hashed[] = {"graph.tbir", "weights.safetensors", "golden.safetensors"};
 enum { N_HASHED = sizeof hashed / sizeof *hashed };
 
@@ -82,7 +94,7 @@ static tb_status hash_of(const char *dir, const char *file, char hex[TB_SHA256_H
     return st;
 }
 
-static tb_status describe(const tb_artefact_info *info, const char *dir, tb_text *to)
+static tb_status describe(const tb_graph *g, const tb_artefact_info *info, const char *dir, tb_text *to)
 {
     char hex[TB_SHA256_HEX];
     tb_json j = {.to = to, .pretty = true}; /* JSON is YAML */
@@ -90,6 +102,9 @@ static tb_status describe(const tb_artefact_info *info, const char *dir, tb_text
     tb_json_put_str(&j, "schema", "tensorbrain.model/2");
     tb_json_put_str(&j, "name", info->name);
     tb_json_put_int(&j, "max_batch", info->max_batch);
+    describe_values(&j, "inputs", g, g->inputs, g->n_inputs);
+    describe_values(&j, "outputs", g, g->outputs, g->n_outputs);
+    tb_json_put_str(&j, "vocabulary", info->vocabulary);
     tb_json_key(&j, "labels");
     tb_json_open(&j, '[');
     for (int i = 0; i < info->n_labels; i++) tb_json_str(&j, info->labels[i]);
@@ -112,13 +127,22 @@ static tb_status describe(const tb_artefact_info *info, const char *dir, tb_text
     return to->failed ? TB_ERR_OOM : TB_OK;
 }
 
-static tb_status write_description(const tb_artefact_info *info, const char *dir, const char *path)
+static tb_status write_description(const tb_graph *g, const tb_artefact_info *info, const char *dir, const char *path)
 {
     tb_text text = {0};
-    tb_status st = describe(info, dir, &text);
+    tb_status st = describe(g, info, dir, &text);
     if (st == TB_OK) st = tb_file_save(path, text.data, text.size);
     tb_text_free(&text);
     return st;
+}
+
+static tb_status check_labels(const tb_graph *g, const tb_artefact_info *info)
+{
+    const tb_value *y = &g->values[g->outputs[0]];
+    int64_t classes = y->dims[y->rank - 1].base;
+    if (info->n_labels == 0 || info->n_labels == classes) return TB_OK;
+    return TB_FAIL(TB_ERR_CONFIG, "model %s: %d labels, but output '%s' has %lld classes", info->name, info->n_labels,
+                   y->name, (long long)classes);
 }
 
 static tb_status check_form(const tb_graph *g)
@@ -134,22 +158,6 @@ static tb_status check_form(const tb_graph *g)
                    g->name);
 }
 
-/* The folder and those above it: DIR/<name>/<version> of a new repository. */
-static tb_status make_folders(const char *dir)
-{
-    char *path = tb_asprintf("%s", dir);
-    tb_status st = path ? TB_OK : TB_ERR_OOM;
-    for (char *end = path; st == TB_OK && *end; *end = dir[end - path]) {
-        end += strspn(end, "/");
-        end += strcspn(end, "/");
-        *end = 0;
-        if (mkdir(path, 0777) != 0 && errno != EEXIST)
-            st = TB_FAIL(TB_ERR_IO, "cannot make the folder %s: %s", path, strerror(errno));
-    }
-    tb_free(path);
-    return st;
-}
-
 tb_status tb_artefact_save(const tb_graph *g, const tb_artefact_info *info, int64_t n_golden, const char *dir)
 {
     char *golden = tb_asprintf("%s/golden.safetensors", dir), *yaml = tb_asprintf("%s/model.yaml", dir);
@@ -157,14 +165,15 @@ tb_status tb_artefact_save(const tb_graph *g, const tb_artefact_info *info, int6
     tb_exec *e = NULL;
     tb_session *s = NULL;
     tb_status st = golden && yaml ? check_form(g) : TB_ERR_OOM;
-    if (st == TB_OK) st = make_folders(dir);
+    if (st == TB_OK) st = check_labels(g, info);
+    if (st == TB_OK) st = tb_file_make_folder(dir);
     if (st == TB_OK) st = tb_graph_save(g, dir);
     /* What was written is what is run: the answers come from the folder, not from memory. */
     if (st == TB_OK) st = tb_graph_load(dir, &again);
     if (st == TB_OK) st = tb_exec_create(again, &e);
     if (st == TB_OK) st = tb_session_create(e, tb_ctx_current(), &s);
     if (st == TB_OK) st = write_golden(g, s, n_golden, golden);
-    if (st == TB_OK) st = write_description(info, dir, yaml);
+    if (st == TB_OK) st = write_description(g, info, dir, yaml);
     tb_session_free(s);
     tb_exec_free(e);
     tb_free(golden);
@@ -222,6 +231,35 @@ static tb_status check_hashes(const tb_artefact *a)
     return TB_OK;
 }
 
+/* What model.yaml says of inputs or outputs must be what the graph has. */
+static tb_status check_values(const tb_conf *conf, const char *key, const tb_graph *g, const int *ids, int n)
+{
+    const tb_conf *map = tb_conf_find(conf, key);
+    if (!map || map->kind != TB_CONF_MAP || map->n_items != n)
+        return tb_conf_fail(map ? map : conf, TB_ERR_CONFIG, "'%s' must be a map of the graph's %d", key, n);
+    for (int i = 0; i < n; i++) {
+        const tb_value *v = &g->values[ids[i]];
+        tb_text type = {0};
+        const char *said;
+        tbi_dump_type(g, v, &type);
+        tb_status st = tb_conf_str(map->items[i], map->keys[i], &said);
+        if (st == TB_OK && (strcmp(map->keys[i], v->name) != 0 || strcmp(said, tb_text_str(&type)) != 0))
+            st = tb_conf_fail(map->items[i], TB_ERR_CONFIG, "%s: '%s' is %s here, but graph.tbir has '%s', %s", key,
+                              map->keys[i], said, v->name, tb_text_str(&type));
+        tb_text_free(&type);
+        TB_TRY(st);
+    }
+    return TB_OK;
+}
+
+static tb_status check_description(const tb_artefact *a, const tb_graph *g)
+{
+    TB_TRY(check_form(g));
+    TB_TRY(check_values(a->conf, "inputs", g, g->inputs, g->n_inputs));
+    TB_TRY(check_values(a->conf, "outputs", g, g->outputs, g->n_outputs));
+    return check_labels(g, &a->info);
+}
+
 static tb_status read_description(tb_artefact *a, const char *path)
 {
     const char *schema, *name;
@@ -238,6 +276,8 @@ static tb_status read_description(tb_artefact *a, const char *path)
     snprintf(a->info.name, sizeof a->info.name, "%s", name);
     if (!(at = tb_conf_find(c, "max_batch"))) return tb_conf_fail(c, TB_ERR_CONFIG, "no 'max_batch'");
     TB_TRY(tb_conf_int(at, "max_batch", 1, 1 << 20, &a->info.max_batch));
+    if ((at = tb_conf_find(c, "vocabulary")) && (at->quoted || strcmp(at->text, "null") != 0))
+        TB_TRY(tb_conf_str(at, "vocabulary", &a->info.vocabulary));
     TB_TRY(read_list(a->conf, "labels", &a->info.n_labels, &a->info.labels));
     return read_facts(a->conf, &a->info);
 }
@@ -253,7 +293,7 @@ tb_status tb_artefact_load(const char *dir, tb_artefact **out)
     tb_status st = a->dir && yaml ? read_description(a, yaml) : TB_ERR_OOM;
     if (st == TB_OK) st = check_hashes(a);
     if (st == TB_OK) st = tb_graph_load(dir, &g);
-    if (st == TB_OK && (st = check_form(g)) != TB_OK) tb_graph_free(g);
+    if (st == TB_OK && (st = check_description(a, g)) != TB_OK) tb_graph_free(g);
     if (st == TB_OK) st = tb_exec_create(g, &a->exec);
     tb_free(yaml);
     if (st != TB_OK) tb_artefact_free(a);

@@ -30,7 +30,7 @@ static void dump_dim(const tb_graph *g, tb_dim d, tb_text *to)
     if (!any || d.base) tb_text_add(to, any && d.base > 0 ? "+%lld" : "%lld", (long long)d.base);
 }
 
-static void dump_type(const tb_graph *g, const tb_value *v, tb_text *to)
+void tbi_dump_type(const tb_graph *g, const tb_value *v, tb_text *to)
 {
     tb_text_add(to, "%s[", tb_dtype_name(v->dtype));
     for (int i = 0; i < v->rank; i++) {
@@ -79,7 +79,7 @@ static void dump_node(const tb_graph *g, const tb_node *n, tb_text *to)
     for (int o = 0; o < n->n_out; o++) tb_text_add(to, o ? ", %%%d" : "%%%d", n->out[o]);
     for (int o = 0; o < n->n_out; o++) {
         tb_text_add(to, o ? ", " : " : ");
-        dump_type(g, &g->values[n->out[o]], to);
+        tbi_dump_type(g, &g->values[n->out[o]], to);
     }
     tb_text_add(to, " = %s(", n->op->name);
     for (int k = 0; k < n->n_in; k++) {
@@ -102,7 +102,7 @@ static void dump_node(const tb_graph *g, const tb_node *n, tb_text *to)
 static void dump_leaf(const tb_graph *g, int id, const char *kind, tb_text *to)
 {
     tb_text_add(to, "  %%%d : ", id);
-    dump_type(g, &g->values[id], to);
+    tbi_dump_type(g, &g->values[id], to);
     tb_text_add(to, " = %s \"%s\"\n", kind, g->values[id].name);
 }
 
@@ -267,6 +267,20 @@ static bool same_type(const tb_value *a, const tb_value *b)
     return same;
 }
 
+/* What the text says of the values of `who`, and what they are. */
+static tb_status must_be_typed(const reader *r, const char *who, const tb_value *said, const char *is, const tb_value *v)
+{
+    tb_text a = {0}, b = {0};
+    if (same_type(said, v)) return TB_OK;
+    tbi_dump_type(r->g, said, &a);
+    tbi_dump_type(r->g, v, &b);
+    tb_status st = TB_FAIL(TB_ERR_PARSE, "%s:%d: '%s' is written as %s, but %s %s", r->file, r->line, who,
+                           tb_text_str(&a), is, tb_text_str(&b));
+    tb_text_free(&a);
+    tb_text_free(&b);
+    return st;
+}
+
 static tb_status integer_attr(reader *r, tb_node *n, size_t offset)
 {
     tb_dim d;
@@ -373,9 +387,10 @@ static tb_status node(reader *r, const char *op_name, int first_id, int n_ids, c
     if (!n.attrs && n.op->attrs_bytes && n.op->n_attrs) return bad(r, "the op's attributes are missing");
     if (first_id != r->g->n_values) return bad(r, "values are not numbered in order");
     TB_TRY(tb_graph_node(r->g, n.op, n.attrs, n.n_symbolic, symbolic, n.n_in, in, out));
-    for (int o = 0; o < n_ids; o++)
-        if (!same_type(&types[o], &r->g->values[out[o]])) return bad(r, "the type written is not what the op makes");
-    return TB_OK;
+    tb_status st = TB_OK;
+    for (int o = 0; o < n_ids && st == TB_OK; o++)
+        st = must_be_typed(r, n.op->name, &types[o], "makes", &r->g->values[out[o]]);
+    return st;
 }
 
 static tb_status leaf(reader *r, bool is_input, int id, const tb_value *t)
@@ -389,8 +404,7 @@ static tb_status leaf(reader *r, bool is_input, int id, const tb_value *t)
     tb_tensor *c = r->source(r->arg, name);
     tb_status st = tb_is_poison(c) ? tb_ctx_take_error(tb_ctx_current()) : tb_graph_constant(r->g, name, c, &got);
     tb_scope_close(scope);
-    if (st == TB_OK && !same_type(t, &r->g->values[got])) st = bad(r, "a constant has another type than its data");
-    return st;
+    return st == TB_OK ? must_be_typed(r, name, t, "the weights hold", &r->g->values[got]) : st;
 }
 
 static tb_status statement(reader *r)
@@ -437,7 +451,7 @@ static tb_status graph(reader *r)
     }
     TB_TRY(expect(r, "{"));
     while (!accept(r, "}")) {
-        if (r->at == r->end) return bad(r, "the text ends inside the graph");
+        if (r->at == r->end) return bad(r, "expected a value, an output or '}'");
         TB_TRY(statement(r));
     }
     blanks(r);
@@ -452,6 +466,7 @@ tb_status tb_graph_parse(const char *text, size_t bytes, const char *file, tb_co
     *out = NULL;
     TB_TRY(tb_graph_create("", &r.g));
     tb_status st = graph(&r);
+    if (st != TB_OK && r.at == r.end) tb_error_add("the text ends inside the graph: truncated?");
     if (st != TB_OK) tb_graph_free(r.g);
     else *out = r.g;
     return st;

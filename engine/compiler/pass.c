@@ -19,12 +19,6 @@ bool tb_pass_may_rewrite(tb_pass_run *r)
     return true;
 }
 
-void tbi_why(tb_pass_run *r, const tb_graph *g, int node, int user, const char *reason)
-{
-    if (!r->opts->why) return;
-    tb_text_add(r->opts->why, "%s -> %s: not fused: %s\n", g->nodes[node].op->name, g->nodes[user].op->name, reason);
-}
-
 int tbi_producer(const tb_graph *g, int value, const tb_op *op, bool single_use)
 {
     if (value == TB_NO_VALUE) return -1;
@@ -52,7 +46,10 @@ tb_status tb_compile(tb_graph *g, const tb_compile_opts *opts, tb_compile_report
     if (!opts) opts = &defaults;
     tb_pass_run r = {.opts = opts, .left = opts->max_rewrites ? opts->max_rewrites : INT64_MAX};
     if (report) *report = (tb_compile_report){0};
-    if (opts->dump_dir) TB_TRY(dump(g, opts, 0, "captured"));
+    if (opts->dump_dir) {
+        TB_TRY(tb_file_make_folder(opts->dump_dir));
+        TB_TRY(dump(g, opts, 0, "captured"));
+    }
     for (int i = 0; i < tb_pass_count() + (opts->also != NULL); i++) {
         const tb_pass *p = i < tb_pass_count() ? passes[i] : opts->also;
         bool is_fusion = p == &tbi_pass_epilogue || p == &tbi_pass_winograd || p == &tbi_pass_fuse;
@@ -72,5 +69,6 @@ tb_status tb_compile(tb_graph *g, const tb_compile_opts *opts, tb_compile_report
         report->pass[report->n_passes].rewrites = r.rewrites;
         report->pass[report->n_passes++].nodes_after = g->n_nodes;
     }
+    if (opts->why) tbi_explain(g, opts->why);
     return TB_OK;
 }

@@ -47,25 +47,26 @@ static bool same_dims(const tb_value *a, const tb_value *b)
     return same;
 }
 
-/* The anchor that makes operand `k` of the activation or addition `user`, where it can take that over; -1: none. */
-static int anchor_for(tb_graph *g, tb_pass_run *r, int user, int k)
+const char *tbi_epilogue_refusal(const tb_graph *g, int user, int k)
 {
     const tb_node *u = &g->nodes[user];
     int anchor = tbi_producer(g, u->in[k], NULL, false);
-    const tb_node *a = anchor < 0 ? NULL : &g->nodes[anchor];
-    const char *refusal = NULL;
-    if (!a || !with_epilogue(a->op)) return -1;
     bool adds = u->op == &tb_op_add;
-    if (tb_graph_uses(g, u->in[k]) != 1) refusal = "its result has other uses";
-    else if (tbi_act_of(a) != TB_ACT_NONE)
-        refusal = "it has an activation already";
-    else if (adds && a->n_in > residual_place(a->op)) refusal = "it has a residual already";
-    else if (adds && !same_dims(&g->values[u->in[1 - k]], &g->values[u->out[0]]))
-        refusal = "the sum broadcasts its other operand";
-    else if (adds && !same_dims(&g->values[u->in[k]], &g->values[u->out[0]]))
-        refusal = "its shape is broadcast by the user";
-    if (refusal) tbi_why(r, g, anchor, user, refusal);
-    return refusal ? -1 : anchor;
+    if (anchor < 0 || !with_epilogue(g->nodes[anchor].op) || (!adds && act_number(u->op) == TB_ACT_NONE)) return NULL;
+    const tb_node *a = &g->nodes[anchor];
+    if (tb_graph_uses(g, u->in[k]) != 1) return "its result has other uses";
+    if (tbi_act_of(a) != TB_ACT_NONE) return "it has an activation already";
+    if (!adds) return "";
+    if (a->n_in > residual_place(a->op)) return "it has a residual already";
+    if (!same_dims(&g->values[u->in[1 - k]], &g->values[u->out[0]])) return "the sum broadcasts its other operand";
+    return same_dims(&g->values[u->in[k]], &g->values[u->out[0]]) ? "" : "its shape is broadcast by the user";
+}
+
+/* The anchor that makes operand `k` of the activation or addition `user`, where it can take that over; -1: none. */
+static int anchor_for(const tb_graph *g, int user, int k)
+{
+    const char *refusal = tbi_epilogue_refusal(g, user, k);
+    return refusal && !*refusal ? g->values[g->nodes[user].in[k]].producer : -1;
 }
 
 /* The anchor again with what `user` does; `residual` may be TB_NO_VALUE. */
@@ -93,11 +94,11 @@ static tb_status epilogue(tb_graph *g, tb_pass_run *r)
         int k = 0, anchor = -1;
         if (!u->op) continue;
         if (u->op == &tb_op_add) { /* of two anchors the later one: its operands are ready last */
-            int first = anchor_for(g, r, i, 0), second = anchor_for(g, r, i, 1);
+            int first = anchor_for(g, i, 0), second = anchor_for(g, i, 1);
             k = second > first;
             anchor = k ? second : first;
         } else if (act_number(u->op) != TB_ACT_NONE) {
-            anchor = anchor_for(g, r, i, 0);
+            anchor = anchor_for(g, i, 0);
         }
         if (anchor < 0) continue;
         if (!tb_pass_may_rewrite(r)) return TB_OK;
@@ -132,27 +133,35 @@ static int index_of(const int *list, int n, int x)
     return -1;
 }
 
+/* Whether it is in a program already or could be in one. */
+static bool is_pointwise(const tb_graph *g, int node)
+{
+    return fits(g, node) || g->nodes[node].op == &tb_op_fused_pointwise;
+}
+
+const char *tbi_pointwise_refusal(const tb_graph *g, int user, int k)
+{
+    const tb_node *u = &g->nodes[user];
+    int value = u->in[k], producer = tbi_producer(g, value, NULL, false), own_uses = 0;
+    if (producer < 0 || !is_pointwise(g, user) || !is_pointwise(g, producer)) return NULL;
+    for (int i = 0; i < u->n_in; i++) own_uses += u->in[i] == value;
+    if (!same_dims(&g->values[value], &g->values[u->out[0]])) return "its shape is broadcast by the user";
+    if (tb_graph_uses(g, value) != own_uses) return "its result has other uses";
+    return fits(g, user) && fits(g, producer) ? "" : "the program is full";
+}
+
 /* Grows the group upwards from `node`; operands first, so that members come out in order. */
-static void collect(const tb_graph *g, tb_pass_run *r, int root, int node, const bool *taken, group *out)
+static void collect(const tb_graph *g, int node, const bool *taken, group *out)
 {
     const tb_node *n = &g->nodes[node];
     for (int k = 0; k < n->n_in; k++) {
         int value = n->in[k], producer = g->values[value].producer;
-        int own_uses = n->n_in == 2 && n->in[0] == n->in[1] ? 2 : 1;
-        const char *refusal = NULL;
+        const char *refusal = tbi_pointwise_refusal(g, node, k);
+        bool has_room = out->n + 2 < TB_PROGRAM_STEPS && out->n_inputs + 3 < TB_PROGRAM_INPUTS;
         if (producer >= 0 && index_of(out->member, out->n, producer) >= 0) continue;
-        if (producer < 0 || taken[producer] || !fits(g, producer)) refusal = "";
-        else if (!same_dims(&g->values[value], &g->values[g->nodes[root].out[0]]))
-            refusal = "its shape is broadcast by the user";
-        else if (tb_graph_uses(g, value) != own_uses) refusal = "its result has other uses";
-        else if (out->n + 2 >= TB_PROGRAM_STEPS || out->n_inputs + 3 >= TB_PROGRAM_INPUTS)
-            refusal = "the program is full";
-        if (!refusal) {
-            collect(g, r, root, producer, taken, out);
-            continue;
-        }
-        if (refusal[0]) tbi_why(r, g, producer, node, refusal);
-        if (index_of(out->input, out->n_inputs, value) < 0) out->input[out->n_inputs++] = value;
+        if (refusal && !*refusal && !taken[producer] && has_room) collect(g, producer, taken, out);
+        else if (index_of(out->input, out->n_inputs, value) < 0)
+            out->input[out->n_inputs++] = value;
     }
     out->member[out->n++] = node;
 }
@@ -194,7 +203,7 @@ static tb_status fuse(tb_graph *g, tb_pass_run *r)
     for (int i = n - 1; i >= 0 && st == TB_OK; i--) { /* roots: users come later in the order */
         group grp = {0};
         if (taken[i] || !fits(g, i) || feeds_a_group(g, i)) continue;
-        collect(g, r, i, i, taken, &grp);
+        collect(g, i, taken, &grp);
         if (grp.n < 2 || grp.n_inputs < 1) continue;
         if (!tb_pass_may_rewrite(r)) break;
         for (int k = 0; k < grp.n; k++) taken[grp.member[k]] = true;

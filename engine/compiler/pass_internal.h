@@ -9,8 +9,14 @@ struct tb_pass_run {
     int64_t left;     /* of the limit; INT64_MAX without one */
 };
 
-/* Notes why two nodes were not fused. */
-void tbi_why(tb_pass_run *r, const tb_graph *g, int node, int user, const char *reason);
+/* Why `user` and the node that makes its operand `k` do not become one: NULL: the pass does not look at such pairs;
+ * "": nothing stands against it. The passes act on it, tbi_explain() prints it. */
+const char *tbi_norm_refusal(const tb_graph *g, int user, int k);
+const char *tbi_epilogue_refusal(const tb_graph *g, int user, int k);
+const char *tbi_pooling_refusal(const tb_graph *g, int user, int k);
+const char *tbi_pointwise_refusal(const tb_graph *g, int user, int k);
+/* A line for every edge between two nodes that compute, views left out, with the reason why it is still there. */
+void tbi_explain(const tb_graph *g, tb_text *to);
 
 /* The node that makes `value`, if it is of this op (NULL: any) and, where `single_use`, if nothing else uses the
  * value; -1 otherwise. Multi-use is the classic miscompile of epilogue fusion, so rewriters ask here. */

@@ -24,20 +24,23 @@ static bool is_f32_constant(const tb_graph *g, const tb_node *n, int operand)
     return t && t->dtype == TB_F32 && t->is_contiguous;
 }
 
-/* The convolution that `norm` can move into, or -1. */
-static int convolution_of(const tb_graph *g, tb_pass_run *r, int norm)
+const char *tbi_norm_refusal(const tb_graph *g, int norm, int k)
 {
     const tb_node *n = &g->nodes[norm];
-    int conv = n->op == &tb_op_batch_norm_eval ? tbi_producer(g, n->in[0], &tb_op_conv2d, false) : -1;
-    const char *refusal = NULL;
-    if (conv < 0) return -1;
+    int conv = n->op == &tb_op_batch_norm_eval && k == 0 ? tbi_producer(g, n->in[0], &tb_op_conv2d, false) : -1;
+    if (conv < 0) return NULL;
     for (int i = 1; i < n->n_in; i++)
-        if (!is_f32_constant(g, n, i)) refusal = "its statistics are not constant";
+        if (!is_f32_constant(g, n, i)) return "its statistics are not constant";
     for (int i = 1; i < g->nodes[conv].n_in; i++)
-        if (!is_f32_constant(g, &g->nodes[conv], i)) refusal = "the weights are not constant";
-    if (tb_graph_uses(g, n->in[0]) != 1) refusal = "its result has other uses";
-    if (refusal) tbi_why(r, g, conv, norm, refusal);
-    return refusal ? -1 : conv;
+        if (!is_f32_constant(g, &g->nodes[conv], i)) return "the weights are not constant";
+    return tb_graph_uses(g, n->in[0]) == 1 ? "" : "its result has other uses";
+}
+
+/* The convolution that `norm` can move into, or -1. */
+static int convolution_of(const tb_graph *g, int norm)
+{
+    const char *refusal = g->nodes[norm].op ? tbi_norm_refusal(g, norm, 0) : NULL;
+    return refusal && !*refusal ? g->values[g->nodes[norm].in[0]].producer : -1;
 }
 
 static tb_status constant(tb_graph *g, const char *layer, const char *what, const tb_tensor *like,
@@ -83,7 +86,7 @@ static tb_status fold_into(tb_graph *g, int conv, int norm)
 static tb_status norm(tb_graph *g, tb_pass_run *r)
 {
     for (int i = 0, n = g->n_nodes; i < n; i++) {
-        int conv = convolution_of(g, r, i);
+        int conv = convolution_of(g, i);
         if (conv < 0) continue;
         if (!tb_pass_may_rewrite(r)) return TB_OK;
         TB_TRY(fold_into(g, conv, i));

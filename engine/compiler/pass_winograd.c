@@ -43,24 +43,27 @@ static tb_status replace_convolution(tb_graph *g, int at)
     return TB_OK;
 }
 
-/* The convolution that the pooling can move into, or -1. */
-static int pooled_by(const tb_graph *g, tb_pass_run *r, int pool)
+const char *tbi_pooling_refusal(const tb_graph *g, int pool, int k)
 {
     const tb_node *n = &g->nodes[pool];
-    int conv = n->op == &tb_op_max_pool2d ? tbi_producer(g, n->in[0], &tb_op_conv2d_winograd, false) : -1;
-    if (conv < 0) return -1;
+    int conv = n->op == &tb_op_max_pool2d && k == 0 ? tbi_producer(g, n->in[0], &tb_op_conv2d_winograd, false) : -1;
+    if (conv < 0) return NULL;
     const pool_window *p = n->attrs;
     const tb_node *c = &g->nodes[conv];
     const tbi_conv2d_winograd_attrs *a = c->attrs;
-    const char *refusal = !is_pair(&p->kernel, 2) || !is_pair(&p->stride, 2) || !is_pair(&p->pad, 0)
-                              ? "its windows are not 2x2 side by side"
-                          : tb_graph_uses(g, n->in[0]) != 1  ? "its result has other uses"
-                          : tb_graph_uses(g, n->out[1]) != 0 ? "the places of the maxima are used"
-                          : a->is_pooled || a->act > TB_ACT_RELU || c->n_in > 3
-                              ? "it has a pooling, a residual or a gelu"
-                              : NULL;
-    if (refusal) tbi_why(r, g, conv, pool, refusal);
-    return refusal ? -1 : conv;
+    if (!is_pair(&p->kernel, 2) || !is_pair(&p->stride, 2) || !is_pair(&p->pad, 0))
+        return "its windows are not 2x2 side by side";
+    if (tb_graph_uses(g, n->in[0]) != 1) return "its result has other uses";
+    if (tb_graph_uses(g, n->out[1]) != 0) return "the places of the maxima are used";
+    bool is_full = a->is_pooled || a->act > TB_ACT_RELU || c->n_in > 3;
+    return is_full ? "it has a pooling, a residual or a gelu" : "";
+}
+
+/* The convolution that the pooling can move into, or -1. */
+static int pooled_by(const tb_graph *g, int pool)
+{
+    const char *refusal = tbi_pooling_refusal(g, pool, 0);
+    return refusal && !*refusal ? g->values[g->nodes[pool].in[0]].producer : -1;
 }
 
 static tb_status take_pooling(tb_graph *g, int conv, int pool)
@@ -84,7 +87,7 @@ static tb_status winograd(tb_graph *g, tb_pass_run *r)
         TB_TRY(replace_convolution(g, i));
     }
     for (int i = 0, n = g->n_nodes; i < n; i++) {
-        int conv = g->nodes[i].op ? pooled_by(g, r, i) : -1;
+        int conv = g->nodes[i].op ? pooled_by(g, i) : -1;
         if (conv < 0) continue;
         if (!tb_pass_may_rewrite(r)) return TB_OK;
         TB_TRY(take_pooling(g, conv, i));

@@ -3,7 +3,8 @@
  *   graph.tbir            the compiled graph, preprocessing included
  *   weights.safetensors   its constants
  *   golden.safetensors    inputs and the outputs the graph gave when it was written: the self-check
- *   model.yaml            name, largest batch, labels, where it came from, SHA-256 of the others
+ *   model.yaml            name, types of inputs and outputs, largest batch, labels, vocabulary, where it came from,
+ *                         SHA-256 of the others
  *
  * The graph has one symbol, N (the batch), which is the first dimension of every input and output. */
 #pragma once
@@ -13,7 +14,8 @@ typedef struct tb_artefact_info {
     char name[64];
     int64_t max_batch;
     int n_labels;            /* of classes; 0 when it is no classifier */
-    const char *const *labels;
+    const char *const *labels; /* as many as the first output's last dimension */
+    const char *vocabulary;  /* what tokens are: "bytes" (token t is byte t); NULL: it takes none */
     int n_facts;             /* provenance: "checkpoint/sha256", "data", "accuracy", ... */
     const char *const *facts; /* key, value, key, value, ... */
 } tb_artefact_info;

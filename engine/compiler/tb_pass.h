@@ -19,9 +19,9 @@ typedef struct tb_compile_opts {
     bool strict, fast;
     bool no_fusion;         /* graph passes only (simplify, fold, plan) */
     int64_t max_rewrites;   /* 0: no limit */
-    const char *dump_dir;   /* writes NN-<pass>.tbir after every pass; NULL: no dumps */
+    const char *dump_dir;   /* folder (made if missing) for NN-<pass>.tbir after every pass; NULL: no dumps */
     const tb_pass *also;    /* one more pass, run last: for tests of what finds a wrong rewrite; or NULL */
-    tb_text *why;           /* gets a line for every fusion that was refused, with the reason; or NULL */
+    tb_text *why;           /* gets a line for every edge that was not fused, with the reason; or NULL */
 } tb_compile_opts;
 
 typedef struct tb_compile_report {

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -154,5 +155,23 @@ tb_status tb_file_save(const char *path, const void *data, size_t bytes)
     tb_status st = tb_file_write(w, data, bytes);
     if (st == TB_OK) return tb_file_commit(w);
     tb_file_discard(w);
+    return st;
+}
+
+tb_status tb_file_make_folder(const char *path)
+{
+    char *part = tb_strdup(path);
+    struct stat info;
+    tb_status st = part ? TB_OK : TB_ERR_OOM;
+    for (char *end = part; st == TB_OK && *end; *end = path[end - part]) {
+        end += strspn(end, "/");
+        end += strcspn(end, "/");
+        *end = 0;
+        if (mkdir(part, 0777) != 0 && errno != EEXIST)
+            st = TB_FAIL(TB_ERR_IO, "%s: cannot make this folder: %s", part, strerror(errno));
+        else if (stat(part, &info) == 0 && !S_ISDIR(info.st_mode))
+            st = TB_FAIL(TB_ERR_IO, "%s: not a folder", part);
+    }
+    tb_free(part);
     return st;
 }

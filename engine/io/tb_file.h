@@ -20,6 +20,9 @@ void tb_file_discard(tb_file_writer *w); /* removes the temporary file; NULL is 
 /* All three in one: `path` has these bytes, or stays as it was. */
 TB_MUST_USE tb_status tb_file_save(const char *path, const void *data, size_t bytes);
 
+/* The folder and those above it, where they are missing; something else of that name is an error. */
+TB_MUST_USE tb_status tb_file_make_folder(const char *path);
+
 /* IDX (LeCun's MNIST page): big-endian magic {0, 0, type, rank}, rank x u32 dims, row-major elements. Only unsigned
  * bytes (type 0x08) are read. */
 enum { TB_IDX_MAX_RANK = 4 };

@@ -10,7 +10,7 @@
 
 typedef struct job {
     const char *checkpoint, *out, *data_name, *name, *dump_dir;
-    int64_t max_batch, context;
+    int64_t max_batch, context, max_rewrites;
     bool why, no_fusion, fast, generate;
     tb_ctx *ctx;
     tb_dataset *data;
@@ -40,7 +40,8 @@ static tb_status compile(job *j)
     tb_status st = tb_compile(
         j->graph,
         &(tb_compile_opts){
-            .why = j->why ? &why : NULL, .dump_dir = j->dump_dir, .no_fusion = j->no_fusion, .fast = j->fast},
+            .why = j->why ? &why : NULL, .dump_dir = j->dump_dir, .no_fusion = j->no_fusion, .fast = j->fast,
+            .max_rewrites = j->max_rewrites},
         &report);
     if (st == TB_OK) print_report(&report, captured);
     if (st == TB_OK && j->why) printf("%s", tb_text_str(&why));
@@ -55,6 +56,7 @@ static tb_status save(job *j)
     const char *facts[16];
     snprintf(info.name, sizeof info.name, "%s", j->name);
     info.labels = tb_deploy_labels(j->data, &info.n_labels);
+    info.vocabulary = tb_deploy_vocabulary(j->data);
     TB_TRY(tb_sha256_of_file(j->checkpoint, sha));
     facts[0] = "model", facts[1] = tb_model_spec(j->model);
     facts[2] = "checkpoint/sha256", facts[3] = sha;
@@ -106,6 +108,7 @@ static int run(const tb_args *args)
              .name = tb_args_get(args, "name"),
              .max_batch = option_int(args, "max-batch", tb_args_has(args, "generate") ? 16 : 64),
              .context = option_int(args, "context", 128),
+             .max_rewrites = option_int(args, "max-rewrites", 0),
              .why = tb_args_has(args, "why"),
              .dump_dir = tb_args_get(args, "dump-after"),
              .no_fusion = tb_args_has(args, "no-fusion"),
@@ -115,8 +118,9 @@ static int run(const tb_args *args)
         (void)TB_FAIL(TB_ERR_INVALID, "tb compile: where to? --out DIR names the folder that is written");
         return tb_report(stderr);
     }
-    if (j.max_batch < 1 || j.context < 1) {
-        (void)TB_FAIL(TB_ERR_INVALID, "tb compile: --max-batch and --context are positive numbers");
+    if (j.max_batch < 1 || j.context < 1 || j.max_rewrites < 0) {
+        (void)TB_FAIL(TB_ERR_INVALID, "tb compile: --max-batch and --context are positive numbers, --max-rewrites none "
+                                      "below 0");
         return tb_report(stderr);
     }
     if (!j.data_name) j.data_name = j.generate ? "jargon" : "fashion-mnist";
@@ -140,8 +144,9 @@ static const tb_option options[] = {
     {"max-batch", 0, "N", "largest batch it will be run with (64; with --generate 16)"},
     {"context", 0, "T", "text models: tokens of a row (128)"},
     {"generate", 0, NULL, "a text model's single step with its caches: tb serve then generates with it"},
-    {"why", 0, NULL, "list what was not fused, with the reason"},
+    {"why", 0, NULL, "list every edge that was not fused, with the reason"},
     {"no-fusion", 0, NULL, "graph passes only"},
+    {"max-rewrites", 0, "N", "stop the passes after N rewrites (0: no limit)"},
     {"fast", 0, NULL, "also convolve by minimal filtering: rounds otherwise than eager execution"},
     {"dump-after", 0, "DIR", "write the graph's text after every pass"},
 };

@@ -35,6 +35,7 @@ static tb_status save(job *j)
     tb_artefact_info info = {.max_batch = j->max_batch};
     snprintf(info.name, sizeof info.name, "%s", j->config.name);
     info.labels = tb_deploy_labels(j->data, &info.n_labels);
+    info.vocabulary = tb_deploy_vocabulary(j->data);
     TB_TRY(tb_sha256_of_file(j->checkpoint, sha));
     const char *facts[] = {"model", tb_model_spec(j->model), "checkpoint/sha256", sha, "data", j->data_name,
                            "data/train/sha256", tb_dataset_part(j->data, TB_SPLIT_TRAIN)->sha256, "quantized", "int8"};

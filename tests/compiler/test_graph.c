@@ -319,9 +319,9 @@ static void broken_texts_are_refused_with_their_line(void **state)
          "nearest: 'neg'"},
         {"graph g(N) {\n  %0 : f32[N] = input \"x\"\n  %1 : f32[M] = neg(%0)\n}\n", ":3:"},
         {"graph g(N) {\n  %0 : f32[N] = input \"x\"\n  %1 : f32[4] = neg(%0)\n  output %1 \"y\"\n}\n",
-         "not what the op makes"},
+         "'neg' is written as f32[4], but makes f32[N]"},
         {"graph g() {\n  %0 : f32[2] = neg(%0)\n}\n", "before it is made"},
-        {"graph g() {\n  %0 : f32[2] = const \"c\"\n  output %0 \"y\"\n}\n", "another type than its data"},
+        {"graph g() {\n  %0 : f32[2] = const \"c\"\n  output %0 \"y\"\n}\n", "'c' is written as f32[2], but the weights hold f32[3, 4]"},
         {"graph g() {\n", "ends inside"},
         {"graph g() {\n  %0 : f32[2] = input \"x\"\n  %1 : f32[2] = add(%0)\n}\n", "another number of operands"},
     };
