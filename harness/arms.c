@@ -15,7 +15,7 @@
 #include <string.h>
 
 enum { E1, E2, E3, SESSIONS };
-enum { CALIBRATION_ROWS = 512, SAVED_ROWS = 64, COMPARED_ROWS = 2000, TEXT_ROWS = 256, TEXT_CHECK_BATCH = 64 };
+enum { CALIBRATION_ROWS = 512, SAVED_ROWS = 64, TEXT_ROWS = 256, TEXT_CHECK_BATCH = 64 };
 
 struct tb_arms {
     tb_arms_config config;
@@ -192,28 +192,6 @@ static tb_status answer(tb_arms *s, int arm, int64_t n, const uint8_t *rows, flo
     return TB_OK;
 }
 
-/* The largest difference of E1's logits (stepped: and of E0's) from those of whole rows op by op, and of E2's, relative
- * to the largest logit. */
-static tb_status compare_arms(tb_arms *s, double *graph, double *fused)
-{
-    const uint8_t *test = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
-    int64_t n = s->check_batch, n_logits = n * s->answers * s->classes;
-    float *other = s->logits + n_logits;
-    double most[TB_ARMS] = {0}, largest = 0;
-    for (int64_t at = 0; at + n <= s->test_rows && at < COMPARED_ROWS; at += n) {
-        TB_TRY(eager(s, n, test + at * s->row_bytes, s->logits));
-        for (int64_t i = 0; i < n_logits; i++) largest = fmax(largest, fabs((double)s->logits[i]));
-        for (int arm = s->config.is_stepped ? 0 : 1; arm <= TB_ARM_FUSED; arm++) {
-            TB_TRY(answer(s, arm, n, test + at * s->row_bytes, other));
-            for (int64_t i = 0; i < n_logits; i++)
-                most[arm] = fmax(most[arm], fabs((double)s->logits[i] - (double)other[i]));
-        }
-    }
-    *graph = fmax(most[0], most[1]);
-    *fused = largest > 0 ? most[TB_ARM_FUSED] / largest : 0;
-    return TB_OK;
-}
-
 /* ln sum exp(row) - row[label] */
 static double negative_log_likelihood(const float *row, int64_t classes, int64_t label)
 {
@@ -223,51 +201,84 @@ static double negative_log_likelihood(const float *row, int64_t classes, int64_t
     return most + log(sum) - (double)row[label];
 }
 
-/* right[i]: whether the i-th answer is the most likely class; *loss: their mean in nats. */
-static tb_status evaluate(tb_arms *s, int arm, bool *right, double *loss)
+/* What an arm's answers to the test rows are worth. */
+typedef struct verdict {
+    bool *right;           /* [test_rows * answers]: the most likely class is the label */
+    double loss, furthest; /* sum of nats; the largest difference from the logits of whole rows op by op */
+} verdict;
+
+static double difference(double x, double y)
+{
+    double d = fabs(x - y);
+    return x == y || (isnan(x) && isnan(y)) ? 0 : isnan(d) ? (double)INFINITY : d;
+}
+
+static void judge(const tb_arms *s, const float *logits, const float *reference, int64_t first, int64_t n, verdict *v)
 {
     const tb_data_part *test = tb_dataset_part(s->data, TB_SPLIT_TEST);
-    const uint8_t *labels = s->is_text ? test->bytes + 1 : test->labels;
-    double sum = 0;
+    const uint8_t *labels = (s->is_text ? test->bytes + 1 : test->labels) + first;
+    for (int64_t i = 0; i < n * s->classes; i++)
+        v->furthest = fmax(v->furthest, difference((double)logits[i], (double)reference[i]));
+    for (int64_t i = 0; i < n; i++) {
+        const float *row = logits + i * s->classes;
+        int64_t best = 0;
+        for (int64_t k = 1; k < s->classes; k++)
+            if (row[k] > row[best]) best = k;
+        v->right[first + i] = best == labels[i];
+        v->loss += negative_log_likelihood(row, s->classes, labels[i]);
+    }
+}
+
+/* All test rows by every arm (e0: whole rows and, where steps are what is measured, by steps). */
+static tb_status answer_all(tb_arms *s, verdict of[TB_ARMS], double *largest)
+{
+    const uint8_t *test = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
     for (int64_t at = 0; at < s->test_rows; at += s->check_batch) {
-        int64_t n = s->test_rows - at < s->check_batch ? s->test_rows - at : s->check_batch,
-                first = at * s->answers;
-        TB_TRY(answer(s, arm, n, test->bytes + at * s->row_bytes, s->logits));
-        for (int64_t i = 0; i < n * s->answers; i++) {
-            const float *row = s->logits + i * s->classes;
-            int64_t best = 0;
-            for (int64_t k = 1; k < s->classes; k++)
-                if (row[k] > row[best]) best = k;
-            right[first + i] = best == labels[first + i];
-            sum += negative_log_likelihood(row, s->classes, labels[first + i]);
+        int64_t n = s->test_rows - at < s->check_batch ? s->test_rows - at : s->check_batch, answers = n * s->answers;
+        float *other = s->logits + answers * s->classes;
+        TB_TRY(eager(s, n, test + at * s->row_bytes, s->logits));
+        for (int64_t i = 0; i < answers * s->classes; i++) *largest = fmax(*largest, fabs((double)s->logits[i]));
+        for (int arm = s->config.is_stepped ? 0 : 1; arm < TB_ARMS; arm++) {
+            TB_TRY(answer(s, arm, n, test + at * s->row_bytes, other));
+            judge(s, other, s->logits, at * s->answers, answers, &of[arm]);
         }
     }
-    *loss = sum / (double)(s->test_rows * s->answers);
     return TB_OK;
 }
 
-/* Accuracies, and the interval of their paired difference (the normal one of McNemar's counts). */
-static tb_status compare_accuracy(tb_arms *s, tb_arms_facts *out)
+/* The interval of the paired difference is the normal one of McNemar's counts. */
+static void compare(const verdict *f32, const verdict *int8, int64_t n_answers, tb_arms_facts *out)
 {
-    int64_t n_answers = s->test_rows * s->answers;
-    bool *f32 = tb_calloc((size_t)n_answers + 1, sizeof *f32),
-         *int8 = tb_calloc((size_t)n_answers + 1, sizeof *int8);
-    tb_status st = f32 && int8 ? TB_OK : TB_ERR_OOM;
-    if (st == TB_OK) st = evaluate(s, TB_ARM_FUSED, f32, &out->loss_f32);
-    if (st == TB_OK) st = evaluate(s, TB_ARM_INT8, int8, &out->loss_int8);
     double lost = 0, won = 0, right = 0, n = (double)n_answers;
-    for (int64_t i = 0; st == TB_OK && i < n_answers; i++) {
-        right += f32[i];
-        lost += f32[i] && !int8[i];
-        won += int8[i] && !f32[i];
+    for (int64_t i = 0; i < n_answers; i++) {
+        right += f32->right[i];
+        lost += f32->right[i] && !int8->right[i];
+        won += int8->right[i] && !f32->right[i];
     }
     double drop = (lost - won) / n, half = 1.96 * sqrt(lost + won - n * drop * drop) / n;
     out->accuracy_f32 = right / n;
     out->accuracy_int8 = (right - lost + won) / n;
+    out->loss_f32 = f32->loss / n;
+    out->loss_int8 = int8->loss / n;
     out->drop_low = drop - half;
     out->drop_high = drop + half;
-    tb_free(f32);
-    tb_free(int8);
+}
+
+static tb_status check_answers(tb_arms *s, tb_arms_facts *out)
+{
+    int64_t n = s->test_rows * s->answers;
+    verdict of[TB_ARMS] = {0};
+    double largest = 0;
+    tb_status st = TB_OK;
+    for (int arm = 0; arm < TB_ARMS && st == TB_OK; arm++)
+        if (!(of[arm].right = tb_calloc((size_t)n + 1, sizeof(bool)))) st = TB_ERR_OOM;
+    if (st == TB_OK) st = answer_all(s, of, &largest);
+    if (st == TB_OK) {
+        out->difference = fmax(of[0].furthest, of[1].furthest);
+        out->fused_difference = of[TB_ARM_FUSED].furthest > 0 ? of[TB_ARM_FUSED].furthest / largest : 0;
+        compare(&of[TB_ARM_FUSED], &of[TB_ARM_INT8], n, out);
+    }
+    for (int arm = 0; arm < TB_ARMS; arm++) tb_free(of[arm].right);
     return st;
 }
 
@@ -351,8 +362,7 @@ tb_status tb_arms_check(tb_arms *s, tb_arms_facts *out)
                            .test_sha256 = tb_dataset_part(s->data, TB_SPLIT_TEST)->sha256,
                            .train_loss = s->train_loss,
                            .int8_mac_share = s->quant.macs > 0 ? s->quant.int8_macs / s->quant.macs : 0};
-    TB_TRY(compare_arms(s, &out->difference, &out->fused_difference));
-    TB_TRY(compare_accuracy(s, out));
+    TB_TRY(check_answers(s, out));
     TB_TRY(tb_session_plan_stats(s->session[E2], &s->config.batch, &plan));
     out->plan_bytes = (double)plan.planned_bytes;
     out->plan_bound_bytes = (double)plan.bound_bytes;

@@ -35,9 +35,7 @@ typedef struct tb_arms_facts {
         accuracy_int8;          /* on all test images, or bytes of the first windows of the test text */
     double loss_f32, loss_int8; /* nats, there */
     double drop_low, drop_high; /* 95 % interval of the accuracies' difference, paired: by answer */
-    /* Largest between e0 and e1, over the first 2,000 test rows; 0: the same bits. Stepped: of both from whole rows op
-     * by op. */
-    double difference;
+    double difference; /* largest between e0 and e1; 0: the same bits. Stepped: of both from whole rows op by op */
     double fused_difference; /* largest between e0 and e2, relative to the largest logit */
     double int8_mac_share;              /* of the multiply-adds of linear and convolution layers */
     double plan_bytes, plan_bound_bytes, plan_naive_bytes; /* of e2 at `batch` */

@@ -14,7 +14,8 @@ tb_status tb_deploy_open(const char *checkpoint, tb_model **out)
     struct stat info;
     *out = NULL;
     if (stat(checkpoint, &info) == 0 && S_ISDIR(info.st_mode))
-        return TB_FAIL(TB_ERR_IO, "%s is a folder; a checkpoint is a file that tb run wrote (.safetensors)", checkpoint);
+        return TB_FAIL(TB_ERR_IO, "%s is a folder; a checkpoint is a file that tb run wrote (.safetensors)",
+                       checkpoint);
     TB_TRY(tb_safetensors_open(checkpoint, &f));
     const char *spec = tb_safetensors_note(f, "model");
     tb_status st = spec ? tb_model_create(spec, TB_F32, out)

@@ -111,11 +111,11 @@ static tb_status calibrate(work *w)
     return st;
 }
 
-static tb_status integer_graph(work *w, const bool *keep, tb_quant_report *report, tb_graph **g)
+static tb_status integer_graph(work *w, const tb_quant_opts *opts, tb_quant_report *report, tb_graph **g)
 {
     TB_TRY(simplified(w, g));
-    tb_status st = w->c->is_dynamic ? tb_quantize_graph_dynamic(*g, keep, report)
-                                    : tb_quantize_graph(*g, &w->ranges, keep, report);
+    tb_status st = w->c->is_dynamic ? tb_quantize_graph_dynamic(*g, opts->keep, report)
+                                    : tb_quantize_graph(*g, &w->ranges, opts, report);
     if (st == TB_OK) st = tb_compile(*g, NULL, NULL);
     if (st == TB_OK) return TB_OK;
     tb_graph_free(*g);
@@ -124,16 +124,19 @@ static tb_status integer_graph(work *w, const bool *keep, tb_quant_report *repor
 }
 
 /* ---- layers ---- */
-/* The layer that a node of any of the graphs belongs to: weights keep their names ("fc1.weight", "fc1.weight.s8"). */
+/* The layer that a node of any of the graphs belongs to: weights keep their names ("fc1.weight", "fc1.weight.s8");
+ * products without weights keep their order. */
 static int layer_of(const tb_quantization *q, const tb_graph *g, int node)
 {
     const tb_node *n = &g->nodes[node];
     const tb_tensor *weight = n->n_in > 1 && n->in[1] != TB_NO_VALUE ? g->values[n->in[1]].constant : NULL;
-    const char *name = weight ? g->values[n->in[1]].name : "";
-    for (int i = 0; weight && i < q->n_layers; i++) {
+    const char *name = weight ? g->values[n->in[1]].name : n->op->name;
+    int before = 0;
+    for (int i = 0; !weight && i < node; i++) before += g->nodes[i].op == n->op;
+    for (int i = 0; i < q->n_layers; i++) {
         size_t length = strlen(q->layer[i].name);
-        if (strncmp(name, q->layer[i].name, length) == 0 && (!name[length] || strcmp(name + length, ".s8") == 0))
-            return i;
+        if (strncmp(name, q->layer[i].name, length) != 0) continue;
+        if (weight ? !name[length] || strcmp(name + length, ".s8") == 0 : !name[length] && before-- == 0) return i;
     }
     return -1;
 }
@@ -185,7 +188,7 @@ static tb_status sensitivities(work *w)
         double signal = 0, noise = 0;
         if (!w->q->layer[i].is_int8) continue;
         for (int k = 0; k < w->f32->n_nodes; k++) keep[k] = k != w->q->layer[i].node;
-        st = integer_graph(w, keep, &report, &g);
+        st = integer_graph(w, &(tb_quant_opts){keep, .islands = true}, &report, &g);
         if (st == TB_OK) st = logits_of(w, g, &in, other);
         for (int64_t k = 0; k < n; k++) {
             signal += (double)exact[k] * (double)exact[k];
@@ -221,7 +224,7 @@ static tb_status answer(work *w, const bool *keep, const rows *in, answers *out)
     out->int8 = tb_calloc((size_t)out->n + 1, sizeof *out->int8);
     for (int arm = 0; arm < 2; arm++) {
         tb_status st = !out->f32 || !out->int8 ? TB_ERR_OOM
-                       : arm                   ? integer_graph(w, keep, &report, &g)
+                       : arm                   ? integer_graph(w, &(tb_quant_opts){keep, false}, &report, &g)
                                                : simplified(w, &g);
         if (st != TB_OK) return st;
         st = runner_open(w, g, &r);
@@ -311,8 +314,9 @@ static tb_status measure_inputs(work *w)
             node = w->f32->values[w->f32->nodes[node].in[0]].producer;
         if (node < 0 || m.at[node].n == 0) continue;
         l->sqnr_db = 10 * log10(m.at[node].signal / fmax(m.at[node].noise, 1e-300));
-        l->clipped = (double)m.at[node].clipped / (double)m.at[node].n;
-        l->saturated = (double)m.at[node].saturated / (double)m.at[node].n;
+        l->values = m.at[node].n;
+        l->clipped = m.at[node].clipped;
+        l->saturated = m.at[node].saturated;
     }
     runner_close(&r);
     tb_quant_measure_free(&m);
@@ -344,7 +348,7 @@ static tb_status time_layers(work *w, bool is_int8)
     tb_graph *g;
     runner r;
     if (!logits) return TB_ERR_OOM;
-    tb_status st = is_int8 ? integer_graph(w, w->keep, &report, &g) : simplified(w, &g);
+    tb_status st = is_int8 ? integer_graph(w, &(tb_quant_opts){w->keep, false}, &report, &g) : simplified(w, &g);
     if (st == TB_OK && !is_int8) st = tb_compile(g, NULL, NULL);
     if (st == TB_OK) st = runner_open(w, g, &r);
     for (int run = 0; run <= TIMED_RUNS && st == TB_OK; run++) { /* the first is a warm-up */
@@ -377,7 +381,7 @@ static tb_status quantize(work *w)
     TB_TRY(compare(w));
     TB_TRY(time_layers(w, false));
     TB_TRY(time_layers(w, true));
-    return integer_graph(w, w->keep, &w->q->rewrite, &w->q->graph);
+    return integer_graph(w, &(tb_quant_opts){w->keep, false}, &w->q->rewrite, &w->q->graph);
 }
 
 tb_status tb_quantize_model(const tb_quantization_config *config, tb_quantization *out)
@@ -427,8 +431,9 @@ void tb_quantization_json(const tb_quantization_config *c, const tb_quantization
         tb_json_put_str(&j, "kept_f32", l->is_int8 ? NULL : l->reason);
         tb_json_put_num(&j, "mac_share", l->macs_share);
         tb_json_put_num(&j, "input_sqnr_db", l->sqnr_db);
-        tb_json_put_num(&j, "input_clipped", l->clipped);
-        tb_json_put_num(&j, "input_saturated", l->saturated);
+        tb_json_put_int(&j, "input_values", l->values);
+        tb_json_put_int(&j, "input_clipped", l->clipped);
+        tb_json_put_int(&j, "input_saturated", l->saturated);
         tb_json_put_num(&j, "logits_sqnr_db_alone", l->alone_db);
         tb_json_put_num(&j, "f32_us", l->f32_us);
         tb_json_put_num(&j, "int8_us", l->int8_us);
@@ -445,13 +450,21 @@ void tb_quantization_print(const tb_quantization_config *c, const tb_quantizatio
     else
         printf("calibrated %lld rows of %s (train), %s\n", (long long)c->calibration_rows, tb_dataset_name(c->data),
                observer_names[c->observer]);
-    printf("%-28s %6s %9s %8s %8s %9s %9s %9s\n", "layer", "MACs", "input dB", "clipped", "at end", "alone dB",
-           "f32 us", "int8 us");
+    printf("%-36s %6s %9s %8s %9s %9s %9s %9s %9s\n", "layer", "MACs", "input dB", "clipped", "saturated", "of values",
+           "alone dB", "f32 us", "int8 us");
     for (int i = 0; i < q->n_layers; i++) {
         const tb_quantized_layer *l = &q->layer[i];
-        printf("%-28s %5.1f%% %9.1f %7.3f%% %7.3f%% %9.1f %9.1f %9.1f %s\n", l->name, 100 * l->macs_share, l->sqnr_db,
-               100 * l->clipped, 100 * l->saturated, l->alone_db, l->f32_us, l->int8_us,
-               l->is_int8 ? "" : l->reason ? l->reason : "stays f32");
+        printf("%-36s %5.1f%% ", l->name, 100 * l->macs_share);
+        if (isnan(l->sqnr_db))
+            printf("%9s %8s %9s %9s ", "-", "-", "-", "-");
+        else
+            printf("%9.1f %8lld %9lld %9lld ", l->sqnr_db, (long long)l->clipped, (long long)l->saturated,
+                   (long long)l->values);
+        if (isnan(l->alone_db))
+            printf("%9s ", "-");
+        else
+            printf("%9.1f ", l->alone_db);
+        printf("%9.1f %9.1f %s\n", l->f32_us, l->int8_us, l->is_int8 ? "" : l->reason ? l->reason : "stays f32");
     }
     printf("INT8       %.1f %% of multiply-adds\n",
            100 * (q->rewrite.macs > 0 ? q->rewrite.int8_macs / q->rewrite.macs : 0));

@@ -22,7 +22,7 @@ typedef struct tb_quantized_layer {
     bool is_int8;
     const char *reason;        /* of what stays f32 */
     double sqnr_db;            /* of its input, held against f32 on rows that calibration did not see; NAN: dynamic */
-    double clipped, saturated; /* shares of those values */
+    int64_t values, clipped, saturated; /* of its input, there: all, outside of the range, at the end of it */
     double alone_db;           /* SQNR of the logits when this layer alone is in integers */
     double f32_us, int8_us;    /* of one run of `batch` rows; with what is fused to it */
 } tb_quantized_layer;

@@ -268,7 +268,8 @@ static bool same_type(const tb_value *a, const tb_value *b)
 }
 
 /* What the text says of the values of `who`, and what they are. */
-static tb_status must_be_typed(const reader *r, const char *who, const tb_value *said, const char *is, const tb_value *v)
+static tb_status must_be_typed(const reader *r, const char *who, const tb_value *said, const char *is,
+                               const tb_value *v)
 {
     tb_text a = {0}, b = {0};
     if (same_type(said, v)) return TB_OK;

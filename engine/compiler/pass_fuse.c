@@ -159,7 +159,8 @@ static void collect(const tb_graph *g, int node, const bool *taken, group *out)
         const char *refusal = tbi_pointwise_refusal(g, node, k);
         bool has_room = out->n + 2 < TB_PROGRAM_STEPS && out->n_inputs + 3 < TB_PROGRAM_INPUTS;
         if (producer >= 0 && index_of(out->member, out->n, producer) >= 0) continue;
-        if (refusal && !*refusal && !taken[producer] && has_room) collect(g, producer, taken, out);
+        if (refusal && !*refusal && !taken[producer] && has_room)
+            collect(g, producer, taken, out);
         else if (index_of(out->input, out->n_inputs, value) < 0)
             out->input[out->n_inputs++] = value;
     }

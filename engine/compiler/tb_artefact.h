@@ -13,11 +13,11 @@
 typedef struct tb_artefact_info {
     char name[64];
     int64_t max_batch;
-    int n_labels;            /* of classes; 0 when it is no classifier */
+    int n_labels;              /* of classes; 0 when it is no classifier */
     const char *const *labels; /* as many as the first output's last dimension */
-    const char *vocabulary;  /* what tokens are: "bytes" (token t is byte t); NULL: it takes none */
-    int n_facts;             /* provenance: "checkpoint/sha256", "data", "accuracy", ... */
-    const char *const *facts; /* key, value, key, value, ... */
+    const char *vocabulary;    /* what tokens are: "bytes" (token t is byte t); NULL: it takes none */
+    int n_facts;               /* provenance: "checkpoint/sha256", "data", "accuracy", ... */
+    const char *const *facts;  /* key, value, key, value, ... */
 } tb_artefact_info;
 
 /* Writes `g` into `dir` (made if missing), runs it on `n_golden` deterministic random rows (u8: 0..255, f32:

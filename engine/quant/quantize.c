@@ -415,9 +415,11 @@ static tb_status rewrite_other(rewriter *w, int node)
     return w->form[n->in[0]].value != TB_NO_VALUE ? pass_on(w, node) : TB_OK;
 }
 
-tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const bool *keep, tb_quant_report *report)
+tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const tb_quant_opts *opts, tb_quant_report *report)
 {
-    rewriter w = {.g = g, .ranges = r, .kept = keep, .n_nodes = g->n_nodes, .n_values = g->n_values};
+    static const tb_quant_opts defaults = {0};
+    if (!opts) opts = &defaults;
+    rewriter w = {.g = g, .ranges = r, .kept = opts->keep, .n_nodes = g->n_nodes, .n_values = g->n_values};
     *report = (tb_quant_report){0};
     if (r->n_nodes != g->n_nodes)
         return TB_FAIL(TB_ERR_INVALID, "quantize: ranges of %d nodes, the graph has %d: calibrate the same graph",
@@ -437,7 +439,7 @@ tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const bool *keep, t
             continue;
         }
         const char *reason = refusal(&w, i);
-        if (!reason && is_island(&w, i)) reason = "its image comes and goes in f32";
+        if (!reason && !opts->islands && is_island(&w, i)) reason = "its image comes and goes in f32";
         if (reason) {
             tbi_keep(report, g, i, reason);
             continue;

@@ -62,9 +62,14 @@ typedef struct tb_quant_report {
 
 /* Multiply-adds of a node at N = 1; 0 of what is no product. */
 double tb_quant_macs(const tb_graph *g, int node);
-/* `g` must be the graph that was calibrated (same values); keep[n]: node n stays f32 (NULL: none). Verified
- * afterwards. */
-TB_MUST_USE tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const bool *keep, tb_quant_report *report);
-/* Linear layers with inputs that are quantized on the spot, row by row (engine/ops/linear_dynamic_s8.c): no
- * calibration, for transformers. */
+typedef struct tb_quant_opts {
+    const bool *keep; /* keep[n]: node n stays f32; NULL: none */
+    bool islands;     /* also convolutions whose image comes and goes in f32, which do not pay: for sensitivities */
+} tb_quant_opts;
+
+/* `g` must be the graph that was calibrated (same values); `opts` may be NULL. Verified afterwards. */
+TB_MUST_USE tb_status tb_quantize_graph(tb_graph *g, const tb_ranges *r, const tb_quant_opts *opts,
+                                        tb_quant_report *report);
+/* Linear layers, but for those of keep[], with inputs that are quantized on the spot, row by row
+ * (engine/ops/linear_dynamic_s8.c): no calibration, for transformers. */
 TB_MUST_USE tb_status tb_quantize_graph_dynamic(tb_graph *g, const bool *keep, tb_quant_report *report);

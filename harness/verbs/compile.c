@@ -37,12 +37,13 @@ static tb_status compile(job *j)
     TB_TRY(j->generate ? tb_deploy_capture_step(j->model, j->context, j->name, &j->graph)
                        : tb_deploy_capture(j->model, j->data, j->context, j->name, &j->graph));
     int captured = j->graph->n_nodes;
-    tb_status st = tb_compile(
-        j->graph,
-        &(tb_compile_opts){
-            .why = j->why ? &why : NULL, .dump_dir = j->dump_dir, .no_fusion = j->no_fusion, .fast = j->fast,
-            .max_rewrites = j->max_rewrites},
-        &report);
+    tb_status st = tb_compile(j->graph,
+                              &(tb_compile_opts){.why = j->why ? &why : NULL,
+                                                 .dump_dir = j->dump_dir,
+                                                 .no_fusion = j->no_fusion,
+                                                 .fast = j->fast,
+                                                 .max_rewrites = j->max_rewrites},
+                              &report);
     if (st == TB_OK) print_report(&report, captured);
     if (st == TB_OK && j->why) printf("%s", tb_text_str(&why));
     tb_text_free(&why);

@@ -146,6 +146,40 @@ static void an_artefact_runs_from_its_folder_and_checks_itself(void **state)
     remove_folder(dir);
 }
 
+/* What model.yaml says must be what the graph is. */
+static void a_description_of_another_graph_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *edit, *message;
+    } wrong[] = {
+        {"s/f32\\[N, 5\\]/f32[N, 6]/", "inputs: 'x' is f32[N, 6] here, but graph.tbir has 'x', f32[N, 5]"},
+        {"s/\"y\":/\"z\":/", "outputs: 'z' is f32[N, 3] here, but graph.tbir has 'y', f32[N, 3]"},
+        {"s/\"outputs\"/\"others\"/", "'outputs' must be a map of the graph's 1"},
+        {"s/\"a\",//", "2 labels, but output 'y' has 3 classes"},
+    };
+    net p = make_net();
+    tb_graph *g = capture(&p);
+    tb_artefact *a;
+    tb_artefact_info info = {
+        .name = "net", .max_batch = 1, .vocabulary = "bytes", .n_labels = 2, .labels = (const char *[]){"a", "b", "c"}};
+    char dir[] = "/tmp/tb_artefact_XXXXXX", command[256];
+    assert_non_null(mkdtemp(dir));
+    assert_fails(tb_artefact_save(g, &info, 2, dir), TB_ERR_CONFIG, "2 labels, but output 'y' has 3 classes");
+    info.n_labels = 3;
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_ok(tb_artefact_save(g, &info, 2, dir));
+        assert_ok(tb_artefact_load(dir, &a));
+        assert_string_equal(tb_artefact_info_of(a)->vocabulary, "bytes");
+        tb_artefact_free(a);
+        snprintf(command, sizeof command, "sed -i '%s' %s/model.yaml", wrong[i].edit, dir);
+        assert_int_equal(system(command), 0);
+        assert_fails(tb_artefact_load(dir, &a), TB_ERR_CONFIG, wrong[i].message);
+    }
+    tb_graph_free(g);
+    remove_folder(dir);
+}
+
 enum { STEPS = 3, HEADS = 2, WIDTH = 4 };
 
 /* Attention over heads that lie as [N, T, H, D] leaves its result as its operands lie. */
@@ -321,7 +355,8 @@ static void broken_texts_are_refused_with_their_line(void **state)
         {"graph g(N) {\n  %0 : f32[N] = input \"x\"\n  %1 : f32[4] = neg(%0)\n  output %1 \"y\"\n}\n",
          "'neg' is written as f32[4], but makes f32[N]"},
         {"graph g() {\n  %0 : f32[2] = neg(%0)\n}\n", "before it is made"},
-        {"graph g() {\n  %0 : f32[2] = const \"c\"\n  output %0 \"y\"\n}\n", "'c' is written as f32[2], but the weights hold f32[3, 4]"},
+        {"graph g() {\n  %0 : f32[2] = const \"c\"\n  output %0 \"y\"\n}\n",
+         "'c' is written as f32[2], but the weights hold f32[3, 4]"},
         {"graph g() {\n", "ends inside"},
         {"graph g() {\n  %0 : f32[2] = input \"x\"\n  %1 : f32[2] = add(%0)\n}\n", "another number of operands"},
     };
@@ -363,6 +398,7 @@ int main(void)
         ctx_test(an_output_that_lies_in_another_order_is_put_in_order),
         ctx_test(hidden_results_that_nobody_reads_are_left_out),
         ctx_test(an_artefact_runs_from_its_folder_and_checks_itself),
+        ctx_test(a_description_of_another_graph_is_refused),
         ctx_test(what_a_graph_cannot_hold_is_refused),
         ctx_test(what_is_detached_stays_a_value),
         ctx_test(a_session_survives_every_failed_allocation),

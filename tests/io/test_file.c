@@ -70,6 +70,23 @@ static void a_discarded_file_never_appears(void **state)
 
 static const uint8_t good[] = {0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6};
 
+static void folders_are_made_with_those_above_them(void **state)
+{
+    (void)state;
+    char root[] = "/tmp/tb_folder_XXXXXX", deep[64], file[64], below[96], command[128];
+    assert_non_null(mkdtemp(root));
+    snprintf(deep, sizeof deep, "%s/a//b", root);
+    snprintf(file, sizeof file, "%s/a/file", root);
+    snprintf(below, sizeof below, "%s/c", file);
+    assert_ok(tb_file_make_folder(deep));
+    assert_ok(tb_file_make_folder(deep));
+    assert_ok(tb_file_save(file, "x", 1));
+    assert_fails(tb_file_make_folder(file), TB_ERR_IO, "a/file: not a folder");
+    assert_fails(tb_file_make_folder(below), TB_ERR_IO, "a/file: not a folder");
+    snprintf(command, sizeof command, "rm -r %s", root);
+    run(command);
+}
+
 static void idx_files_give_dimensions_and_elements(void **state)
 {
     (void)state;
@@ -126,8 +143,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_and_compressed_files_read_the_same),
         cmocka_unit_test(missing_truncated_and_damaged_files_name_the_package),
-        cmocka_unit_test(a_discarded_file_never_appears), cmocka_unit_test(idx_files_give_dimensions_and_elements),
-        cmocka_unit_test(wrong_idx_files_are_refused), cmocka_unit_test(mutated_idx_files_stay_in_bounds),
+        cmocka_unit_test(a_discarded_file_never_appears),
+        cmocka_unit_test(folders_are_made_with_those_above_them),
+        cmocka_unit_test(idx_files_give_dimensions_and_elements),
+        cmocka_unit_test(wrong_idx_files_are_refused),
+        cmocka_unit_test(mutated_idx_files_stay_in_bounds),
     };
     return cmocka_run_group_tests(tests, NULL, remove_files);
 }
