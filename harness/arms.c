@@ -409,8 +409,6 @@ const uint8_t *tb_arms_images(const tb_arms *s, int64_t *n, int64_t *pixels)
     return tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;
 }
 
-int64_t tb_arms_classes(const tb_arms *s) { return s->classes; }
-
 tb_status tb_arms_answers(tb_arms *s, int arm, int64_t n, float *logits)
 {
     const uint8_t *images = tb_dataset_part(s->data, TB_SPLIT_TEST)->bytes;

@@ -59,7 +59,6 @@ TB_MUST_USE tb_status tb_arms_export(const tb_arms *a, int arm, const char *name
 /* Test images, [*n, *pixels] bytes, borrowed; and what an arm answers for the first `n` of them, computed here:
  * logits[n * classes]. */
 const uint8_t *tb_arms_images(const tb_arms *a, int64_t *n, int64_t *pixels);
-int64_t tb_arms_classes(const tb_arms *a);
 TB_MUST_USE tb_status tb_arms_answers(tb_arms *a, int arm, int64_t n, float *logits);
 /* Stepped: the `tokens` bytes that an arm 1 to 3 finds most likely behind the `bytes` at the start of text[bytes +
  * tokens], written there; together at most `context` + 1. */

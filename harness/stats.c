@@ -2,7 +2,6 @@
  * requests neither underflow nor take a table. */
 #include "stats.h"
 #include "tb_alloc.h"
-#include "tb_rng.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,33 +88,6 @@ tb_interval tb_quantile_interval(const double *sorted, int64_t n, double q, doub
     return (tb_interval){sorted[r - 1], sorted[n - from_top], 1 - below - above};
 }
 
-int64_t tb_quantile_min_n(double q, double level)
-{
-    /* both q^n and (1 - q)^n must be at most (1 - level)/2 */
-    return (int64_t)ceil(log((1 - level) / 2) / log(fmax(q, 1 - q)));
-}
-
-tb_status tb_bootstrap_interval(const double *x, int64_t n, tb_statistic f, void *arg, double level,
-                                int64_t resamples, uint64_t seed, tb_interval *out)
-{
-    *out = no_interval;
-    if (n < 2 || resamples < 1) return TB_OK;
-    double *draw = tb_calloc((size_t)(n + resamples), sizeof *draw);
-    if (!draw) return tb_error_code();
-    double *statistic = draw + n;
-    for (int64_t b = 0; b < resamples; b++) {
-        for (int64_t i = 0; i < n; i++)
-            draw[i] = x[tb_random_below(seed, (uint64_t)b, (uint64_t)i, (uint64_t)n)];
-        statistic[b] = f(draw, n, arg);
-    }
-    tb_sort(statistic, resamples);
-    double tail = (1 - level) / 2;
-    *out = (tb_interval){tb_quantile(statistic, resamples, tail), tb_quantile(statistic, resamples, 1 - tail),
-                         level};
-    tb_free(draw);
-    return TB_OK;
-}
-
 double tb_mad(const double *sorted, int64_t n)
 {
     if (n <= 0) return NAN;
@@ -181,16 +153,6 @@ tb_status tb_paired_ratio(const double *base, const double *head, int64_t n, dou
     return TB_OK;
 }
 
-tb_interval tb_ratio_of_medians(const double *base_sorted, int64_t n_base, const double *head_sorted,
-                                int64_t n_head, double level)
-{
-    double each = 1 - (1 - level) / 2;
-    tb_interval base = tb_quantile_interval(base_sorted, n_base, 0.5, each);
-    tb_interval head = tb_quantile_interval(head_sorted, n_head, 0.5, each);
-    if (!(base.lo > 0 && head.lo > 0)) return no_interval;
-    return (tb_interval){head.lo / base.hi, head.hi / base.lo, fmax(0, base.level + head.level - 1)};
-}
-
 tb_status tb_reduce(const double *values, int64_t iters, int64_t ranks, const char *how, double *out)
 {
     enum { MAX, MIN, SUM, MEAN, RANK0, HOWS } h;
@@ -206,28 +168,6 @@ tb_status tb_reduce(const double *values, int64_t iters, int64_t ranks, const ch
         out[i] = h == MEAN ? r / (double)ranks : r;
     }
     return TB_OK;
-}
-
-double tb_lag1(const double *x, int64_t n)
-{
-    if (n < 3) return 0;
-    double mean = tb_sample_mean(x, n), product = 0, square = 0;
-    for (int64_t i = 0; i < n; i++) {
-        square += (x[i] - mean) * (x[i] - mean);
-        if (i > 0) product += (x[i] - mean) * (x[i - 1] - mean);
-    }
-    return square > 0 ? product / square : 0;
-}
-
-double tb_drift(const double *x, int64_t n, double *scratch)
-{
-    int64_t half = n / 2;
-    if (half < 1) return 0;
-    memcpy(scratch, x, sizeof *x * (size_t)half);
-    memcpy(scratch + half, x + n - half, sizeof *x * (size_t)half);
-    tb_sort(scratch, half);
-    tb_sort(scratch + half, half);
-    return tb_median(scratch + half, half) / tb_median(scratch, half) - 1;
 }
 
 /* max/min of the medians of the recent windows. They are read in circular order, which leaves each window

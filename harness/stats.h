@@ -22,13 +22,6 @@ double tb_sample_mean(const double *x, int64_t n); /* Neumaier's compensated sum
  * most (1 - level)/2 outside on their side. Where n is too small for that, the end is the minimum or maximum and
  * .level says what is left. */
 tb_interval tb_quantile_interval(const double *sorted, int64_t n, double q, double level);
-/* Smallest n for which that interval has the wanted level: for the median 6 at 95 %, 8 at 99 %. */
-int64_t tb_quantile_min_n(double q, double level);
-
-/* Percentile bootstrap of any statistic, where order statistics do not apply. Deterministic in `seed`. */
-typedef double (*tb_statistic)(double *x, int64_t n, void *arg); /* may reorder x */
-TB_MUST_USE tb_status tb_bootstrap_interval(const double *x, int64_t n, tb_statistic f, void *arg, double level,
-                                            int64_t resamples, uint64_t seed, tb_interval *out);
 
 double tb_mad(const double *sorted, int64_t n); /* median absolute deviation from the median */
 /* How many |x - median| exceed `limit` * mad (14.8: modified z score 10); none when mad is 0. flags: NULL or
@@ -48,17 +41,8 @@ typedef struct tb_pairs {
 TB_MUST_USE tb_status tb_paired_ratio(const double *base, const double *head, int64_t n, double level,
                                       double margin, tb_pairs *out);
 
-/* median(head) / median(base) of two independent sets of positive values: the extreme ratios of the ends of two
- * intervals taken at 1 - (1 - level)/2 each (Bonferroni). */
-tb_interval tb_ratio_of_medians(const double *base_sorted, int64_t n_base, const double *head_sorted,
-                                int64_t n_head, double level);
-
 /* values[iter * ranks + rank] over ranks into out[iters]. how: max | min | sum | mean | rank0, else it fails. */
 TB_MUST_USE tb_status tb_reduce(const double *values, int64_t iters, int64_t ranks, const char *how, double *out);
-
-double tb_lag1(const double *x, int64_t n); /* autocorrelation at lag 1; 0 when x is constant or n < 3 */
-/* Median of the last half over median of the first, minus 1; scratch[n]. */
-double tb_drift(const double *x, int64_t n, double *scratch);
 
 /* Warm-up is over when min_iters samples and min_s seconds have gone by and the medians of the last three windows
  * of 10 samples are within max/min <= 1 + tol; after max_s without that it is not steady.

@@ -243,8 +243,6 @@ void tb_graph_replace(tb_graph *g, int value, int by)
         }
 }
 
-void tb_graph_delete(tb_graph *g, int node) { node_clear(&g->nodes[node]); }
-
 int tb_graph_uses(const tb_graph *g, int value)
 {
     int uses = 0;

@@ -70,7 +70,6 @@ TB_MUST_USE tb_status tb_graph_output(tb_graph *g, int value, const char *name);
 
 /* ---- changing ---- */
 void tb_graph_replace(tb_graph *g, int value, int by);   /* in every operand and among the outputs */
-void tb_graph_delete(tb_graph *g, int node);             /* its results must be unused */
 int tb_graph_uses(const tb_graph *g, int value);         /* operands plus outputs */
 /* Puts nodes into a valid order and drops deleted nodes and values nobody uses. */
 TB_MUST_USE tb_status tb_graph_compact(tb_graph *g);

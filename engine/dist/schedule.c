@@ -104,24 +104,6 @@ tb_status tbi_schedule_work(tb_schedule *s, int rank, tb_action_kind kind, int s
                                                     .microbatch = (int32_t)microbatch });
 }
 
-tb_status tb_schedule_clone(const tb_schedule *s, tb_schedule **out)
-{
-    TB_TRY(tb_schedule_create(s->name, s->ranks, s->stages, s->microbatches, out));
-    memcpy((*out)->placement, s->placement, (size_t)s->stages * sizeof *s->placement);
-    for (int r = 0; r < s->ranks; r++) {
-        tb_action_list *to = &(*out)->lists[r];
-        tb_status st = tbi_schedule_reserve(to, s->lists[r].n);
-        if (st != TB_OK) {
-            tb_schedule_free(*out);
-            *out = NULL;
-            return st;
-        }
-        to->n = s->lists[r].n;
-        if (to->n) memcpy(to->at, s->lists[r].at, (size_t)to->n * sizeof *to->at);
-    }
-    return TB_OK;
-}
-
 static tb_status find_generator(const char *name, const tbi_generator **out)
 {
     const char *names[N_GENERATORS];

@@ -79,7 +79,6 @@ TB_MUST_USE tb_status tb_schedule_make(const char *name, const tb_schedule_confi
 
 /* An empty schedule with stage s placed on rank s mod ranks. INVALID: a number is out of range, or a bad name. */
 TB_MUST_USE tb_status tb_schedule_create(const char *name, int ranks, int stages, int microbatches, tb_schedule **out);
-TB_MUST_USE tb_status tb_schedule_clone(const tb_schedule *s, tb_schedule **out);
 void tb_schedule_free(tb_schedule *s); /* NULL is accepted */
 /* Appends to a rank's list. INVALID: rank, stage, micro-batch, peer or kind out of range. */
 TB_MUST_USE tb_status tb_schedule_append(tb_schedule *s, int rank, tb_action a);

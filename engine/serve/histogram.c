@@ -54,10 +54,3 @@ int64_t tb_histogram_quantile(const tb_histogram *h, double q)
     }
     return h->max;
 }
-
-uint64_t tb_histogram_above(const tb_histogram *h, int64_t ns)
-{
-    uint64_t n = 0;
-    for (int i = bin_of(ns) + 1; i < TB_HISTOGRAM_BINS; i++) n += h->bins[i];
-    return n;
-}

@@ -23,5 +23,3 @@ void tb_histogram_merge(tb_histogram *into, const tb_histogram *from);
 /* The smallest recorded value v such that at least the fraction q of all values is <= v (nearest rank); 0 if
  * empty. */
 int64_t tb_histogram_quantile(const tb_histogram *h, double q);
-uint64_t tb_histogram_above(const tb_histogram *h,
-                            int64_t ns); /* how many were > ns, to the bins' resolution */

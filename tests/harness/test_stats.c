@@ -20,12 +20,6 @@ static void quantiles_interpolate_like_hyndman_fan_7(void **state)
 static void a_median_interval_needs_6_samples_at_95_and_8_at_99_percent(void **state)
 {
     (void)state;
-    assert_int_equal(tb_quantile_min_n(0.5, 0.95), 6);
-    assert_int_equal(tb_quantile_min_n(0.5, 0.99), 8);
-    assert_int_equal(tb_quantile_min_n(0.95, 0.95), 72);
-    assert_int_equal(tb_quantile_min_n(0.95, 0.99), 104);
-    assert_int_equal(tb_quantile_min_n(0.99, 0.95), 368);
-    assert_int_equal(tb_quantile_min_n(0.99, 0.99), 528);
     const double x[] = {1, 2, 3, 4, 5, 6, 7, 8};
     tb_interval i = tb_quantile_interval(x, 6, 0.5, 0.95);
     assert_near(i.lo, 1, 0);
@@ -80,34 +74,6 @@ static void intervals_cover_a_skewed_distribution_as_often_as_they_say(void **st
         missed += log(2) < i.lo || log(2) > i.hi;
     }
     assert_in_range(missed, 20, 66);
-}
-
-static double median_of(double *x, int64_t n, void *arg)
-{
-    (void)arg;
-    tb_sort(x, n);
-    return tb_median(x, n);
-}
-
-static double mean_of(double *x, int64_t n, void *arg)
-{
-    (void)arg;
-    return tb_sample_mean(x, n);
-}
-
-static void a_bootstrap_of_the_mean_has_the_width_of_the_normal_one(void **state)
-{
-    (void)state;
-    double x[400];
-    for (uint64_t i = 0; i < 400; i++) x[i] = tb_random_normal(11, 0, i);
-    tb_interval a, b;
-    assert_int_equal(tb_bootstrap_interval(x, 400, mean_of, NULL, 0.95, 2000, 5, &a), TB_OK);
-    assert_near(a.hi - a.lo, 2 * 1.96 / sqrt(400), 0.03);
-    assert_true(a.lo < tb_sample_mean(x, 400) && tb_sample_mean(x, 400) < a.hi);
-    assert_int_equal(tb_bootstrap_interval(x, 400, mean_of, NULL, 0.95, 2000, 5, &b), TB_OK);
-    assert_memory_equal(&a, &b, sizeof a); /* the same seed, the same interval */
-    assert_int_equal(tb_bootstrap_interval(x, 400, median_of, NULL, 0.95, 500, 5, &b), TB_OK);
-    assert_true(b.hi - b.lo > a.hi - a.lo); /* the median of a normal sample is the less certain one */
 }
 
 static void the_mean_loses_no_small_terms(void **state)
@@ -175,18 +141,6 @@ static void pairs_tell_a_real_change_from_none(void **state)
     assert_int_equal(tb_paired_ratio(base, same, 60, 0.99, 0.05, &p), TB_ERR_INVALID);
 }
 
-static void a_ratio_of_medians_takes_both_uncertainties(void **state)
-{
-    (void)state;
-    const double base[] = {9, 9, 10, 10, 10, 10, 10, 11, 11, 11},
-                 head[] = {18, 19, 20, 20, 20, 20, 20, 21, 21, 22};
-    tb_interval i = tb_ratio_of_medians(base, 10, head, 10, 0.95);
-    /* each at 97.5 %: binom.cdf(1, 10, .5) = 11/1024 <= 0.0125: second and ninth */
-    assert_near(i.lo, 19 / 11.0, 1e-15);
-    assert_near(i.hi, 21 / 9.0, 1e-15);
-    assert_near(i.level, 1 - 4 * 11 / 1024.0, 1e-12);
-}
-
 static void ranks_are_reduced_as_named(void **state)
 {
     (void)state;
@@ -202,18 +156,6 @@ static void ranks_are_reduced_as_named(void **state)
         assert_near(out[1], cases[i].second, 0);
     }
     assert_int_equal(tb_reduce(x, 2, 3, "average", out), TB_ERR_CONFIG);
-}
-
-static void autocorrelation_and_drift_have_their_closed_forms(void **state)
-{
-    (void)state;
-    const double alternating[] = {1, -1, 1, -1, 1, -1, 1, -1};
-    assert_near(tb_lag1(alternating, 8), -7 / 8.0, 1e-15);
-    const double constant[] = {2, 2, 2, 2};
-    assert_near(tb_lag1(constant, 4), 0, 0);
-    const double rising[] = {1, 1, 1, 9, 2, 2, 2};
-    double scratch[7];
-    assert_near(tb_drift(rising, 7, scratch), 1, 0);
 }
 
 static void warm_up_ends_when_the_windows_agree(void **state)
@@ -240,14 +182,11 @@ int main(void)
         cmocka_unit_test(too_few_samples_give_the_range_with_the_level_it_has),
         cmocka_unit_test(ranks_are_those_of_the_binomial_distribution),
         cmocka_unit_test(intervals_cover_a_skewed_distribution_as_often_as_they_say),
-        cmocka_unit_test(a_bootstrap_of_the_mean_has_the_width_of_the_normal_one),
         cmocka_unit_test(the_mean_loses_no_small_terms),
         cmocka_unit_test(the_mad_is_the_median_of_deviations),
         cmocka_unit_test(outliers_are_flagged_and_stay),
         cmocka_unit_test(pairs_tell_a_real_change_from_none),
-        cmocka_unit_test(a_ratio_of_medians_takes_both_uncertainties),
         cmocka_unit_test(ranks_are_reduced_as_named),
-        cmocka_unit_test(autocorrelation_and_drift_have_their_closed_forms),
         cmocka_unit_test(warm_up_ends_when_the_windows_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
