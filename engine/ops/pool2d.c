@@ -1,9 +1,9 @@
 /* max_pool2d and avg_pool2d over NCHW images. Max keeps, as a hidden output, where in its plane each maximum
  * lies (the first of equals; the first NaN wins over all), so that backward only puts gradients back; padding
  * never wins. Average counts padding as zeros unless told otherwise. Each backward op is linear, and its
- * gradient is the pooling that it undoes. max_pool2d_u8 is the integer networks' one: channels last, no indices. */
+ * gradient is the pooling that it undoes. */
+#include "pool2d.h"
 #include "rows.h"
-#include "tb_ops.h"
 #include <math.h>
 
 #ifndef TB_OPS_H
@@ -16,40 +16,25 @@ typedef struct tb_pool2d_opts {
 /* x: [N, C, H, W] floats -> [N, C, H', W'], H' = (H + 2 pad - kernel) / stride + 1, rounded down. */
 tb_tensor *tb_max_pool2d(tb_tensor *x, const tb_pool2d_opts *opts);
 tb_tensor *tb_avg_pool2d(tb_tensor *x, const tb_pool2d_opts *opts);
-/* x: u8 [N, H, W, C] -> [N, H', W', C]; the zero point stays what it was. */
-tb_tensor *tb_max_pool2d_u8(tb_tensor *x, const tb_pool2d_opts *opts);
 //<<<
 #endif
 
-typedef struct pool2d_attrs {
-    tb_ints kernel, stride, pad;
-    bool exclude_pad; /* average */
-    tb_ints size;     /* backward ops: height and width of the input */
-} pool2d_attrs;
-#define WINDOW_ATTRS                                                                                         \
-    TB_ATTR_LIST(pool2d_attrs, kernel, "window: height, width"),                                             \
-    TB_ATTR_LIST(pool2d_attrs, stride, "step of the window: height, width"),                                 \
-    TB_ATTR_LIST(pool2d_attrs, pad, "padding on both sides: height, width")
-#define PAD_ATTR TB_ATTR_BOOL(pool2d_attrs, exclude_pad, 0, "divide by the elements inside the image")
-#define SIZE_ATTR TB_ATTR_LIST(pool2d_attrs, size, "height and width of the input")
-static const tb_attr max_attr_table[] = {WINDOW_ATTRS};
-static const tb_attr avg_attr_table[] = {WINDOW_ATTRS, PAD_ATTR};
-static const tb_attr max_grad_attr_table[] = {WINDOW_ATTRS, SIZE_ATTR};
-static const tb_attr avg_grad_attr_table[] = {WINDOW_ATTRS, PAD_ATTR, SIZE_ATTR};
+#define PAD_ATTR  TB_ATTR_BOOL(tbi_pool2d_attrs, exclude_pad, 0, "divide by the elements inside the image")
+#define SIZE_ATTR TB_ATTR_LIST(tbi_pool2d_attrs, size, "height and width of the input")
+static const tb_attr max_attr_table[] = {POOL_WINDOW_ATTRS};
+static const tb_attr avg_attr_table[] = {POOL_WINDOW_ATTRS, PAD_ATTR};
+static const tb_attr max_grad_attr_table[] = {POOL_WINDOW_ATTRS, SIZE_ATTR};
+static const tb_attr avg_grad_attr_table[] = {POOL_WINDOW_ATTRS, PAD_ATTR, SIZE_ATTR};
 
-/* ---- geometry ---- */
-typedef struct geometry {
-    int64_t planes, in[2], out[2]; /* N C; height, width */
-    const pool2d_attrs *a;
-} geometry;
-
-static tb_status geometry_of(const char *op, const pool2d_attrs *a, int rank, const int64_t *x, geometry *to)
+/* ---- tbi_pool_geometry ---- */
+tb_status tbi_pool_geometry_of(const char *op, const tbi_pool2d_attrs *a, int rank, const int64_t *x,
+                               tbi_pool_geometry *to)
 {
     if (rank != 4)
         return TB_FAIL(TB_ERR_SHAPE, "%s: needs an input [N, C, H, W], not %s", op, tb_dims_text(rank, x));
     if (a->kernel.n != 2 || a->stride.n != 2 || a->pad.n != 2)
         return TB_FAIL(TB_ERR_INVALID, "%s: kernel, stride and pad have two entries: height, width", op);
-    *to = (geometry){.planes = x[0] * x[1], .in = {x[2], x[3]}, .a = a};
+    *to = (tbi_pool_geometry){.planes = x[0] * x[1], .in = {x[2], x[3]}, .a = a};
     for (int i = 0; i < 2; i++) {
         int64_t k = a->kernel.at[i], s = a->stride.at[i], p = a->pad.at[i];
         if (k < 1 || k > INT32_MAX || s < 1 || s > INT32_MAX || p < 0 || p > k / 2)
@@ -70,26 +55,22 @@ static tb_status geometry_of(const char *op, const pool2d_attrs *a, int rank, co
 }
 
 /* Range of input places under the window of output place `o`, cut at the image's border. */
-static void window(const geometry *g, int axis, int64_t o, int64_t *begin, int64_t *end)
+static void window(const tbi_pool_geometry *g, int axis, int64_t o, int64_t *begin, int64_t *end)
 {
     int64_t first = o * g->a->stride.at[axis] - g->a->pad.at[axis], last = first + g->a->kernel.at[axis];
     *begin = first < 0 ? 0 : first;
     *end = last > g->in[axis] ? g->in[axis] : last;
 }
 
-typedef struct rectangle {
-    int64_t top, bottom, left, right;
-} rectangle;
-
-static rectangle window_at(const geometry *g, int64_t place)
+tbi_pool_window tbi_pool_window_at(const tbi_pool_geometry *g, int64_t place)
 {
-    rectangle r;
+    tbi_pool_window r;
     window(g, 0, place / g->out[1], &r.top, &r.bottom);
     window(g, 1, place % g->out[1], &r.left, &r.right);
     return r;
 }
 
-static double divisor(const geometry *g, const rectangle *r)
+static double divisor(const tbi_pool_geometry *g, const tbi_pool_window *r)
 {
     if (!g->a->exclude_pad) return (double)(g->a->kernel.at[0] * g->a->kernel.at[1]);
     return (double)((r->bottom - r->top) * (r->right - r->left));
@@ -121,7 +102,7 @@ static void run_planes(void *arg, int64_t begin, int64_t end, int thread)
     j->kernel->run(&a);
 }
 
-static tb_status run_kernel(tb_op_call *c, const geometry *g, void *index)
+static tb_status run_kernel(tb_op_call *c, const tbi_pool_geometry *g, void *index)
 {
     tb_pool2d_args a = {.planes = g->planes, .h = g->in[0], .w = g->in[1], .oh = g->out[0], .ow = g->out[1],
                         .kh = g->a->kernel.at[0], .kw = g->a->kernel.at[1], .count_pad = !g->a->exclude_pad,
@@ -137,17 +118,17 @@ static tb_status run_kernel(tb_op_call *c, const geometry *g, void *index)
     return TB_OK;
 }
 
-/* The backward ops' geometry; their first input is the gradient [N, C, H', W']. */
-static tb_status grad_geometry(const tb_op_call *c, int64_t *dims, geometry *g)
+/* The backward ops' tbi_pool_geometry; their first input is the gradient [N, C, H', W']. */
+static tb_status grad_geometry(const tb_op_call *c, int64_t *dims, tbi_pool_geometry *g)
 {
-    const pool2d_attrs *a = c->attrs;
+    const tbi_pool2d_attrs *a = c->attrs;
     const tb_tensor *dy = c->in[0];
     if (dy->rank != 4 || a->size.n != 2)
         return TB_FAIL(TB_ERR_SHAPE,
                        "%s: needs a gradient [N, C, H', W'] and the input's height and width, not %s",
                        c->op->name, tb_shape_text(dy));
     memcpy(dims, (int64_t[]){dy->dims[0], dy->dims[1], a->size.at[0], a->size.at[1]}, 4 * sizeof *dims);
-    TB_TRY(geometry_of(c->op->name, a, 4, dims, g));
+    TB_TRY(tbi_pool_geometry_of(c->op->name, a, 4, dims, g));
     if (dy->dims[2] == g->out[0] && dy->dims[3] == g->out[1]) return TB_OK;
     return TB_FAIL(TB_ERR_SHAPE, "%s: gradient %s does not belong to planes of %s", c->op->name,
                    tb_shape_text(dy), tb_dims_text(2, g->out));
@@ -156,7 +137,7 @@ static tb_status grad_geometry(const tb_op_call *c, int64_t *dims, geometry *g)
 static tb_status grad_shape(tb_op_call *c)
 {
     int64_t dims[4];
-    geometry g;
+    tbi_pool_geometry g;
     TB_TRY(grad_geometry(c, dims, &g));
     if (c->n_in > 1 && (c->in[1]->dtype != TB_I32 || !tbi_has_dims(c->in[1], 4, c->in[0]->dims)))
         return TB_FAIL(TB_ERR_SHAPE, "%s: indices must be i32 %s, not %s %s", c->op->name,
@@ -168,7 +149,7 @@ static tb_status grad_shape(tb_op_call *c)
 
 static tb_tensor *call_backward(const tb_op *op, const tb_grad_call *c, tb_tensor *index)
 {
-    pool2d_attrs a = *(const pool2d_attrs *)c->attrs;
+    tbi_pool2d_attrs a = *(const tbi_pool2d_attrs *)c->attrs;
     a.size = (tb_ints){2, {c->in_spec[0].dims[2], c->in_spec[0].dims[3]}};
     return tb_call(op, &a, index ? 2 : 1, (tb_tensor *[]){tb_contiguous(c->grad[0]), index});
 }
@@ -177,8 +158,8 @@ static tb_tensor *call_backward(const tb_op *op, const tb_grad_call *c, tb_tenso
 static tb_status pool_shape(tb_op_call *c)
 {
     const tb_tensor *x = c->in[0];
-    geometry g;
-    TB_TRY(geometry_of(c->op->name, c->attrs, x->rank, x->dims, &g));
+    tbi_pool_geometry g;
+    TB_TRY(tbi_pool_geometry_of(c->op->name, c->attrs, x->rank, x->dims, &g));
     int64_t dims[4] = {x->dims[0], x->dims[1], g.out[0], g.out[1]};
     tb_out_set(c, 0, (tb_dtype)x->dtype, 4, dims);
     if (c->op->n_out > 1) tb_out_set(c, 1, TB_I32, 4, dims);
@@ -188,11 +169,11 @@ static tb_status pool_shape(tb_op_call *c)
 static tb_status max_ref(tb_op_call *c)
 {
     const tb_tensor *x = c->in[0];
-    geometry g;
-    TB_TRY(geometry_of("max_pool2d", c->attrs, x->rank, x->dims, &g));
+    tbi_pool_geometry g;
+    TB_TRY(tbi_pool_geometry_of("max_pool2d", c->attrs, x->rank, x->dims, &g));
     int32_t *index = c->out[1] ? tb_op_data(c->out[1]) : NULL;
     for (int64_t i = 0, places = g.out[0] * g.out[1]; i < g.planes * places; i++) {
-        rectangle r = window_at(&g, i % places);
+        tbi_pool_window r = tbi_pool_window_at(&g, i % places);
         int64_t plane = plane_at(x, i / places), best_at = r.top * g.in[1] + r.left;
         double best = -INFINITY;
         for (int64_t y = r.top; y < r.bottom; y++)
@@ -208,8 +189,8 @@ static tb_status max_ref(tb_op_call *c)
 
 static tb_status pool_fast(tb_op_call *c)
 {
-    geometry g;
-    TB_TRY(geometry_of(c->op->name, c->attrs, 4, c->in[0]->dims, &g));
+    tbi_pool_geometry g;
+    TB_TRY(tbi_pool_geometry_of(c->op->name, c->attrs, 4, c->in[0]->dims, &g));
     return run_kernel(c, &g, c->op->n_out > 1 && c->out[1] ? tb_op_data(c->out[1]) : NULL);
 }
 
@@ -223,7 +204,7 @@ static tb_status max_grad_ref(tb_op_call *c)
 {
     const tb_tensor *dy = c->in[0], *index = c->in[1], *dx = c->out[0];
     int64_t dims[4], area, places;
-    geometry g;
+    tbi_pool_geometry g;
     TB_TRY(grad_geometry(c, dims, &g));
     area = g.in[0] * g.in[1];
     places = g.out[0] * g.out[1];
@@ -247,7 +228,7 @@ static tb_status max_grad_ref(tb_op_call *c)
 static tb_status grad_fast(tb_op_call *c)
 {
     int64_t dims[4];
-    geometry g;
+    tbi_pool_geometry g;
     TB_TRY(grad_geometry(c, dims, &g));
     const tb_tensor *index = c->n_in > 1 ? c->in[1] : NULL;
     int64_t area = g.in[0] * g.in[1];
@@ -278,10 +259,10 @@ static void max_grad_grad(tb_grad_call *c)
 static tb_status avg_ref(tb_op_call *c)
 {
     const tb_tensor *x = c->in[0];
-    geometry g;
-    TB_TRY(geometry_of("avg_pool2d", c->attrs, x->rank, x->dims, &g));
+    tbi_pool_geometry g;
+    TB_TRY(tbi_pool_geometry_of("avg_pool2d", c->attrs, x->rank, x->dims, &g));
     for (int64_t i = 0, places = g.out[0] * g.out[1]; i < g.planes * places; i++) {
-        rectangle r = window_at(&g, i % places);
+        tbi_pool_window r = tbi_pool_window_at(&g, i % places);
         double sum = 0;
         for (int64_t y = r.top; y < r.bottom; y++)
             for (int64_t z = r.left; z < r.right; z++)
@@ -298,7 +279,7 @@ static tb_status avg_grad_ref(tb_op_call *c)
 {
     const tb_tensor *dy = c->in[0];
     int64_t dims[4], area, places;
-    geometry g;
+    tbi_pool_geometry g;
     TB_TRY(grad_geometry(c, dims, &g));
     area = g.in[0] * g.in[1];
     places = g.out[0] * g.out[1];
@@ -307,7 +288,7 @@ static tb_status avg_grad_ref(tb_op_call *c)
     for (int64_t plane = 0; plane < g.planes; plane++) {
         memset(sum, 0, (size_t)area * sizeof *sum);
         for (int64_t i = 0; i < places; i++) {
-            rectangle r = window_at(&g, i);
+            tbi_pool_window r = tbi_pool_window_at(&g, i);
             double part = tbi_get(dy, tbi_element_at(dy, plane * places + i)) / divisor(&g, &r);
             for (int64_t y = r.top; y < r.bottom; y++)
                 for (int64_t z = r.left; z < r.right; z++) sum[y * g.in[1] + z] += part;
@@ -319,14 +300,14 @@ static tb_status avg_grad_ref(tb_op_call *c)
 
 static void avg_grad_grad(tb_grad_call *c)
 {
-    pool2d_attrs a = *(const pool2d_attrs *)c->attrs;
+    tbi_pool2d_attrs a = *(const tbi_pool2d_attrs *)c->attrs;
     a.size = (tb_ints){0};
     tb_grad_set(c, 0, tb_call(&tb_op_avg_pool2d, &a, TB_IN(c->grad[0])));
 }
 
 static void pool_cost(const tb_op_call *c, tb_cost *out)
 {
-    const pool2d_attrs *a = c->attrs;
+    const tbi_pool2d_attrs *a = c->attrs;
     const tb_out_spec *y = &c->spec[0];
     double to = (double)(y->dims[0] * y->dims[1] * y->dims[2] * y->dims[3]), from = (double)c->in[0]->numel;
     int64_t k = a->kernel.at[0] * a->kernel.at[1];
@@ -338,7 +319,7 @@ static void pool_cost(const tb_op_call *c, tb_cost *out)
 #define PAIR(a, b) {2, {a, b}}
 #define ATTRS(k, k2, s, s2, p, p2, e) {PAIR(k, k2), PAIR(s, s2), PAIR(p, p2), e, {0}}
 static const struct {
-    pool2d_attrs attrs;
+    tbi_pool2d_attrs attrs;
     int64_t x[4], out[2];
 } cases[] = {
     {ATTRS(2, 2, 2, 2, 0, 0, false), {2, 3, 4, 6}, {2, 3}},
@@ -353,7 +334,7 @@ enum { CASES = sizeof cases / sizeof cases[0] };
 static void pool_samples(tb_samples *to, bool is_max)
 {
     for (int i = 0; i < CASES; i++) {
-        pool2d_attrs a = cases[i].attrs;
+        tbi_pool2d_attrs a = cases[i].attrs;
         const int64_t *d = cases[i].x;
         if (is_max) a.exclude_pad = false;
         tb_sample(to, &a, 1,
@@ -364,7 +345,7 @@ static void pool_samples(tb_samples *to, bool is_max)
 static void grad_samples(tb_samples *to, bool is_max)
 {
     for (int i = 0; i < CASES; i++) {
-        pool2d_attrs a = cases[i].attrs;
+        tbi_pool2d_attrs a = cases[i].attrs;
         const int64_t *d = cases[i].x;
         if (is_max) a.exclude_pad = false;
         a.size = (tb_ints){2, {d[2], d[3]}};
@@ -382,9 +363,9 @@ static void avg_samples(tb_samples *to) { pool_samples(to, false); }
 static void max_grad_samples(tb_samples *to) { grad_samples(to, true); }
 static void avg_grad_samples(tb_samples *to) { grad_samples(to, false); }
 
-#define POOL(table, n)                                                                                       \
-    .n_in_min = n, .n_in = n, .dtypes = TB_FLOATS, .dtypes_reason = "images of features are floats",         \
-    TB_ATTRS(pool2d_attrs, table), .cost = pool_cost
+#define POOL(table, n)                                                                                                 \
+    .n_in_min = n, .n_in = n, .dtypes = TB_FLOATS, .dtypes_reason = "images of features are floats",                   \
+    TB_ATTRS(tbi_pool2d_attrs, table), .cost = pool_cost
 
 TB_OP(max_pool2d, .doc = "maximum over windows", POOL(max_attr_table, 1), .n_out = 2, .n_hidden = 1, .hides = true,
       .shape = pool_shape, .ref = max_ref, .fast = pool_fast, .primitives = {"max_pool2d"}, .grad = max_grad,
@@ -399,97 +380,9 @@ TB_OP(avg_pool2d_grad, .doc = "gradient of avg_pool2d", POOL(avg_grad_attr_table
       .shape = grad_shape, .ref = avg_grad_ref, .fast = grad_fast, .primitives = {"avg_pool2d_grad"},
       .grad = avg_grad_grad, .samples = avg_grad_samples, .tol = TB_TOL(2));
 
-/* ---- max_pool2d_u8: x [N, H, W, C] ---- */
-static tb_status u8_geometry(const tb_op_call *c, geometry *g)
+tb_tensor *tbi_pool2d_call(const tb_op *op, tb_tensor *x, const tb_pool2d_opts *o)
 {
-    const tb_tensor *x = c->in[0];
-    if (x->dtype != TB_U8)
-        return TB_FAIL(TB_ERR_DTYPE, "max_pool2d_u8: takes u8, not %s", tb_dtype_name((tb_dtype)x->dtype));
-    int64_t dims[4] = {x->dims[0], x->dims[3], x->dims[1], x->dims[2]};
-    return geometry_of("max_pool2d_u8", c->attrs, x->rank, dims, g);
-}
-
-static tb_status u8_shape(tb_op_call *c)
-{
-    geometry g;
-    TB_TRY(u8_geometry(c, &g));
-    tb_out_set(c, 0, TB_U8, 4, (int64_t[]){c->in[0]->dims[0], g.out[0], g.out[1], c->in[0]->dims[3]});
-    return TB_OK;
-}
-
-static tb_status u8_ref(tb_op_call *c)
-{
-    const tb_tensor *x = c->in[0];
-    const uint8_t *in = tb_op_data(x);
-    uint8_t *out = tb_op_data(c->out[0]);
-    int64_t channels = x->dims[3], places;
-    geometry g;
-    TB_TRY(u8_geometry(c, &g));
-    places = g.out[0] * g.out[1];
-    for (int64_t i = 0; i < c->out[0]->numel; i++) {
-        rectangle r = window_at(&g, i / channels % places);
-        uint8_t best = 0;
-        for (int64_t y = r.top; y < r.bottom; y++)
-            for (int64_t z = r.left; z < r.right; z++) {
-                uint8_t v = in[i / channels / places * x->strides[0] + y * x->strides[1] + z * x->strides[2] +
-                               i % channels * x->strides[3]];
-                best = v > best ? v : best;
-            }
-        out[i] = best;
-    }
-    return TB_OK;
-}
-
-typedef struct u8_job {
-    const tb_kernel *kernel;
-    tb_pool_u8_args args;
-} u8_job;
-
-static void run_u8_rows(void *arg, int64_t begin, int64_t end, int thread)
-{
-    (void)thread;
-    const u8_job *j = arg;
-    tb_pool_u8_args a = j->args;
-    a.from = begin;
-    a.to = end;
-    j->kernel->run(&a);
-}
-
-static tb_status u8_fast(tb_op_call *c)
-{
-    const tb_tensor *x = c->in[0];
-    geometry g;
-    TB_TRY(u8_geometry(c, &g));
-    u8_job j = {.args = {.h = g.in[0], .w = g.in[1], .c = x->dims[3], .oh = g.out[0], .ow = g.out[1],
-                         .kh = g.a->kernel.at[0], .kw = g.a->kernel.at[1], .x = tb_op_data(x),
-                         .out = tb_op_data(c->out[0])}};
-    for (int i = 0; i < 2; i++) j.args.stride[i] = g.a->stride.at[i], j.args.pad[i] = g.a->pad.at[i];
-    if (!x->is_contiguous || !(j.kernel = tb_call_kernel(c, 0, TB_U8, &j.args))) return TB_ERR_UNSUPPORTED;
-    if (c->out[0]->numel > 0)
-        tb_pool_run(x->numel > 1 << 17 ? c->ctx->pool : NULL, x->dims[0] * g.out[0], run_u8_rows, &j);
-    return TB_OK;
-}
-
-static void u8_samples(tb_samples *to)
-{
-    static const pool2d_attrs attrs[] = {{{2, {2, 2}}, {2, {2, 2}}, {2, {0, 0}}, false, {0}},
-                                         {{2, {3, 2}}, {2, {1, 2}}, {2, {1, 1}}, false, {0}}};
-    static const int64_t x[][4] = {{2, 8, 6, 32}, {3, 5, 7, 3}, {0, 4, 4, 4}, {1, 2, 2, 70}};
-    for (size_t i = 0; i < 8; i++) {
-        const int64_t *d = x[i / 2];
-        tb_sample(to, &attrs[i % 2], 1, &(tb_sample_in){TB_SHAPE(d[0], d[1], d[2], d[3]), .has_dtype = true,
-                                                        .dtype = TB_U8, .lo = 0, .hi = 255, .fill = TB_FILL_INTEGER});
-    }
-}
-
-TB_OP(max_pool2d_u8, .doc = "max pooling of u8 images (NHWC)", .n_in_min = 1, .n_in = 1, .n_out = 1,
-      .dtypes = TB_DTYPE_BIT(TB_U8), .dtypes_reason = "activations are u8", TB_ATTRS(pool2d_attrs, max_attr_table),
-      .shape = u8_shape, .ref = u8_ref, .fast = u8_fast, .primitives = {"max_pool2d_u8"}, .by_rows = 1,
-      .no_grad = "integers have none", .samples = u8_samples, .tol = TB_TOL_EXACT);
-
-static tb_tensor *pool(const tb_op *op, tb_tensor *x, const tb_pool2d_opts *o)
-{
-    pool2d_attrs a = {.kernel.n = 2, .stride.n = 2, .pad.n = 2, .exclude_pad = o->exclude_pad};
+    tbi_pool2d_attrs a = {.kernel.n = 2, .stride.n = 2, .pad.n = 2, .exclude_pad = o->exclude_pad};
     for (int i = 0; i < 2; i++) {
         a.kernel.at[i] = o->kernel[i];
         a.stride.at[i] = o->stride[i] ? o->stride[i] : o->kernel[i];
@@ -500,13 +393,9 @@ static tb_tensor *pool(const tb_op *op, tb_tensor *x, const tb_pool2d_opts *o)
 
 tb_tensor *tb_max_pool2d(tb_tensor *x, const tb_pool2d_opts *opts)
 {
-    return pool(&tb_op_max_pool2d, x, opts);
+    return tbi_pool2d_call(&tb_op_max_pool2d, x, opts);
 }
 tb_tensor *tb_avg_pool2d(tb_tensor *x, const tb_pool2d_opts *opts)
 {
-    return pool(&tb_op_avg_pool2d, x, opts);
-}
-tb_tensor *tb_max_pool2d_u8(tb_tensor *x, const tb_pool2d_opts *opts)
-{
-    return pool(&tb_op_max_pool2d_u8, x, opts);
+    return tbi_pool2d_call(&tb_op_avg_pool2d, x, opts);
 }
