@@ -167,7 +167,8 @@ typedef struct tb_slo_result {
 /* "p95:25": quantile 0.95 within 25 ms. */
 TB_MUST_USE tb_status tb_slo_parse(const char *text, tb_slo *out);
 /* True when the run meets the SLO: quantile within the limit, every request answered well, achieved >= 99.5 %
- * of offered, no growing backlog. `why` (160 bytes) says what does not hold. */
+ * of offered (what comes within the limit after the last arrival counts), no growing backlog. `why` (160 bytes) says
+ * what does not hold. */
 bool tb_slo_holds(const tb_load_result *r, const tb_slo *slo, char *why);
 /* Doubles to the first failure, bisects to 3 %, confirms. `progress` may be NULL. */
 TB_MUST_USE tb_status tb_slo_search(const tb_load_config *config, const tb_load_schedule *schedule,

@@ -357,8 +357,11 @@ static void the_rules_void_and_refuse_what_they_must(void **state)
     r.ok = 999;
     assert_false(tb_slo_holds(&r, &slo, why));
     r.ok = 1000;
-    r.achieved_per_s = 497;
+    r.achieved_per_s = 495; /* of 2 s; with 25 ms behind them 494 are due */
+    assert_true(tb_slo_holds(&r, &slo, why));
+    r.achieved_per_s = 491;
     assert_false(tb_slo_holds(&r, &slo, why));
+    assert_non_null(strstr(why, "achieved 491 of 500"));
     r.achieved_per_s = 499;
     r.last_third_p50_ns = 9e6;
     assert_false(tb_slo_holds(&r, &slo, why));

@@ -117,8 +117,15 @@ static void a_dry_run_measures_nothing(void **state)
     write_file("experiments/x.yaml", "driver: 'null'\n" QUICK "sweep: {product: {launch.ranks: [1, 2]}}\n");
     program_run run = run_program("run x --dry-run");
     expect(&run, 0, "2 points x 2 launches");
-    expect(&run, 0, "never measured here");
+    expect(&run, 0, "2 point(s) never measured: at most");
     assert_int_equal(access("results", F_OK), -1);
+    run = run_program("run x --out results/runs/x/first");
+    expect(&run, 0, "");
+    run = run_program("run x --dry-run");
+    expect(&run, 0, "for 2 point(s), from earlier runs");
+    assert_int_equal(system("mkdir -p results/headline && mv results/runs/x/first results/headline/x"), 0);
+    run = run_program("run x --dry-run");
+    expect(&run, 0, "for 2 point(s), from the recorded results");
 }
 
 static void dead_ranks_are_named_and_the_sweep_goes_on(void **state)
