@@ -131,3 +131,4 @@ bool tbi_packing_pays(const tb_tensor *t, bool is_planned);
 void *tbi_packed_new(const tb_tensor *t, tbi_layout layout); /* memory to fill */
 /* Publishes it. Returns what is kept in that layout; NULL, and `fresh` is gone, where others have the places. */
 const void *tbi_packed_keep(const tb_tensor *t, void *fresh);
+void tbi_packed_drop(tb_storage *s); /* all; by who owns the storage */
