@@ -1,7 +1,7 @@
-/* The server's own structures, shared by its files: server.c (life and loop), connection.c (the table of
- * connections, their deadlines), http.c (the library's callbacks), framing.c (what the library lets through),
- * route.c (paths), stream.c (text, token by
- * token), endpoints.c (other replies). All of it belongs to the loop thread. */
+/* The server's own structures, shared by its files: server.c (life and loop), connection.c (the table of connections,
+ * their deadlines), http.c (the library's callbacks), framing.c (what the library lets through), route.c (paths),
+ * inference.c (to the batcher and back), reply.c, stream.c (text, token by token), endpoints.c (other replies). All of
+ * it belongs to the loop thread. */
 #pragma once
 #include "metrics.h"
 #include "repository.h"
@@ -131,12 +131,21 @@ bool tbi_key_equal(const char *given,
 
 /* http.c */
 TB_MUST_USE tb_status tbi_http_start(tb_server *s);
-void tbi_finish_inference(void *server, tbi_request *r, const tbi_fault *fault, const void *const *out);
-void tbi_finish_load(void *server, void *waiter, tbi_entry *e, tb_status st);
-void tbi_reply_fault(tbi_conn *c);                        /* the reply is c->fault; state READY */
-bool tbi_find_served(tbi_conn *c);                        /* holds the model that the path names */
-bool tbi_quota_left(tb_server *s, int64_t now, tbi_fault *fault);
+const char *tbi_header(tbi_conn *c, const char *name); /* of the request, without regard to case; NULL: absent */
+
+/* reply.c */
+void tbi_reply_fault(tbi_conn *c);           /* the reply is c->fault; state READY */
+enum MHD_Result tbi_send_reply(tbi_conn *c); /* of a connection that is READY */
+
+/* inference.c. A false: c->fault is set. */
 bool tbi_header_number(tbi_conn *c, const char *name, int64_t min, int64_t max, int64_t *out);
+bool tbi_find_served(tbi_conn *c); /* holds the model that the path names */
+bool tbi_quota_left(tb_server *s, int64_t now, tbi_fault *fault);
+bool tbi_begin_inference(tbi_conn *c); /* by its header alone */
+void tbi_end_inference(tbi_conn *c);   /* its body is complete: to the batcher, or the reply is a fault */
+void tbi_finish_inference(void *server, tbi_request *r, const tbi_fault *fault, const void *const *out);
+void tbi_begin_load(tbi_conn *c);
+void tbi_finish_load(void *server, void *waiter, tbi_entry *e, tb_status st);
 
 /* stream.c */
 bool tbi_begin_generation(tbi_conn *c);                   /* what the header decides; false with the fault set */
