@@ -30,6 +30,20 @@ tb_status tb_deploy_open(const char *checkpoint, tb_model **out)
     return st;
 }
 
+tb_status tb_deploy_check_name(const char *name)
+{
+    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.");
+    if (n > 0 && n < 64 && !name[n]) return TB_OK;
+    return TB_FAIL(TB_ERR_CONFIG, "'%s' is no name of a model: letters, digits, '_', '-' and '.', at most 63", name);
+}
+
+tb_status tb_deploy_data(const tb_model *m, const char **name, tb_dataset **out)
+{
+    bool reads_text = !tb_dtype_is_float(tb_model_block_at(m, 0)->in.dtype);
+    if (!*name) *name = reads_text ? "jargon" : "fashion-mnist";
+    return tb_dataset_open(*name, out);
+}
+
 typedef struct captured {
     tb_model *model;
     const tb_dataset *data;

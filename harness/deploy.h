@@ -8,6 +8,14 @@
  * context. */
 TB_MUST_USE tb_status tb_deploy_open(const char *checkpoint, tb_model **out);
 
+enum { TB_DEPLOY_ROWS = 1 << 20 }; /* of an artefact's batch at most */
+
+/* Names of artefacts stand in their graph's text and in addresses: letters, digits, '_', '-', '.', at most 63. */
+TB_MUST_USE tb_status tb_deploy_check_name(const char *name);
+
+/* The data set that --data names; *name NULL becomes the one that the model can read, fashion-mnist or jargon. */
+TB_MUST_USE tb_status tb_deploy_data(const tb_model *m, const char **name, tb_dataset **out);
+
 /* The forward pass in evaluation mode with preprocessing in the graph. Images: input "image" u8[N, H*W], pixels 0..255;
  * text: input "tokens" u8[N, context]. Output "logits" f32. Symbol N. */
 TB_MUST_USE tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context, const char *name,

@@ -124,7 +124,7 @@ static tb_status open_run(direct *d, const char *name, const tb_experiment_optio
 int tb_direct_run(const char *name, const tb_experiment_options *options, tb_run_mode mode, const char *out,
                   bool traced, const volatile int *interrupts, int argc, char *const *argv)
 {
-    direct d = {.traced = traced, .argc = argc, .argv = argv};
+    direct d = {.runner.lock = -1, .traced = traced, .argc = argc, .argv = argv};
     bool speaks = tb_group_env_rank() == 0;
     tb_cpu_denormals_on();
     tb_status st = open_run(&d, name, options, mode, out);

@@ -357,6 +357,7 @@ tb_status tb_h5_write(const char *path, const tb_result *result)
     writer w = {.result = result};
     char *part = tb_asprintf("%s.part", path), *folder = tb_strdup(path);
     if (!part || !folder) TB_GO(tb_error_code());
+    H5dont_atexit(); /* a file that could not be written stays open in HDF5, which would fall over it at exit */
     errno = 0;
     if (!write_file(&w, part))
         TB_GO(w.no_memory ? tb_error_code()

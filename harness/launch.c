@@ -296,13 +296,19 @@ static void add_culprit(const watch *w, tb_journal *journal, tb_end *end, char *
     tb_free(prefix);
 }
 
-/* Warnings of the ranks, as that one was slow, are worth a line although all went well. */
+/* Warnings of the ranks, as that one was slow, are worth a line although all went well; what every launch says (a peer
+ * is missing), one a run. */
 static void pass_on_warnings(const watch *w)
 {
+    tb_text *told = w->plan->told;
     for (const char *at = w->log.text; *at; at += strcspn(at, "\n"), at += *at == '\n') {
         int length = (int)strcspn(at, "\n");
         const char *behind = strncmp(at, "tb[rank ", 8) == 0 ? strchr(at, ']') : NULL;
-        if (behind && strncmp(behind, "] warn: ", 8) == 0) fprintf(stderr, "%.*s\n", length, at);
+        char line[1200];
+        snprintf(line, sizeof line, "%.*s\n", length, at);
+        if (!behind || strncmp(behind, "] warn: ", 8) != 0 || (told && strstr(tb_text_str(told), line))) continue;
+        fputs(line, stderr);
+        if (told) tb_text_add(told, "%s", line);
     }
 }
 

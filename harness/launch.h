@@ -3,6 +3,7 @@
 #include "board.h"
 #include "experiment.h"
 #include "record.h"
+#include "tb_text.h"
 
 typedef struct tb_launch_plan {
     const tb_experiment *experiment;
@@ -10,6 +11,7 @@ typedef struct tb_launch_plan {
     int64_t launch;            /* 0-based */
     const char *folder;        /* of the run; exists */
     bool traced;
+    tb_text *told;                  /* warnings of earlier launches, a line each: none is told twice; may be NULL */
     const volatile int *interrupts; /* 1: stop soon and keep what there is; 2: at once */
     void (*tick)(void *arg, const tb_board *board); /* ten times a second; NULL: none */
     void *tick_arg;

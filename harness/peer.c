@@ -49,13 +49,13 @@ static tb_status spawn(tb_peer *p, const char *path, char *const *args)
 
 static tb_status ended(const tb_peer *p)
 {
-    return TB_FAIL(TB_ERR_NOT_FOUND,
-                   "peer %s ended; its own words are above (a package that scripts/dev setup installs?)", p->script);
+    return TB_FAIL(TB_ERR_NOT_FOUND, "peer %s ended unasked; are its packages here? scripts/dev setup installs them",
+                   p->script);
 }
 
 tb_status tb_peer_start(const char *script, char *const *args, tb_peer **out, char version[64])
 {
-    char line[128], *root = NULL, *path = NULL;
+    char line[512], *root = NULL, *path = NULL;
     tb_peer *p = *out = tb_calloc(1, sizeof *p);
     if (!p) return TB_ERR_OOM;
     snprintf(p->script, sizeof p->script, "%s", script);
@@ -63,7 +63,10 @@ tb_status tb_peer_start(const char *script, char *const *args, tb_peer **out, ch
     if (st == TB_OK && !(path = tb_asprintf("%s/scripts/peers/%s", root, script))) st = TB_ERR_OOM;
     if (st == TB_OK) st = spawn(p, path, args);
     if (st == TB_OK && !fgets(line, sizeof line, p->answer)) st = ended(p);
-    if (st == TB_OK && sscanf(line, "ready %63s", version) != 1)
+    if (st == TB_OK) line[strcspn(line, "\n")] = '\0';
+    if (st == TB_OK && strncmp(line, "cannot ", 7) == 0)
+        st = TB_FAIL(TB_ERR_NOT_FOUND, "%s", line + 7);
+    else if (st == TB_OK && sscanf(line, "ready %63s", version) != 1)
         st = TB_FAIL(TB_ERR_PARSE, "peer %s: '%s' is not 'ready VERSION'", script, line);
     tb_free(path);
     tb_free(root);

@@ -1,6 +1,6 @@
 /* A peer: another program that does the same work, asked for one iteration at a time. It prints "ready VERSION" when
  * it can begin, then for every line it reads one with the milliseconds that an iteration took (a server is just there);
- * it ends with its input. Everything else it has to say goes to stderr. */
+ * it ends with its input. Its first line may be "cannot REASON" instead. All else it has to say goes to stderr. */
 #pragma once
 #include "tb_status.h"
 #include <stdint.h>

@@ -2,6 +2,7 @@
 #include "tb_alloc.h"
 #include "tb_text.h"
 #include "tb_verb.h"
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,6 +142,20 @@ const char *tb_args_get(const tb_args *args, const char *option)
     for (int i = 0; i < args->n_options; i++)
         if (strcmp(args->verb->options[args->option_at[i]].name, option) == 0) value = args->values[i];
     return value;
+}
+
+tb_status tb_args_int(const tb_args *args, const char *option, int64_t least, int64_t most, int64_t *out)
+{
+    const char *text = tb_args_get(args, option);
+    char *end;
+    if (!text) return TB_OK;
+    errno = 0;
+    long long v = strtoll(text, &end, 10);
+    if (*end || end == text || errno || v < least || v > most)
+        return TB_FAIL(TB_ERR_CONFIG, "tb %s: --%s takes a whole number from %lld to %lld, not '%s'", args->verb->name,
+                       option, (long long)least, (long long)most, text);
+    *out = v;
+    return TB_OK;
 }
 
 int tb_main(int argc, char **argv)

@@ -42,8 +42,8 @@ static bool print_trouble(const char *label, const tb_result *result)
     for (int i = 0; result && i < result->n_launches; i++) {
         const tb_launch *l = result->launches[i];
         if (strcmp(l->end.status, "ok") != 0)
-            printf("%s, launch %lld: %s: %s\n", label, (long long)l->point.launch + 1, l->end.status,
-                   l->end.reason);
+            printf("%s, launch %lld: %s%s%s\n", label, (long long)l->point.launch + 1, l->end.status,
+                   *l->end.reason ? ": " : "", l->end.reason);
         for (int c = 0; c < l->n_checks; c++) {
             if (l->checks[c].pass) continue;
             printf("  %s: %.6g, limit %.6g: %s\n", l->checks[c].name, l->checks[c].value, l->checks[c].limit,

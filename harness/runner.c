@@ -10,8 +10,10 @@
 #include "tb_text.h"
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <string.h>
+#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,11 +51,15 @@ static char *h5_path(const tb_runner *r, int point)
     return tb_asprintf("%s/%s.h5", r->folder, r->experiment->points[point].stem);
 }
 
-static tb_launch_plan plan_of(const tb_runner *r, int index)
+static tb_launch_plan plan_of(tb_runner *r, int index)
 {
     int launches = (int)r->experiment->launches;
-    return (tb_launch_plan){.experiment = r->experiment, .point = &r->experiment->points[index / launches],
-                            .launch = index % launches, .folder = r->folder, .traced = r->traced,
+    return (tb_launch_plan){.experiment = r->experiment,
+                            .point = &r->experiment->points[index / launches],
+                            .launch = index % launches,
+                            .folder = r->folder,
+                            .traced = r->traced,
+                            .told = &r->told,
                             .interrupts = r->interrupts};
 }
 
@@ -125,19 +131,33 @@ static bool has_results(const char *folder)
     return found;
 }
 
+/* One run at a time in a folder: a second would set aside what the first is writing. Ends with the process. */
+static tb_status lock_folder(tb_runner *r)
+{
+    r->lock = open(r->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (r->lock < 0) return TB_FAIL(TB_ERR_IO, "%s: cannot open this folder: %s", r->folder, strerror(errno));
+    if (flock(r->lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return TB_OK; /* or has none */
+    return TB_FAIL(TB_ERR_INVALID, "%s: another tb run writes here; wait for it, or name another folder with --out",
+                   r->folder);
+}
+
 tb_status tb_runner_open(const tb_experiment *e, tb_run_mode mode, const char *out, tb_runner *r)
 {
-    *r = (tb_runner){.experiment = e, .mode = mode};
+    *r = (tb_runner){.experiment = e, .mode = mode, .lock = -1};
     r->folder = out ? tb_strdup(out) : mode == TB_RUN_NEW ? new_folder(e) : newest_folder(e);
     if (!r->folder && mode != TB_RUN_NEW)
         return TB_FAIL(TB_ERR_NOT_FOUND, "%s: no earlier run in %s/results/runs/%s", e->name, e->root,
                        e->name);
     r->done = tb_calloc((size_t)(e->n_points * e->launches), sizeof *r->done);
     if (!r->folder || !r->done) return TB_ERR_OOM;
-    if (mode == TB_RUN_NEW && has_results(r->folder))
-        return TB_FAIL(TB_ERR_INVALID,
-                       "%s holds results: --resume goes on with them, --force starts them again", r->folder);
+    if (mode == TB_RUN_RESUME && access(r->folder, F_OK) != 0)
+        return TB_FAIL(TB_ERR_NOT_FOUND, "%s: no such run to go on with; without --resume a new one starts there",
+                       r->folder);
     TB_TRY(tb_file_make_folder(r->folder));
+    TB_TRY(lock_folder(r));
+    if (mode == TB_RUN_NEW && has_results(r->folder))
+        return TB_FAIL(TB_ERR_INVALID, "%s holds results: --resume goes on with them, --force starts them again",
+                       r->folder);
     for (int p = 0; p < e->n_points; p++) TB_TRY(look_at_point(r, p));
     r->n_kept = r->n_done;
     return TB_OK;
@@ -145,8 +165,11 @@ tb_status tb_runner_open(const tb_experiment *e, tb_run_mode mode, const char *o
 
 void tb_runner_close(tb_runner *r)
 {
+    if (r->lock >= 0) close(r->lock);
+    r->lock = -1;
     tb_free(r->folder);
     tb_free(r->done);
+    tb_text_free(&r->told);
     r->folder = NULL;
     r->done = NULL;
 }
@@ -259,12 +282,13 @@ tb_status tb_runner_run(tb_runner *r)
     tb_status st = TB_OK;
     for (int i = 0; i < n && st == TB_OK && !r->interrupted && !*r->interrupts; i++)
         st = run_one(r, order[i], &progress);
+    r->n_failed += st != TB_OK;
     r->interrupted |= *r->interrupts > 0;
     tb_free(order);
     return st;
 }
 
-static tb_status read_journals(const tb_runner *r, int point, tb_result **out)
+static tb_status read_journals(tb_runner *r, int point, tb_result **out)
 {
     int launches = (int)r->experiment->launches, n = 0;
     char **paths = tb_calloc((size_t)launches, sizeof *paths);
@@ -307,9 +331,5 @@ tb_status tb_runner_result(tb_runner *r, int point, tb_result **out)
         }
     }
     tb_free(path);
-    if (st != TB_OK) {
-        tb_result_free(*out);
-        *out = NULL;
-    }
     return st;
 }

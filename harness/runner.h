@@ -9,9 +9,11 @@ typedef enum tb_run_mode { TB_RUN_NEW, TB_RUN_RESUME, TB_RUN_FORCE } tb_run_mode
 typedef struct tb_runner {
     const tb_experiment *experiment;
     char *folder;              /* results/runs/<experiment>/<utc> unless --out says another */
+    int lock;                  /* the folder, held against other runs; -1: not yet */
     tb_run_mode mode;
     bool traced;
     const volatile int *interrupts;
+    tb_text told;              /* warnings that launches gave */
     bool *done;                /* [point * launches + launch]: ended ok or invalid, now or before */
     int n_done, n_kept;        /* n_kept of them before this run */
     int n_failed;              /* launches that failed or timed out, now */
@@ -31,5 +33,6 @@ int tb_runner_order(const tb_runner *r, int *order);
 /* Carries them out one after the other. Returns TB_OK also when launches failed: the counts tell. */
 TB_MUST_USE tb_status tb_runner_run(tb_runner *r);
 /* Reads the journals (or the HDF5 file) of a point; writes its HDF5 file when all of its launches are done.
- * NULL when nothing was measured. The caller frees with tb_result_free(). */
+ * NULL when nothing was measured, or it cannot be read; a result that cannot be written is there all the same. The
+ * caller frees with tb_result_free(). */
 TB_MUST_USE tb_status tb_runner_result(tb_runner *r, int point, tb_result **out);

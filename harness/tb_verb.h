@@ -4,6 +4,7 @@
 #pragma once
 #include "tb_status.h"
 #include <stdbool.h>
+#include <stdint.h>
 
 struct tb_args;
 
@@ -47,6 +48,8 @@ typedef struct tb_args {
 
 bool tb_args_has(const tb_args *args, const char *option);
 const char *tb_args_get(const tb_args *args, const char *option); /* the last one given; NULL when absent */
+/* The same as a whole number from `least` to `most`; *out stays what it is when the option is absent. */
+TB_MUST_USE tb_status tb_args_int(const tb_args *args, const char *option, int64_t least, int64_t most, int64_t *out);
 
 #define TB_VERB(name_, ...) const tb_verb tb_verb_##name_ = {.name = #name_, __VA_ARGS__}
 #define TB_VERB_ENTRY(name_) extern const tb_verb tb_verb_##name_;

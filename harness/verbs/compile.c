@@ -5,7 +5,6 @@
 #include "tb_hash.h"
 #include "tb_pass.h"
 #include "tb_verb.h"
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct job {
@@ -32,8 +31,8 @@ static tb_status compile(job *j)
 {
     tb_compile_report report;
     tb_text why = {0};
-    TB_TRY(tb_dataset_open(j->data_name, &j->data));
     TB_TRY(tb_deploy_open(j->checkpoint, &j->model));
+    TB_TRY(tb_deploy_data(j->model, &j->data_name, &j->data));
     TB_TRY(j->generate ? tb_deploy_capture_step(j->model, j->context, j->name, &j->graph)
                        : tb_deploy_capture(j->model, j->data, j->context, j->name, &j->graph));
     int captured = j->graph->n_nodes;
@@ -95,10 +94,11 @@ static void job_free(job *j)
     tb_ctx_destroy(j->ctx);
 }
 
-static int64_t option_int(const tb_args *args, const char *name, int64_t otherwise)
+static tb_status read_numbers(const tb_args *args, job *j)
 {
-    const char *text = tb_args_get(args, name);
-    return text ? strtoll(text, NULL, 10) : otherwise;
+    TB_TRY(tb_args_int(args, "max-batch", 1, TB_DEPLOY_ROWS, &j->max_batch));
+    TB_TRY(tb_args_int(args, "max-rewrites", 0, INT32_MAX, &j->max_rewrites));
+    return tb_args_int(args, "context", 1, TB_DEPLOY_ROWS, &j->context);
 }
 
 static int run(const tb_args *args)
@@ -107,9 +107,8 @@ static int run(const tb_args *args)
              .out = tb_args_get(args, "out"),
              .data_name = tb_args_get(args, "data"),
              .name = tb_args_get(args, "name"),
-             .max_batch = option_int(args, "max-batch", tb_args_has(args, "generate") ? 16 : 64),
-             .context = option_int(args, "context", 128),
-             .max_rewrites = option_int(args, "max-rewrites", 0),
+             .max_batch = tb_args_has(args, "generate") ? 16 : 64,
+             .context = 128,
              .why = tb_args_has(args, "why"),
              .dump_dir = tb_args_get(args, "dump-after"),
              .no_fusion = tb_args_has(args, "no-fusion"),
@@ -119,13 +118,8 @@ static int run(const tb_args *args)
         (void)TB_FAIL(TB_ERR_INVALID, "tb compile: where to? --out DIR names the folder that is written");
         return tb_report(stderr);
     }
-    if (j.max_batch < 1 || j.context < 1 || j.max_rewrites < 0) {
-        (void)TB_FAIL(TB_ERR_INVALID, "tb compile: --max-batch and --context are positive numbers, --max-rewrites none "
-                                      "below 0");
-        return tb_report(stderr);
-    }
-    if (!j.data_name) j.data_name = j.generate ? "jargon" : "fashion-mnist";
     if (!j.name) j.name = "model";
+    if (read_numbers(args, &j) != TB_OK || tb_deploy_check_name(j.name) != TB_OK) return tb_report(stderr);
     tb_status st = tb_ctx_create(&(tb_ctx_config){.threads = 1, .seed = 1}, &j.ctx);
     if (st == TB_OK) {
         tb_ctx_enter(j.ctx);
@@ -140,7 +134,7 @@ static int run(const tb_args *args)
 static const tb_option options[] = {
     {"out", 0, "DIR", "folder of the artefact (made if missing)"},
     {"data", 0, "NAME",
-     "data set the model was trained on: preprocessing and accuracy (fashion-mnist; with --generate jargon)"},
+     "data set it was trained on: preprocessing and accuracy (fashion-mnist; of text models jargon)"},
     {"name", 0, "NAME", "the model's name (model)"},
     {"max-batch", 0, "N", "largest batch it will be run with (64; with --generate 16)"},
     {"context", 0, "T", "text models: tokens of a row (128)"},

@@ -49,8 +49,8 @@ static tb_status quantize(job *j)
 {
     TB_TRY(tb_ctx_create(&(tb_ctx_config){.threads = 1, .seed = 1}, &j->ctx));
     tb_ctx_enter(j->ctx);
-    TB_TRY(tb_dataset_open(j->data_name, &j->data));
     TB_TRY(tb_deploy_open(j->checkpoint, &j->model));
+    TB_TRY(tb_deploy_data(j->model, &j->data_name, &j->data));
     j->config.model = j->model;
     j->config.data = j->data;
     j->config.is_dynamic |= tb_dataset_kind(j->data) == TB_DATA_TEXT;
@@ -64,21 +64,18 @@ static tb_status quantize(job *j)
 static tb_status read_options(const tb_args *args, job *j)
 {
     static const char *const observers[] = {"minmax", "moving-average", "percentile"};
-    const char *rows = tb_args_get(args, "rows"), *batch = tb_args_get(args, "batch"),
-               *budget = tb_args_get(args, "budget");
-    const char *context = tb_args_get(args, "context"), *max_batch = tb_args_get(args, "max-batch");
-    const char *observer = tb_args_get(args, "observer");
+    const char *budget = tb_args_get(args, "budget"), *observer = tb_args_get(args, "observer");
+    char *end = NULL;
     tb_quantization_config *c = &j->config;
     if (!j->out) return TB_FAIL(TB_ERR_INVALID, "tb quantize: where to? --out DIR names the folder that is written");
-    if (rows) c->calibration_rows = strtoll(rows, NULL, 10);
-    if (batch) c->batch = strtoll(batch, NULL, 10);
-    if (context) c->context = strtoll(context, NULL, 10);
-    if (max_batch) j->max_batch = strtoll(max_batch, NULL, 10);
-    if (budget) c->budget = strtod(budget, NULL) / 100;
-    if (c->calibration_rows < 1 || c->batch < 1 || c->context < 1 || j->max_batch < 1 || !(c->budget >= 0))
-        return TB_FAIL(TB_ERR_INVALID,
-                       "tb quantize: --rows, --batch, --context and --max-batch are positive numbers, --budget "
-                       "is points of accuracy");
+    TB_TRY(tb_args_int(args, "rows", 1, INT32_MAX, &c->calibration_rows));
+    TB_TRY(tb_args_int(args, "batch", 1, TB_DEPLOY_ROWS, &c->batch));
+    TB_TRY(tb_args_int(args, "context", 1, TB_DEPLOY_ROWS, &c->context));
+    TB_TRY(tb_args_int(args, "max-batch", 1, TB_DEPLOY_ROWS, &j->max_batch));
+    TB_TRY(tb_deploy_check_name(c->name));
+    if (budget) c->budget = strtod(budget, &end) / 100;
+    if (budget && (*end || end == budget || !(c->budget >= 0 && c->budget <= 1)))
+        return TB_FAIL(TB_ERR_CONFIG, "tb quantize: --budget takes points of accuracy from 0 to 100, not '%s'", budget);
     for (int i = 0; observer; i++) {
         if (i == 3)
             return TB_FAIL(TB_ERR_INVALID, "tb quantize: --observer is minmax, moving-average or percentile, not '%s'",
@@ -93,10 +90,15 @@ static tb_status read_options(const tb_args *args, job *j)
 static int run(const tb_args *args)
 {
     const char *data = tb_args_get(args, "data"), *name = tb_args_get(args, "name");
-    job j = {.config = {.name = name ? name : "model", .context = 128, .calibration_rows = 512, .batch = 32,
+    job j = {.config = {.name = name ? name : "model",
+                        .context = 128,
+                        .calibration_rows = 512,
+                        .batch = 32,
                         .budget = 0.005,
                         .is_dynamic = tb_args_has(args, "dynamic")},
-             .checkpoint = args->words[0], .data_name = data ? data : "fashion-mnist", .out = tb_args_get(args, "out"),
+             .checkpoint = args->words[0],
+             .data_name = data,
+             .out = tb_args_get(args, "out"),
              .max_batch = 64};
     tb_status st = read_options(args, &j);
     if (st == TB_OK) st = quantize(&j);
@@ -110,7 +112,7 @@ static int run(const tb_args *args)
 
 static const tb_option options[] = {
     {"out", 0, "DIR", "folder of the artefact and the report (made if missing)"},
-    {"data", 0, "NAME", "data set the model was trained on (fashion-mnist); text makes it --dynamic"},
+    {"data", 0, "NAME", "data set it was trained on (fashion-mnist; of text models jargon, which makes it --dynamic)"},
     {"name", 0, "NAME", "the model's name (model)"},
     {"rows", 0, "N", "training rows that calibration sees (512)"},
     {"observer", 0, "KIND", "minmax, moving-average or percentile (minmax)"},

@@ -13,7 +13,7 @@ static volatile int interrupts; /* counted by the handler: the one thing that a 
 
 static void count_interrupt(int signal)
 {
-    if (signal == SIGTERM) tb_crash_excuse();
+    if (signal != SIGINT) tb_crash_excuse();
     interrupts++;
 }
 
@@ -74,11 +74,12 @@ static int run(const tb_args *args)
     struct sigaction action = {.sa_handler = count_interrupt};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    if (signal(SIGHUP, SIG_IGN) != SIG_IGN) sigaction(SIGHUP, &action, NULL); /* nohup's stays ignored */
     if (tb_group_env_size() > 0 && !dry)
         return tb_direct_run(args->words[0], &options, mode, out, traced, &interrupts, args->argc,
                              args->argv);
     tb_experiment *e = NULL;
-    tb_runner r = {0};
+    tb_runner r = {.lock = -1};
     int code = 0;
     if (tb_experiment_load(args->words[0], &options, &e) != TB_OK) return tb_report(stderr);
     if (dry) {

@@ -21,13 +21,8 @@ static void on_signal(int signal)
 
 static tb_status number(const tb_args *args, const char *name, long least, long most, int *out)
 {
-    const char *text = tb_args_get(args, name);
-    char *end;
-    if (!text) return TB_OK;
-    long v = strtol(text, &end, 10);
-    if (*end || end == text || v < least || v > most)
-        return TB_FAIL(TB_ERR_CONFIG, "tb serve: --%s takes a whole number from %ld to %ld, not '%s'", name, least,
-                       most, text);
+    int64_t v = *out;
+    TB_TRY(tb_args_int(args, name, least, most, &v));
     *out = (int)v;
     return TB_OK;
 }

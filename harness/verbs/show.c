@@ -21,7 +21,8 @@ static void print_keys(const char *section, const tb_key *keys, int n)
         char name[96], range[64] = "";
         snprintf(name, sizeof name, "%s.%s", section, k->name);
         if (k->type == TB_KEY_CHOICE) snprintf(range, sizeof range, "%s", k->choices);
-        else if (k->min != 0 || k->max != 0) snprintf(range, sizeof range, "%g .. %g", k->min, k->max);
+        else if (k->min != 0 || k->max != 0)
+            snprintf(range, sizeof range, "%.10g .. %.10g", k->min, k->max);
         printf("  %-24s %-7s %-14s %-24s %s%s%s%s\n", name, type_names[k->type],
                k->default_text ? k->default_text : "required", range, k->doc, *k->unit ? " (" : "", k->unit,
                *k->unit ? ")" : "");

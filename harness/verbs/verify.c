@@ -6,7 +6,6 @@
 #include "tb_verb.h"
 #include "tb_verify.h"
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct job {
@@ -106,11 +105,11 @@ static tb_status verify_random(job *j, tb_isa isa, uint64_t seed)
 
 static tb_status open_model(job *j)
 {
-    TB_TRY(tb_dataset_open(j->data_name, &j->data));
+    TB_TRY(tb_deploy_open(j->checkpoint, &j->model));
+    TB_TRY(tb_deploy_data(j->model, &j->data_name, &j->data));
     if (j->rows > tb_dataset_part(j->data, TB_SPLIT_TEST)->rows)
         return TB_FAIL(TB_ERR_INVALID, "tb verify: --rows %lld, but '%s' has %lld test rows", (long long)j->rows,
                        j->data_name, (long long)tb_dataset_part(j->data, TB_SPLIT_TEST)->rows);
-    TB_TRY(tb_deploy_open(j->checkpoint, &j->model));
     return tb_deploy_capture(j->model, j->data, j->context, "model", &j->graph);
 }
 
@@ -142,26 +141,25 @@ static tb_status verify(job *j)
     return TB_OK;
 }
 
-static int64_t option_int(const tb_args *args, const char *name, int64_t otherwise)
+static tb_status read_numbers(const tb_args *args, job *j)
 {
-    const char *text = tb_args_get(args, name);
-    return text ? strtoll(text, NULL, 10) : otherwise;
+    TB_TRY(tb_args_int(args, "rows", 1, TB_DEPLOY_ROWS, &j->rows));
+    TB_TRY(tb_args_int(args, "context", 1, TB_DEPLOY_ROWS, &j->context));
+    TB_TRY(tb_args_int(args, "random", 0, INT32_MAX, &j->random));
+    return j->checkpoint || j->random ? TB_OK
+                                      : TB_FAIL(TB_ERR_INVALID, "tb verify: name a checkpoint, or --random N graphs");
 }
 
 static int run(const tb_args *args)
 {
-    const char *data = tb_args_get(args, "data");
     job j = {.checkpoint = args->n_words ? args->words[0] : NULL,
-             .data_name = data ? data : "fashion-mnist",
-             .rows = option_int(args, "rows", 2),
-             .context = option_int(args, "context", 128),
-             .random = option_int(args, "random", 0),
+             .data_name = tb_args_get(args, "data"),
+             .rows = 2,
+             .context = 128,
              .is_json = tb_args_has(args, "json"),
              .opts = {.fast = tb_args_has(args, "fast"), .strict = tb_args_has(args, "strict")}};
-    tb_status st = j.rows < 1 || j.context < 1 || j.random < 0 || (!j.checkpoint && !j.random)
-                       ? TB_FAIL(TB_ERR_INVALID, "tb verify: names a checkpoint, or --random N graphs; --rows and "
-                                                 "--context are positive numbers")
-                       : verify(&j);
+    tb_status st = read_numbers(args, &j);
+    if (st == TB_OK) st = verify(&j);
     int code = st != TB_OK ? tb_report(stderr) : j.is_wrong ? 1 : 0;
     tb_graph_free(j.graph);
     tb_model_destroy(j.model);
@@ -172,7 +170,7 @@ static int run(const tb_args *args)
 }
 
 static const tb_option options[] = {
-    {"data", 0, "NAME", "data set the model was trained on; its test rows are run (fashion-mnist)"},
+    {"data", 0, "NAME", "data set it was trained on; its test rows are run (fashion-mnist; of text models jargon)"},
     {"rows", 0, "N", "how many of them (2)"},
     {"context", 0, "T", "text models: bytes of a row (128)"},
     {"fast", 0, NULL, "with the passes of tb compile --fast"},

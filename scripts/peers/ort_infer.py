@@ -22,7 +22,8 @@ try:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 except ImportError as missing:
     if sys.prefix == os.path.join(ROOT, ".venv-peers") or not os.path.exists(PYTHON):
-        sys.exit(f"ort_infer: {missing}; `scripts/dev peers` installs onnxruntime and onnx in .venv-peers")
+        print(f"cannot {missing}; `scripts/dev peers` installs onnxruntime and onnx in .venv-peers")
+        sys.exit(1)
     os.execv(PYTHON, [PYTHON] + sys.argv)
 from safetensors_file import read  # noqa: E402  (in the environment that has ONNX Runtime)
 
@@ -123,7 +124,8 @@ MODELS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "dscnn": dscnn}
 def build(tensors, notes):
     kind, _, options = notes["model"].partition(":")
     if kind not in MODELS or "act=" in options and "act=relu" not in options:
-        sys.exit(f"ort_infer: no model '{notes['model']}' here; there are {', '.join(MODELS)}")
+        print(f"cannot ort_infer: no model '{notes['model']}' here; there are {', '.join(MODELS)}")
+        sys.exit(1)
     pixels = tensors["rows"].shape[1]
     side = int(pixels ** 0.5)
     g = Graph(tensors, notes)
@@ -189,7 +191,7 @@ def main():
     try:
         settings = check(arm, session.run(None, {"rows": rows})[0], tensors["logits"])
     except ValueError as reason:
-        print(f"ort_infer {arm}: {reason}", file=sys.stderr)
+        print(f"cannot ort_infer {arm}: {reason}")
         return 1
     batch = {"rows": np.resize(rows, (n, rows.shape[1]))}
     print(f"ready onnxruntime-{ort.__version__},{settings}", flush=True)

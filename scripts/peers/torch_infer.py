@@ -117,7 +117,8 @@ class Model:
         kind, _, options = notes["model"].partition(":")
         self.options = dict(option.split("=") for option in options.split(",") if option)
         if kind not in MODELS or self.options.get("act", "relu") != "relu":
-            sys.exit(f"torch_infer: no model '{notes['model']}' here; there are {', '.join(MODELS)}")
+            print(f"cannot torch_infer: no model '{notes['model']}' here; there are {', '.join(MODELS)}")
+            sys.exit(1)
         self.kind, self.forward = kind, MODELS[kind]
         self.weights = Weights({name: t for name, t in tensors.items() if name not in ("rows", "logits")})
         self.scale, self.shift = float(notes["scale"]), float(notes["shift"])
@@ -179,7 +180,7 @@ def main():
                 form, settings = deployed(arm, model, tensors, batch, settings)
                 call = lambda _: form(batch)  # noqa: E731
         except ValueError as reason:
-            print(f"torch_infer {arm}: {reason}", file=sys.stderr)
+            print(f"cannot torch_infer {arm}: {reason}")
             return 1
         print("ready", settings, flush=True)
         for n, _ in enumerate(sys.stdin):

@@ -258,6 +258,20 @@ static void a_full_disk_is_told_and_nothing_before_it_is_lost(void **state)
     expect(&run, 0, "1 of 1 points ok");
 }
 
+static void a_folder_has_one_run_at_a_time(void **state)
+{
+    (void)state;
+    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 1, min_iters: 10, min_s: 3, warmup_s: 0}\n");
+    program_run run = run_program("run x --out out --resume");
+    expect(&run, 2, "out: no such run to go on with");
+    pid_t child = start_program("run x --out out");
+    for (int i = 0; i < 200 && count_files("out", ".journal") == 0; i++) sleep_ms(50);
+    assert_int_equal(system(TB_BINARY_DIR "/tb run x --out out --resume > second 2>&1"), 2 << 8);
+    assert_int_equal(system("grep -q 'out: another tb run writes here; wait for it' second"), 0);
+    run = wait_program(child);
+    expect(&run, 0, "1 of 1 points ok");
+}
+
 /* Of the first journal in the folder: the samples of iter_ms, warm-up included; -1 while there is none. */
 static int64_t samples_kept(const char *folder, char *status, size_t bytes)
 {
@@ -331,6 +345,7 @@ int main(void)
         IN_SCRATCH(checks_over_the_sweep_decide),
         IN_SCRATCH(means_are_over_the_named_points_or_left_out),
         IN_SCRATCH(results_are_not_overwritten_unasked),
+        IN_SCRATCH(a_folder_has_one_run_at_a_time),
         IN_SCRATCH(a_full_disk_is_told_and_nothing_before_it_is_lost),
         IN_SCRATCH(ctrl_c_keeps_what_was_measured_and_resume_goes_on),
         IN_SCRATCH(direct_mode_runs_what_fits_in_one_launch),

@@ -265,7 +265,7 @@ static void rounds_hold_every_point_once_in_seeded_order(void **state)
     int order[20], same[20], seen = 0;
     bool shuffled = false;
     assert_int_equal(tb_runner_open(e, TB_RUN_NEW, "run", &r), TB_OK);
-    assert_int_equal(tb_runner_open(e, TB_RUN_NEW, "run", &again), TB_OK);
+    assert_int_equal(tb_runner_open(e, TB_RUN_NEW, "again", &again), TB_OK);
     assert_int_equal(tb_runner_order(&r, order), 20);
     assert_int_equal(tb_runner_order(&again, same), 20);
     for (int i = 0; i < 20; i++) {

@@ -134,7 +134,7 @@ static void random_graphs_verify(void **state)
     assert_string_equal(tb_conf_find(root, "random_graphs")->text, "5");
     tb_conf_free(root);
     run = run_program("verify");
-    expect(&run, 2, "names a checkpoint, or --random N graphs");
+    expect(&run, 2, "name a checkpoint, or --random N graphs");
 }
 
 static void wrong_options_end_in_one_sentence(void **state)
@@ -148,6 +148,11 @@ static void wrong_options_end_in_one_sentence(void **state)
         {"serve --repo . --workers 0", "--workers takes a whole number from 1 to 1024, not '0'"},
         {"load http://127.0.0.1:1 --rate 0", "--rate takes a number of at least 0.001, not '0'"},
         {"load http://127.0.0.1:1 --connections x", "--connections takes a number of at least 1, not 'x'"},
+        {"compile x --out d --max-batch 1e30", "--max-batch takes a whole number from 1 to 1048576, not '1e30'"},
+        {"compile x --out d --name a/b", "'a/b' is no name of a model"},
+        {"quantize x --out d --budget five", "--budget takes points of accuracy from 0 to 100, not 'five'"},
+        {"verify --random x", "--random takes a whole number from 0 to 2147483647, not 'x'"},
+        {"verify " TB_SOURCE_DIR "/results/weights/mlp.safetensors --data jargon", "but 'jargon' holds text"},
         {"list a", "usage: tb list.  tb list --help tells more"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
@@ -162,6 +167,8 @@ static void committed_weights_can_be_deployed(void **state)
     (void)state;
     program_run run = run_program("compile " TB_SOURCE_DIR "/results/weights/mlp.safetensors --out d");
     expect(&run, 0, "accuracy");
+    run = run_program("compile " TB_SOURCE_DIR "/results/weights/gpt.safetensors --out text"); /* reads its own data */
+    expect(&run, 0, "wrote      text");
 }
 
 static void a_traced_run_shows_its_profile(void **state)
