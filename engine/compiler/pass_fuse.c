@@ -115,6 +115,7 @@ const tb_pass tbi_pass_epilogue = {"epilogue",
 typedef struct group {
     int member[TB_PROGRAM_STEPS], n;   /* nodes, operands before users; the last is the root */
     int input[TB_PROGRAM_INPUTS], n_inputs;
+    int open, owed; /* nodes that join once their operands are settled; operands that may still become inputs */
 } group;
 
 static bool fits(const tb_graph *g, int node)
@@ -154,16 +155,22 @@ const char *tbi_pointwise_refusal(const tb_graph *g, int user, int k)
 static void collect(const tb_graph *g, int node, const bool *taken, group *out)
 {
     const tb_node *n = &g->nodes[node];
+    out->open++;
+    out->owed += n->n_in;
     for (int k = 0; k < n->n_in; k++) {
         int value = n->in[k], producer = g->values[value].producer;
         const char *refusal = tbi_pointwise_refusal(g, node, k);
-        bool has_room = out->n + 2 < TB_PROGRAM_STEPS && out->n_inputs + 3 < TB_PROGRAM_INPUTS;
+        int more = producer < 0 ? 0 : g->nodes[producer].n_in;
+        out->owed--;
+        bool has_room =
+            out->n + out->open < TB_PROGRAM_STEPS && out->n_inputs + out->owed + more <= TB_PROGRAM_INPUTS;
         if (producer >= 0 && index_of(out->member, out->n, producer) >= 0) continue;
         if (refusal && !*refusal && !taken[producer] && has_room)
             collect(g, producer, taken, out);
         else if (index_of(out->input, out->n_inputs, value) < 0)
             out->input[out->n_inputs++] = value;
     }
+    out->open--;
     out->member[out->n++] = node;
 }
 
@@ -185,25 +192,14 @@ static tb_status replace_group(tb_graph *g, const group *grp)
     return TB_OK;
 }
 
-static bool feeds_a_group(const tb_graph *g, int node)
-{
-    int value = g->nodes[node].out[0];
-    if (tb_graph_uses(g, value) != 1) return false;
-    for (int i = 0; i < g->n_nodes; i++)
-        for (int k = 0; g->nodes[i].op && k < g->nodes[i].n_in; k++)
-            if (g->nodes[i].in[k] == value)
-                return fits(g, i) && same_dims(&g->values[value], &g->values[g->nodes[i].out[0]]);
-    return false;
-}
-
 static tb_status fuse(tb_graph *g, tb_pass_run *r)
 {
     int n = g->n_nodes;
     bool *taken = tb_calloc((size_t)n + 1, sizeof *taken);
     tb_status st = taken ? TB_OK : TB_ERR_OOM;
-    for (int i = n - 1; i >= 0 && st == TB_OK; i--) { /* roots: users come later in the order */
+    for (int i = n - 1; i >= 0 && st == TB_OK; i--) { /* roots: what no user, later in the order, has taken */
         group grp = {0};
-        if (taken[i] || !fits(g, i) || feeds_a_group(g, i)) continue;
+        if (taken[i] || !fits(g, i)) continue;
         collect(g, i, taken, &grp);
         if (grp.n < 2 || grp.n_inputs < 1) continue;
         if (!tb_pass_may_rewrite(r)) break;

@@ -250,14 +250,64 @@ static void convolutions_filter_minimally_with_their_pooling(void **state)
     assert_true(size > 1 && most < 1e-5f * size);
 }
 
+/* Pointwise nodes without end: `leaves` rows of the input are joined in pairs drawn at random, or all to the left. */
+typedef struct tree {
+    uint64_t seed;
+    int leaves, unaries; /* unaries: after each joint */
+    bool is_left;
+} tree;
+
+enum { ROW = 9, MOST_LEAVES = 64 };
+
+static tb_tensor *joined(void *arg, int n, tb_tensor *const *in)
+{
+    static tb_tensor *(*const join[])(tb_tensor *, tb_tensor *) = {tb_add, tb_sub, tb_maximum};
+    static tb_tensor *(*const then[])(tb_tensor *) = {tb_neg, tb_tanh, tb_relu, tb_abs};
+    const tree *t = arg;
+    tb_tensor *open[MOST_LEAVES];
+    uint64_t at = 0;
+    (void)n;
+    for (int i = 0; i < t->leaves; i++) open[i] = tb_mul(tb_slice(in[0], 0, i, i + 1, 1), tb_scalar(TB_F32, 0.5 + i));
+    for (int left = t->leaves; left > 1; left--) {
+        int a = t->is_left ? 0 : (int)tb_random_below(t->seed, 1, at++, (uint64_t)left);
+        tb_tensor *x = open[a];
+        open[a] = open[left - 1];
+        int b = t->is_left ? left - 2 : (int)tb_random_below(t->seed, 1, at++, (uint64_t)left - 1);
+        tb_tensor *y = t->is_left ? open[0] : open[b];
+        x = join[tb_random_below(t->seed, 2, at++, 3)](x, y);
+        for (int i = 0; i < t->unaries; i++) x = then[tb_random_below(t->seed, 3, at++, 4)](x);
+        open[t->is_left ? 0 : b] = x;
+    }
+    return open[0];
+}
+
+static void programs_have_an_end(void **state)
+{
+    static float x[MOST_LEAVES * ROW], want[ROW], got[1][64 * WIDTH];
+    for (int i = 0; i < MOST_LEAVES * ROW; i++) x[i] = (float)tb_random_normal(4, 1, (uint64_t)i);
+    for (uint64_t seed = 0; seed < 120; seed++) {
+        tree t = {seed, 1 + (int)tb_random_below(seed, 9, 0, MOST_LEAVES), (int)tb_random_below(seed, 9, 1, 3),
+                  seed % 2};
+        if (seed % 8 == 0) t.leaves = 2, t.unaries = 150;
+        tb_graph *g;
+        tb_scope *scope = tb_scope_open();
+        tb_tensor *in = tb_tensor_from(TB_F32, 2, (int64_t[]){MOST_LEAVES, ROW}, x);
+        assert_ok(tb_tensor_read(joined(&t, 1, &in), want, sizeof want));
+        const tb_capture_input input = {"x", TB_F32, 2, {MOST_LEAVES, ROW}};
+        assert_ok(tb_capture("tree", 0, NULL, 1, &input, joined, &t, &g));
+        tb_scope_close(scope);
+        assert_ok(tb_compile(g, NULL, NULL));
+        run(g, *state, 1, x, got, 1);
+        assert_memory_equal(got, want, sizeof want);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ctx_test(compiled_graphs_keep_the_bits),
-        ctx_test(the_rewrite_limit_stops_the_passes),
-        ctx_test(a_value_with_two_uses_is_not_fused_and_says_why),
-        ctx_test(batch_norm_moves_into_the_convolution),
-        ctx_test(convolutions_filter_minimally_with_their_pooling),
+        ctx_test(compiled_graphs_keep_the_bits),         ctx_test(programs_have_an_end),
+        ctx_test(the_rewrite_limit_stops_the_passes),    ctx_test(a_value_with_two_uses_is_not_fused_and_says_why),
+        ctx_test(batch_norm_moves_into_the_convolution), ctx_test(convolutions_filter_minimally_with_their_pooling),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
