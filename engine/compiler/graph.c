@@ -115,7 +115,7 @@ tb_status tbi_infer(const tb_graph *g, const tb_node *n, const int64_t *sizes, t
     }
     tb_op_call c = {.op = n->op, .ctx = tb_ctx_current(), .attrs = n->attrs ? attrs : NULL, .n_in = n->n_in, .in = in};
     if (!c.ctx) return TB_FAIL(TB_ERR_INVALID, "this thread has entered no context (tb_ctx_enter)");
-    TB_TRY(n->op->shape(&c));
+    TB_TRY(tbi_op_types(&c));
     memcpy(spec, c.spec, sizeof c.spec);
     return TB_OK;
 }
@@ -173,10 +173,15 @@ static tb_status result_types(const tb_graph *g, const tb_node *n, tb_value *typ
         TB_TRY(tbi_infer(g, n, sizes, at[moved + 1]));
     }
     for (int o = 0; o < n->op->n_out; o++) {
+        if (at[0][o].is_donated)
+            return TB_FAIL(TB_ERR_UNSUPPORTED, "%s writes in place; a graph has no place", n->op->name);
         types[o] = (tb_value){.dtype = at[0][o].dtype, .rank = at[0][o].rank};
         for (int i = 0; i < types[o].rank; i++) {
             int64_t moved[TB_MAX_SYMBOLS] = {0};
             for (int s = 0; s < g->n_symbols; s++) moved[s] = at[s + 1][o].dims[i];
+            if (at[0][o].dims[i] < 0)
+                return TB_FAIL(TB_ERR_SHAPE, "%s: impossible shape %s", n->op->name,
+                               tb_dims_text(at[0][o].rank, at[0][o].dims));
             if (!tbi_unify(at[0][o].dims[i], moved, g->n_symbols, &types[o].dims[i]))
                 return TB_FAIL(TB_ERR_SHAPE, "%s: dimension %d of its result is not affine in the graph's symbols",
                                n->op->name, i);

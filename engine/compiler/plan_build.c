@@ -156,6 +156,19 @@ static tb_status place_result(builder *b, int at, int value, tb_tensor **t)
     return TB_OK;
 }
 
+/* A graph's types were found at two sizes; a rule that clamps (slice) may say something else at this one. */
+static tb_status check_types(const tb_graph *g, const tb_node *n, const tb_op_call *c, const int64_t *sizes)
+{
+    for (int o = 0; o < n->n_out; o++) {
+        const tb_value *v = &g->values[n->out[o]];
+        for (int i = 0; i < v->rank; i++)
+            if (tb_dim_at(v->dims[i], sizes) != c->spec[o].dims[i])
+                return TB_FAIL(TB_ERR_SHAPE, "graph %s: at this size %s makes %s, which is not its type", g->name,
+                               n->op->name, tb_dims_text(c->spec[o].rank, c->spec[o].dims));
+    }
+    return TB_OK;
+}
+
 static tb_status plan_node(builder *b, int at, tb_tensor **operands, uint64_t *attrs)
 {
     plan *p = b->p;
@@ -173,6 +186,7 @@ static tb_status plan_node(builder *b, int at, tb_tensor **operands, uint64_t *a
                       .arena = b->scratch};
     for (int k = 0; k < n->n_in; k++) operands[k] = operand(b, n->in[k]);
     TB_TRY(n->op->shape(c));
+    TB_TRY(check_types(b->g, n, c, sizes));
     for (int o = 0; o < n->n_out; o++) {
         if (n->op->hides && o >= n->n_out - n->op->n_hidden && tb_graph_uses(b->g, n->out[o]) == 0) continue;
         tb_tensor *t = c->out[o] = &p->tensors[n->out[o]];

@@ -63,8 +63,9 @@ tb_status tbi_conv_geometry_of(const char *op, tbi_conv_window a, const int64_t 
                            "%s: stride and dilation must be at least 1 and pad at least 0, all below "
                            "2^31",
                            op);
-        int64_t room = g.in[i] + 2 * g.pad[i] - g.dilation[i] * (g.kernel[i] - 1) - 1;
-        if (g.kernel[i] < 1 || room < 0)
+        bool is_sized = g.kernel[i] >= 1 && g.in[i] >= 0;
+        int64_t around = is_sized ? 2 * g.pad[i] - g.dilation[i] * (g.kernel[i] - 1) - 1 : 0, room;
+        if (!is_sized || __builtin_add_overflow(g.in[i], around, &room) || room < 0)
             return TB_FAIL(TB_ERR_SHAPE,
                            "%s: a window of %s (dilation %s) does not fit into input %s with pad %s", op,
                            tb_dims_text(2, w + 2), tb_dims_text(2, a.dilation.at), tb_dims_text(4, x),

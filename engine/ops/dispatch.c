@@ -333,12 +333,27 @@ static tb_status prepare(const tb_op *op, tb_tensor *const **in, int n_in, tb_te
     return TB_OK;
 }
 
-static tb_status call_op(tb_op_call *c)
+static inline tb_status describe_results(tb_op_call *c)
 {
     int typed_by = c->n_in > 0 ? c->op->typed_by : -1;
     if (typed_by >= 0) TB_TRY(check_dtype(c->op, (tb_dtype)c->in[typed_by]->dtype));
     TB_TRY(c->op->shape(c));
-    if (typed_by < 0) TB_TRY(check_dtype(c->op, c->spec[0].dtype));
+    return typed_by < 0 ? check_dtype(c->op, c->spec[0].dtype) : TB_OK;
+}
+
+tb_status tbi_op_types(tb_op_call *c)
+{
+    for (int o = 0; o < c->op->n_out; o++) c->spec[o].is_view = c->spec[o].is_donated = c->spec[o].is_laid_out = false;
+    TB_TRY(check_inputs(c->op, c->in, c->n_in));
+    if (is_mixed(c->op, c->in, c->n_in))
+        return TB_FAIL(TB_ERR_DTYPE, "%s: its operands have several dtypes, or one that it takes as floats: cast them",
+                       c->op->name);
+    return describe_results(c);
+}
+
+static tb_status call_op(tb_op_call *c)
+{
+    TB_TRY(describe_results(c));
     tb_interceptor *first = c->ctx->interceptors;
     return first ? first->around(first, c) : execute(c);
 }

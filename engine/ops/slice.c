@@ -30,6 +30,7 @@ static tb_status slice_bounds(const char *op, const slice_attrs *a, int rank, co
 {
     TB_TRY(tb_axis_check(op, a->axis, rank, axis));
     if (a->step < 1) return TB_FAIL(TB_ERR_INVALID, "%s: step must be at least 1, not %lld", op, (long long)a->step);
+    if (dims[*axis] < 0) return TB_FAIL(TB_ERR_SHAPE, "%s: impossible shape %s", op, tb_dims_text(rank, dims));
     *start = clamp_index(a->start, dims[*axis]);
     int64_t stop = clamp_index(a->stop, dims[*axis]);
     *count = stop > *start ? 1 + (stop - *start - 1) / a->step : 0;

@@ -254,6 +254,8 @@ tb_status tb_dispatch_next(tb_interceptor *self, tb_op_call *call); /* the rest 
 
 /* Runs a call whose outputs exist: the fast path or ref. For the compiler's executor. */
 tb_status tbi_op_compute(tb_op_call *c);
+/* Fills c->spec, or says why the op does not take these operands as they are: nothing is promoted here. */
+tb_status tbi_op_types(tb_op_call *c);
 
 /* ---- for op files ---- */
 /* The dtype that torch computes in for these inputs (NULLs left out): what TB_PROMOTE_COMMON casts to. */

@@ -287,6 +287,54 @@ static void what_a_graph_cannot_hold_is_refused(void **state)
     assert_non_null(strstr(tb_error_message(), "in a way that no op made"));
 }
 
+static tb_tensor *cuts_rows(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    return tb_neg(tb_slice(in[0], 0, 0, 20, 1));
+}
+
+/* Below 20 rows the slice is all of them, as it was where the graph was captured. */
+static void a_size_at_which_types_do_not_hold_is_refused(void **state)
+{
+    tb_graph *g;
+    tb_exec *e;
+    tb_session *s;
+    float x[30] = {0}, y[30];
+    assert_ok(tb_capture("g", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_F32, 1, {-1}}, cuts_rows, NULL,
+                         &g));
+    assert_ok(tb_exec_create(g, &e));
+    assert_ok(tb_session_create(e, *state, &s));
+    assert_ok(tb_session_run(s, &(int64_t){20}, (const void *[]){x}, (void *[]){y}));
+    assert_fails(tb_session_run(s, &(int64_t){30}, (const void *[]){x}, (void *[]){y}), TB_ERR_SHAPE,
+                 "slice makes [20], which is not its type");
+    tb_session_free(s);
+    tb_exec_free(e);
+}
+
+
+/* A new plan is tried on zeros, from which nothing can be drawn. */
+static void ops_that_refuse_zeros_run_on_what_they_take(void **state)
+{
+    tb_graph *g;
+    tb_exec *e;
+    tb_session *s;
+    float p[3] = {0, 1, 0};
+    int64_t y[1] = {7};
+    tb_tensor *key = tb_tensor_from(TB_I64, 1, (int64_t[]){3}, (int64_t[]){1, 2, 0});
+    assert_ok(tb_graph_create("g", &g));
+    int in[2], out[TB_MAX_OUT];
+    assert_ok(tb_graph_constant(g, "key", key, &in[0]));
+    assert_ok(tb_graph_input(g, "p", TB_F32, 2, (tb_dim[]){tb_dim_of(1), tb_dim_of(3)}, &in[1]));
+    assert_ok(tb_graph_node(g, tb_op_find("multinomial"), &(int64_t){1}, 0, NULL, 2, in, out));
+    assert_ok(tb_graph_output(g, out[0], "y"));
+    assert_ok(tb_exec_create(g, &e));
+    assert_ok(tb_session_create(e, *state, &s));
+    assert_ok(tb_session_run(s, NULL, (const void *[]){p}, (void *[]){y}));
+    assert_int_equal(y[0], 1);
+    tb_session_free(s);
+    tb_exec_free(e);
+}
+
 /* tb_detach makes no call: its result must not become a constant. */
 static tb_tensor *detaches(void *arg, int n, tb_tensor *const *in)
 {
@@ -358,6 +406,11 @@ static void broken_texts_are_refused_with_their_line(void **state)
         {"graph g() {\n  %0 : f32[2] = const \"c\"\n  output %0 \"y\"\n}\n",
          "'c' is written as f32[2], but the weights hold f32[3, 4]"},
         {"graph g() {\n", "ends inside"},
+        {"graph g() {\n  %0 : f32[2] = input \"x\"\n  %1 : i64[2] = input \"i\"\n  %2 : i64[2] = add(%0, %1)\n}\n",
+         "cast them"},
+        {"graph g() {\n  %0 : i64[2] = input \"x\"\n  %1 : i64[2] = exp(%0)\n}\n", "cast them"},
+        {"graph g() {\n  %0 : f32[2] = input \"x\"\n  %1 : f32[2] = accumulate(%0, %0) {overwrite=false}\n}\n",
+         "writes in place"},
         {"graph g() {\n  %0 : f32[2] = input \"x\"\n  %1 : f32[2] = add(%0)\n}\n", "another number of operands"},
     };
     for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
@@ -401,6 +454,8 @@ int main(void)
         ctx_test(a_description_of_another_graph_is_refused),
         ctx_test(what_a_graph_cannot_hold_is_refused),
         ctx_test(what_is_detached_stays_a_value),
+        ctx_test(a_size_at_which_types_do_not_hold_is_refused),
+        ctx_test(ops_that_refuse_zeros_run_on_what_they_take),
         ctx_test(a_session_survives_every_failed_allocation),
         ctx_test(broken_texts_are_refused_with_their_line),
         ctx_test(plans_never_overlap_and_stay_near_the_bound),
