@@ -22,34 +22,34 @@ static __attribute__((noinline)) void depthwise_3x3_finish(const depthwise_3x3_p
     epilogue_row(sums, out, cols, p->accumulate, t->bias, 0, conv_residual(p, out), p->act);
 }
 
-/* All rows of outputs, columns from `first` on, `vectors` wide at most. */
-VEC void depthwise_3x3_strip(const int vectors, const depthwise_3x3_plane *t, int64_t first)
+/* All rows of outputs, columns from `first` on, `vectors` wide at most. Taps ascend, so places in a row of the image
+ * descend where they are flipped; vectors that touch give each other's places, the strip's ends are loaded. */
+VEC void depthwise_3x3_strip(const int vectors, const bool flipped, const depthwise_3x3_plane *t, int64_t first)
 {
     enum { ROWS = DEPTHWISE_3X3_ROWS };
     const conv_problem *p = t->p;
     const frame *f = &p->f;
     const int64_t pixels = f->in_h * f->in_w, out_h = f->out_h, out_w = f->out_w;
-    const int64_t down = f->flipped ? -f->in_w : f->in_w, out_down = f->flipped ? -out_w : out_w;
+    const int64_t down = flipped ? -f->in_w : f->in_w, out_down = flipped ? -out_w : out_w;
     const int last_cols = (int)min_i64(out_w - first - (vectors - 1) * VL, VL);
     const bool is_simple = !p->accumulate && !p->a->residual && p->act <= TB_ACT_RELU, has_bias = t->bias != NULL,
                has_relu = p->act == TB_ACT_RELU;
     const vf bias = has_bias ? vf_set1(*t->bias) : vf_zero();
     vf weight[9];
-    vm inside[DEPTHWISE_3X3_VECTORS][3];
-    const float *at[3];
+    vm inside[DEPTHWISE_3X3_VECTORS][3]; /* the image; used where a place is loaded */
+    const float *image = t->image + first - f->left;
 #pragma GCC unroll 9
     for (int q = 0; q < 9; q++) weight[q] = vf_set1(t->weight[q]);
-#pragma GCC unroll 3
-    for (int q = 0; q < 3; q++) {
-        int64_t x = first - f->left + (f->flipped ? 2 - q : q);
-        at[q] = t->image + x;
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++, x += VL)
-            inside[v][q] = vm_between((int)clip_i64(-x, 0, VL), (int)clip_i64(f->in_w - x, 0, VL));
-    }
+    for (int v = 0; v < vectors; v++)
+#pragma GCC unroll 3
+        for (int place = 0; place < 3; place++) {
+            int64_t from = first - f->left + v * VL + place;
+            inside[v][place] = vm_between((int)clip_i64(-from, 0, VL), (int)clip_i64(f->in_w - from, 0, VL));
+        }
     /* the image's row that the group's first tap is in, and the group's first outputs */
-    int64_t group = (f->flipped ? out_h + 1 - f->top : -f->top) * f->in_w;
-    float *out = t->out + (f->flipped ? (out_h - 1) * out_w : 0) + first;
+    int64_t group = (flipped ? out_h + 1 - f->top : -f->top) * f->in_w;
+    float *out = t->out + (flipped ? (out_h - 1) * out_w : 0) + first;
     for (int64_t left = out_h; left > 0; left -= ROWS, group += ROWS * down) {
         vf acc[ROWS][DEPTHWISE_3X3_VECTORS], x[DEPTHWISE_3X3_VECTORS][3];
         int64_t row = group;
@@ -60,19 +60,27 @@ VEC void depthwise_3x3_strip(const int vectors, const depthwise_3x3_plane *t, in
 #pragma GCC unroll 6
         for (int s = 0; s < ROWS + 2; s++, row += down) { /* of the image: tap row s - r of row r of the outputs */
             if ((uint64_t)row >= (uint64_t)pixels) continue;
+            const float *from = image + row;
 #pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++) __builtin_prefetch(at[1] + pixels + row + v * VL);
+            for (int v = 0; v < vectors; v++) {
+                __builtin_prefetch(from + pixels + 1 + v * VL);
+                x[v][1] = vf_load_if(inside[v][1], from + 1 + v * VL);
+            }
+            x[0][0] = vf_load_if(inside[0][0], from);
+            x[vectors - 1][2] = vf_load_if(inside[vectors - 1][2], from + 2 + (vectors - 1) * VL);
 #pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++)
-#pragma GCC unroll 3
-                for (int q = 0; q < 3; q++) x[v][q] = vf_load_if(inside[v][q], at[q] + row + v * VL);
+            for (int v = 1; v < vectors; v++) {
+                x[v][0] = vf_behind(x[v - 1][1], x[v][1]);
+                x[v - 1][2] = vf_ahead(x[v - 1][1], x[v][1]);
+            }
 #pragma GCC unroll 3
             for (int q = 0; q < 3; q++)
 #pragma GCC unroll 4
                 for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
                     for (int v = 0; v < vectors; v++)
-                        if (r <= s && s <= r + 2) acc[r][v] = vf_fma(weight[(s - r) * 3 + q], x[v][q], acc[r][v]);
+                        if (r <= s && s <= r + 2)
+                            acc[r][v] = vf_fma(weight[(s - r) * 3 + q], x[v][flipped ? 2 - q : q], acc[r][v]);
         }
 #pragma GCC unroll 4
         for (int r = 0; r < ROWS; r++, out += out_down) {
@@ -96,12 +104,18 @@ VEC void depthwise_3x3_strip(const int vectors, const depthwise_3x3_plane *t, in
     }
 }
 
-static void depthwise_3x3_channel(const depthwise_3x3_plane *t)
+VEC void depthwise_3x3_strips(const bool flipped, const depthwise_3x3_plane *t)
 {
     int64_t first = 0, out_w = t->p->f.out_w;
     for (; out_w - first > VL; first += DEPTHWISE_3X3_VECTORS * VL)
-        depthwise_3x3_strip(DEPTHWISE_3X3_VECTORS, t, first);
-    if (first < out_w) depthwise_3x3_strip(1, t, first);
+        depthwise_3x3_strip(DEPTHWISE_3X3_VECTORS, flipped, t, first);
+    if (first < out_w) depthwise_3x3_strip(1, flipped, t, first);
+}
+
+static void depthwise_3x3_channel(const depthwise_3x3_plane *t)
+{
+    if (t->p->f.flipped) depthwise_3x3_strips(true, t);
+    else depthwise_3x3_strips(false, t);
 }
 
 /* Channels [begin, end) of all images' outputs. */

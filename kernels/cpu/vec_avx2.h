@@ -91,6 +91,18 @@ VEC vi vi_select(vm m, vi yes, vi no)
     return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(no), _mm256_castsi256_ps(yes), m));
 }
 
+/* Of the lanes of a, then b: VL from the second on; VL from the last of a on. */
+VEC vf vf_ahead(vf a, vf b)
+{
+    vi middle = vf_bits(_mm256_permute2f128_ps(a, b, 0x21));
+    return vi_as_vf(_mm256_alignr_epi8(middle, vf_bits(a), 4));
+}
+VEC vf vf_behind(vf a, vf b)
+{
+    vi middle = vf_bits(_mm256_permute2f128_ps(a, b, 0x21));
+    return vi_as_vf(_mm256_alignr_epi8(vf_bits(b), middle, 12));
+}
+
 /* The lanes of a, then b: those with even numbers, those with odd ones. */
 VEC void vf_unzip(vf a, vf b, vf *even, vf *odd)
 {

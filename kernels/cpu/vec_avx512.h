@@ -68,6 +68,9 @@ VEC vf vf_load_if(vm m, const float *p) { return _mm512_maskz_loadu_ps(m, p); }
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 VEC vi vi_select(vm m, vi yes, vi no) { return _mm512_mask_blend_epi32(m, no, yes); }
 
+VEC vf vf_ahead(vf a, vf b) { return vi_as_vf(_mm512_alignr_epi32(vf_bits(b), vf_bits(a), 1)); }
+VEC vf vf_behind(vf a, vf b) { return vi_as_vf(_mm512_alignr_epi32(vf_bits(b), vf_bits(a), VL - 1)); }
+
 VEC void vf_unzip(vf a, vf b, vf *even, vf *odd)
 {
     vi at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);

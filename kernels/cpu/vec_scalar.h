@@ -90,6 +90,9 @@ VEC vf vf_load_if(vm m, const float *p) { return m ? *p : 0.0f; }
 VEC vf vf_select(vm m, vf yes, vf no) { return m ? yes : no; }
 VEC vi vi_select(vm m, vi yes, vi no) { return m ? yes : no; }
 
+VEC vf vf_ahead(vf a, vf b) { return (void)a, b; }
+VEC vf vf_behind(vf a, vf b) { return (void)b, a; }
+
 VEC void vf_unzip(vf a, vf b, vf *even, vf *odd)
 {
     *even = a;

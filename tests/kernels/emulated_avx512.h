@@ -160,6 +160,16 @@ EMULATED __m512 emulated_shuffle_f32x4(__m512 a, __m512 b, int select)
 }
 #define _mm512_shuffle_f32x4(a, b, select) emulated_shuffle_f32x4((a), (b), (select))
 
+EMULATED __m512i emulated_alignr_epi32(__m512i high, __m512i low, int from)
+{
+    int32_t x[32];
+    _mm512_storeu_si512(x, low);
+    _mm512_storeu_si512(x + 16, high);
+    return _mm512_loadu_si512(x + from);
+}
+#undef _mm512_alignr_epi32
+#define _mm512_alignr_epi32(high, low, from) emulated_alignr_epi32((high), (low), (from))
+
 #undef _mm512_madd_epi16 /* SIMDe 0.7.4 gives the name to the masked form */
 #define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16((a), (b))
 
