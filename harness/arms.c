@@ -378,6 +378,23 @@ tb_status tb_arms_run(tb_arms *s, int arm, int64_t turn)
     return turns > 1 ? step(s, arm, n, rows, turn % turns, s->logits) : answer(s, arm, n, rows, s->logits);
 }
 
+typedef struct timed_arm {
+    tb_arms *arms;
+    int arm;
+} timed_arm;
+
+static tb_status run_timed(void *arg, int turn)
+{
+    const timed_arm *t = arg;
+    return tb_arms_run(t->arms, t->arm, turn);
+}
+
+tb_status tb_arms_layer_times(tb_arms *s, int arm, tb_layer_times *out)
+{
+    return tb_layer_times_measure(s->session[arm - 1], tb_exec_graph(s->exec[arm - 1]), run_timed, &(timed_arm){s, arm},
+                                  out);
+}
+
 int64_t tb_arms_tokens(const tb_arms *s)
 {
     return s->is_text ? s->config.batch * (s->config.is_stepped ? 1 : s->answers) : 0;

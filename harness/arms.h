@@ -7,6 +7,7 @@
  *
  * All take raw bytes (pixels, or characters) and give logits. */
 #pragma once
+#include "layer_times.h"
 #include "tb_ctx.h"
 
 enum { TB_ARMS = 4, TB_ARM_FUSED = 2, TB_ARM_INT8 = 3, TB_ARMS_CHECK_BATCH = 200 };
@@ -49,6 +50,8 @@ void tb_arms_destroy(tb_arms *a); /* NULL is accepted */
 TB_MUST_USE tb_status tb_arms_check(tb_arms *a, tb_arms_facts *out);
 /* One call of an arm on the `turn`-th window of test rows; stepped: `context` turns read one, from place 0 on. */
 TB_MUST_USE tb_status tb_arms_run(tb_arms *a, int arm, int64_t turn);
+/* Of arm 1 to 3, at `batch`. */
+TB_MUST_USE tb_status tb_arms_layer_times(tb_arms *a, int arm, tb_layer_times *out);
 int64_t tb_arms_tokens(const tb_arms *a); /* bytes of text that a call reads; 0: images */
 /* The graph of arms 1 to 3 as text; the caller frees it with tb_free. */
 char *tb_arms_text(const tb_arms *a, int arm);

@@ -134,6 +134,20 @@ static tb_status setup(const tb_run *run, void **out)
     return run->cores ? tb_pool_bind(tb_ctx_pool(s->ctx), run->cores, run->n_cores) : TB_OK;
 }
 
+/* Products are what fusion cannot save: e0_us / e2_products_us bounds e2_speedup. */
+static tb_status emit_layers(const tb_run *run, infer_state *s, int arm, const char *name)
+{
+    tb_layer_times t;
+    char key[128];
+    TB_TRY(tb_arms_layer_times(s->arms, arm, &t));
+    for (int i = 0; i < t.n; i++) {
+        snprintf(key, sizeof key, "layer_us.%s.%s", name, t.at[i].name);
+        tb_emit_value(run, key, "us", t.at[i].us);
+    }
+    if (arm == TB_ARM_FUSED) tb_emit_value(run, "e2_products_us", "us", t.products_us);
+    return TB_OK;
+}
+
 static tb_status check(const tb_run *run, void *state)
 {
     infer_state *s = state;
@@ -159,7 +173,8 @@ static tb_status check(const tb_run *run, void *state)
                   "the fused graph gives other logits than eager execution");
     tb_emit_check(run, "parity.int8_accuracy_drop", "parity", f.accuracy_f32 - f.accuracy_int8, 0.005,
                   "integers lose more than 0.5 points of accuracy");
-    return TB_OK;
+    TB_TRY(emit_layers(run, s, TB_ARM_FUSED, "e2"));
+    return emit_layers(run, s, TB_ARM_INT8, "e3");
 }
 
 static tb_status keep(infer_state *s, double e0_over_torch)
@@ -243,6 +258,8 @@ static const char *const emits[] = {"graph_e1",
                                     "plan_bound_bytes",
                                     "plan_naive_bytes",
                                     "plan_over_bound",
+                                    "layer_us.*",
+                                    "e2_products_us",
                                     "parity.graph_difference",
                                     "parity.fused_difference",
                                     "parity.int8_accuracy_drop",

@@ -166,6 +166,16 @@ static void fill_kernels(tb_journal *j, int launch, const plotted *p, double rat
     assert_ok(tb_journal_value(j, &(tb_value){"roofline.peak_gb_per_s", "GB/s", 0, 16.2}));
 }
 
+static void fill_layers(tb_journal *j, int launch, const plotted *p, double unused)
+{
+    (void)launch, (void)p, (void)unused;
+    for (int i = 0; i < 12; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "layer_us.%s.block.%d.fc", i % 2 ? "e3" : "e2", i / 2);
+        assert_ok(tb_journal_value(j, &(tb_value){key, "us", 0, 100 - 7 * i}));
+    }
+}
+
 static int write_samples(void **state)
 {
     (void)state;
@@ -212,6 +222,9 @@ static int write_samples(void **state)
     add_point(&(plotted){"training", "mlp ranks=8", "{\"launch\":{\"ranks\":8},\"params\":{\"model\":\"mlp\"}}",
                          training, "measured", 1, "invalid"},
               fill_training, 20000); /* 00000011.h5 */
+    add_point(&(plotted){"inference", "mlp", "{}",
+                         "[{\"kind\":\"layers\",\"arms\":{\"e2\":\"fused\",\"e3\":\"INT8\"}}]", "measured", 1, "ok"},
+              fill_layers, 0);
     return 0;
 }
 
@@ -236,9 +249,10 @@ static void every_kind_is_drawn_and_twice_the_same(void **state)
 {
     (void)state;
     static const char *const figures[] = {
-        "training-curve",      "training-throughput", "training-memory",   "training-efficiency", "training-ratio",
-        "training-histogram",  "training-geomean",    "training-tradeoff", "pipeline-gantt",      "serving-latency",
-        "serving-percentiles", "serving-spectrum",    "serving-batches",   "serving-stages",      "kernels-roofline"};
+        "training-curve",  "training-throughput", "training-memory",     "training-efficiency",
+        "training-ratio",  "training-histogram",  "training-geomean",    "training-tradeoff",
+        "pipeline-gantt",  "serving-latency",     "serving-percentiles", "serving-spectrum",
+        "serving-batches", "serving-stages",      "kernels-roofline",    "inference-layers"};
     char a[64], b[64], path[128];
     tb_text out = {0};
     const char *kept = getenv("TB_PLOT_OUT");
