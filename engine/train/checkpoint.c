@@ -35,7 +35,7 @@ static void facts_of(const tb_trainer *t, facts *f)
     snprintf(f->text[0], NOTE_BYTES, "%s", tb_model_spec(c->model));
     snprintf(f->text[1], NOTE_BYTES, "%s", tb_dataset_part(c->data, TB_SPLIT_TRAIN)->sha256);
     snprintf(f->text[2], NOTE_BYTES, "%llu", (unsigned long long)c->seed);
-    snprintf(f->text[3], NOTE_BYTES, "%lld in %d, context %lld", (long long)c->batch, c->micro_batches,
+    snprintf(f->text[3], NOTE_BYTES, "%lld in %d, context %lld", (long long)c->batch, c->microbatches,
              (long long)c->context);
     snprintf(f->text[4], NOTE_BYTES, "%s decay=%.17g momentum=%.17g nesterov=%d beta=%.17g,%.17g eps=%.17g clip=%.17g",
              kinds[o->kind], o->decay, o->momentum, o->nesterov, o->beta1, o->beta2, o->eps, o->clip_norm);

@@ -16,7 +16,7 @@ typedef struct tb_trainer_config {
     tb_optim_config optim;  /* its rate is the schedule's */
     tb_lr_schedule schedule;
     int64_t batch;          /* rows of a step, over all ranks and micro-batches */
-    int micro_batches;      /* a step accumulates this many; 0 means 1; divides batch */
+    int microbatches;       /* a step accumulates this many; 0 means 1; divides batch */
     int64_t context;        /* text: tokens of a row */
     uint64_t seed;          /* of order and dropout */
     int ahead;              /* micro-batches prefetched by a thread; 0: none */

@@ -43,7 +43,7 @@ static tb_status prepare(tb_trainer *t)
     t->count = tb_retain(tb_scalar(TB_I64, (double)step_targets(c)));
     TB_TRY(tb_ctx_take_error(t->ctx));
     return tb_loader_open(&(tb_loader_config){.data = c->data, .split = TB_SPLIT_TRAIN, .mode = TB_LOAD_TRAIN,
-                                              .batch = c->batch, .pieces = c->micro_batches, .context = c->context,
+                                              .batch = c->batch, .pieces = c->microbatches, .context = c->context,
                                               .seed = c->seed, .rank = rank, .ranks = ranks, .ahead = c->ahead},
                           &t->loader);
 }
@@ -54,7 +54,7 @@ tb_status tb_trainer_create(const tb_trainer_config *config, tb_trainer **out)
     tb_trainer *t = tb_calloc(1, sizeof *t);
     if (!t) return TB_ERR_OOM;
     t->cfg = *config;
-    if (t->cfg.micro_batches == 0) t->cfg.micro_batches = 1;
+    if (t->cfg.microbatches == 0) t->cfg.microbatches = 1;
     t->ctx = tb_ctx_current();
     tb_status st = prepare(t);
     if (st == TB_OK) *out = t;
@@ -84,7 +84,7 @@ static uint64_t stream_of(int64_t step, int micro)
 
 /* Forward and backward of one micro-batch; gradients add up in the arena. Each loss is divided by the count of the
  * whole step, so their sum is the step's mean. */
-static tb_status micro_batch(tb_trainer *t, int micro, float *loss)
+static tb_status microbatch(tb_trainer *t, int micro, float *loss)
 {
     tb_batch batch;
     tb_scope *scope = tb_scope_open();
@@ -134,7 +134,7 @@ tb_status tb_trainer_step(tb_trainer *t, double *loss)
     float sum = 0;
     tb_status st = TB_OK;
     tb_model_set_training(t->cfg.model, true);
-    for (int i = 0; st == TB_OK && i < t->cfg.micro_batches; i++) st = micro_batch(t, i, &sum);
+    for (int i = 0; st == TB_OK && i < t->cfg.microbatches; i++) st = microbatch(t, i, &sum);
     if (st == TB_OK) st = reduce(t, &sum);
     tb_optim_set_rate(t->optim, tb_lr_at(&t->cfg.schedule, step));
     if (st == TB_OK) st = apply(t);

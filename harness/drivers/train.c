@@ -99,7 +99,7 @@ static tb_trainer_config config_of(const tb_run *run, const train_state *s)
                                .data = s->data,
                                .batch = tb_param_int(run, "batch"),
                                .context = s->context,
-                               .micro_batches = (int)tb_param_int(run, "micro_batches"),
+                               .microbatches = (int)tb_param_int(run, "micro_batches"),
                                .seed = run->seed,
                                .comm = s->comm,
                                .ahead = (int)tb_param_int(run, "prefetch"),

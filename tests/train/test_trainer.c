@@ -251,7 +251,7 @@ static void accumulation_follows_the_whole_batch(void **state)
     char hash[65];
     run a = start(mlp, 1, adamw);
     tb_trainer_config c = adamw;
-    c.micro_batches = 4;
+    c.microbatches = 4;
     run b = start(mlp, 1, c);
     for (int i = 0; i < 10; i++) {
         double x = go(&a, 1), y = go(&b, 1);
