@@ -1,8 +1,8 @@
 /* Measured costs into the simulator. */
 #include "pipeline_projection.h"
+#include "stats.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
-#include <stdlib.h>
 
 enum { LINK_ROUNDS = 21, LINK_SMALL = 8, LINK_LARGE = 1 << 20 };
 
@@ -52,15 +52,9 @@ tb_status tb_action_costs_gather(const tb_action_costs *c, tb_comm *comm, tb_sta
 }
 
 /* ---- the link here ---- */
-static int by_value(const void *a, const void *b)
-{
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 static tb_status time_message(tb_comm *c, char *data, size_t bytes, double *ns)
 {
-    int64_t took[LINK_ROUNDS];
+    double took[LINK_ROUNDS];
     int rank = tb_comm_rank(c);
     for (int i = 0; i < LINK_ROUNDS; i++) {
         TB_TRY(tb_comm_barrier(c));
@@ -72,10 +66,10 @@ static tb_status time_message(tb_comm *c, char *data, size_t bytes, double *ns)
             TB_TRY(tb_comm_irecv(c, data, bytes, 0, NULL, NULL));
             TB_TRY(tb_comm_isend(c, data, bytes, 0, NULL, NULL));
         }
-        took[i] = (tb_now_ns() - t0) / 2;
+        took[i] = (double)(tb_now_ns() - t0) / 2;
     }
-    qsort(took, LINK_ROUNDS, sizeof *took, by_value);
-    *ns = (double)took[LINK_ROUNDS / 2];
+    tb_sort(took, LINK_ROUNDS);
+    *ns = tb_median(took, LINK_ROUNDS);
     return TB_OK;
 }
 

@@ -4,6 +4,7 @@
  * last bit. `sync: false` leaves the sums out, so that the ranks only contend for the machine: with the times of one
  * rank, of ranks without sums and of ranks with them, efficiency is contention x communication. */
 #include "peer.h"
+#include "stats.h"
 #include "tb_alloc.h"
 #include "tb_autograd.h"
 #include "tb_cpu.h"
@@ -304,23 +305,17 @@ static tb_status run_once(const tb_run *run, void *arg)
 }
 
 /* ---- the bound: what the sums of a step cost when nothing hides them ---- */
-static int by_value(const void *a, const void *b)
-{
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 static tb_status time_sums(tb_comm *c, float *data, int64_t count, double *ns)
 {
-    int64_t took[LINK_ROUNDS];
+    double took[LINK_ROUNDS];
     for (int i = 0; i < LINK_ROUNDS; i++) {
         TB_TRY(tb_comm_barrier(c));
         int64_t t0 = tb_now_ns();
         TB_TRY(tb_comm_allreduce(c, data, count, TB_F32, TB_REDUCE_SUM, NULL, NULL));
-        took[i] = tb_now_ns() - t0;
+        took[i] = (double)(tb_now_ns() - t0);
     }
-    qsort(took, LINK_ROUNDS, sizeof *took, by_value);
-    *ns = (double)took[LINK_ROUNDS / 2];
+    tb_sort(took, LINK_ROUNDS);
+    *ns = tb_median(took, LINK_ROUNDS);
     return TB_OK;
 }
 
