@@ -60,6 +60,22 @@ static void retained_tensors_outlive_their_scope_and_views_their_source(void **s
     assert_int_equal(tb_ctx_live_tensors(*state), 0);
 }
 
+/* Two micro-batches in flight: each one's results belong to its scope, whichever was opened last. */
+static void scopes_take_turns(void **state)
+{
+    tb_scope *first = tb_scope_open(), *second = tb_scope_open();
+    assert_ptr_equal(tb_scope_switch(first), second);
+    tb_tensor *a = tb_zeros(TB_F32, 1, (int64_t[]){2});
+    assert_ptr_equal(tb_scope_switch(second), first);
+    (void)tb_zeros(TB_F32, 1, (int64_t[]){3});
+    assert_int_equal(tb_ctx_live_tensors(*state), 2);
+    tb_scope_close(second);
+    assert_int_equal(tb_ctx_live_tensors(*state), 1);
+    assert_int_equal(tb_tensor_dim(a, 0), 2);
+    tb_scope_close(first);
+    assert_int_equal(tb_ctx_live_tensors(*state), 0);
+}
+
 /* What destroying a context says on stderr when `leak` has left something behind in it; "" in release builds. */
 static int64_t report_of(void (*leak)(void), char *said, size_t room)
 {
@@ -165,6 +181,7 @@ int main(void)
         ctx_test(getters_survive_poison),
         ctx_test(the_first_failure_stays_the_cause),
         ctx_test(retained_tensors_outlive_their_scope_and_views_their_source),
+        ctx_test(scopes_take_turns),
         ctx_test(a_tensor_rebased_onto_its_own_memory_leaks_nothing),
         ctx_test(a_leaked_scope_or_tensor_is_reported),
         ctx_test(reading_with_the_wrong_size_says_both_sizes),
