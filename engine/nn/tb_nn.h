@@ -49,8 +49,7 @@ typedef struct tb_nn_batch_norm {
     const bool *training; /* the set's switch */
 } tb_nn_batch_norm;
 tb_nn_batch_norm tb_nn_batch_norm_make(tb_params *ps, const char *name, int64_t channels);
-tb_tensor *tb_nn_batch_norm_forward(const tb_nn_batch_norm *l,
-                                    tb_tensor *x); /* [N, channels, ..] -> the same */
+tb_tensor *tb_nn_batch_norm_forward(const tb_nn_batch_norm *l, tb_tensor *x); /* [N, channels, ..] -> the same */
 
 /* Identity in evaluation. Draws follow the context's stream (tb_ctx_set_stream): global sample by global sample. */
 typedef struct tb_nn_dropout {

@@ -46,8 +46,7 @@ const tb_param *tb_params_find(const tb_params *ps, const char *name);    /* NUL
 int64_t tb_params_numel(const tb_params *ps);
 tb_dtype tb_params_dtype(const tb_params *ps);
 int tb_params_buffer_count(const tb_params *ps);
-const tb_param *tb_params_buffer_at(const tb_params *ps,
-                                    int index); /* a plain tensor; decays false, uses 1 */
+const tb_param *tb_params_buffer_at(const tb_params *ps, int index); /* a plain tensor; decays false, uses 1 */
 /* SHA-256 over names, shapes and bytes of parameters, then of buffers, in order: two runs that hold the same
  * weights have the same digits. */
 TB_MUST_USE tb_status tb_params_hash(const tb_params *ps, char hex[65]);

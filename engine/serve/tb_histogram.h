@@ -17,8 +17,7 @@ typedef struct tb_histogram {
 } tb_histogram;
 
 void tb_histogram_clear(tb_histogram *h);
-void tb_histogram_add(tb_histogram *h,
-                      int64_t ns); /* negative counts as 0, above 2^37 ns (137 s) as the last bin */
+void tb_histogram_add(tb_histogram *h, int64_t ns); /* negative counts as 0, above 2^37 ns (137 s) as the last bin */
 void tb_histogram_merge(tb_histogram *into, const tb_histogram *from);
 /* The smallest recorded value v such that at least the fraction q of all values is <= v (nearest rank); 0 if
  * empty. */
