@@ -30,7 +30,7 @@ struct tb_loader {
     int64_t position;        /* next to hand out */
     int64_t *order;          /* permutation of `order_epoch` */
     int64_t order_epoch, shift;
-    float pixel[256];        /* normalised value of each byte */
+    float scale, offset;     /* a pixel's normalised value: byte * scale + offset */
     slot *slots;             /* ring: position p lives in slot p % n_slots */
     int n_slots;
     bool has_thread, stop;
@@ -68,13 +68,12 @@ static void prefetch_image(const tb_loader *l, int64_t row)
 static void fill_image(const tb_loader *l, int64_t row, slot *s, int64_t at)
 {
     int64_t n = row_elements(l);
-    const uint8_t *from = l->part->bytes + row * n;
+    const uint8_t *restrict from = l->part->bytes + row * n;
     if (l->cfg.raw) {
         memcpy((uint8_t *)s->x + at * n, from, (size_t)n);
     } else {
-        float *to = (float *)s->x + at * n;
-#pragma GCC unroll 8
-        for (int64_t i = 0; i < n; i++) to[i] = l->pixel[from[i]];
+        float *restrict to = (float *)s->x + at * n, scale = l->scale, offset = l->offset;
+        for (int64_t i = 0; i < n; i++) to[i] = (float)from[i] * scale + offset;
     }
     s->y[at] = l->part->labels[row];
     s->targets++;
@@ -229,8 +228,8 @@ static tb_status allocate(tb_loader *l)
         l->slots[i].y = tb_calloc(is_text(l) ? most * n : most, sizeof(int32_t));
         if (!l->slots[i].x || !l->slots[i].y) return TB_ERR_OOM;
     }
-    for (int i = 0; i < 256; i++)
-        l->pixel[i] = (float)((i / 255.0 - tb_dataset_mean(c->data)) / tb_dataset_std(c->data));
+    l->scale = (float)(1 / (255 * tb_dataset_std(c->data)));
+    l->offset = (float)(-tb_dataset_mean(c->data) / tb_dataset_std(c->data));
     return TB_OK;
 }
 

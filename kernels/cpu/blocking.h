@@ -25,13 +25,13 @@
 
 /* What the floating gemms choose by, whatever the dtype and ISA:
  *   PACKED_ELEMENT_MACS  packing an element of B whose columns lie along memory (transposed in registers) takes about
- *                        as long as so many multiply-adds; the transposed product, which packs A, is weighed against it
+ *                        as long as so many multiply-adds; the transposed product, which packs A, is weighed against it.
+ *                        So does what a thread reads or packs of an operand that it shares with the others
  *   A_GAP                floats between rows of A that are copied: a line, so that rows a power of two apart do not
  *                        share the sets of L1
  *   SHARED_SETS_FLOATS   rows of A so far apart (or a multiple) share them: 64 sets of 64 bytes are 4096 bytes
  *   SET_PANELS           copying such rows pays where so many panels of B at least read the copy
- *   TALL                 with so many times more rows than columns, threads share rows: each packs all of B then, at
- *                        most 1/TALL of what there is of A
+ *   ROWS_MARGIN          threads share out rows even where that is 1/16 more work than columns
  *   TINY_MACS            products of at most so many multiply-adds (a tenth of a microsecond) run without a plan
  *   TINY_K               and of at most so many steps: a copied B stays in 4 KiB */
 enum {
@@ -39,7 +39,7 @@ enum {
     A_GAP = 16,
     SHARED_SETS_FLOATS = 1024,
     SET_PANELS = 4,
-    TALL = 4,
+    ROWS_MARGIN = 16,
     TINY_MACS = 4096,
     TINY_K = 64
 };
