@@ -83,6 +83,21 @@ static void print_core_to_core(const tb_row *rows, int n)
     if (hi > 0) printf("  core to core %.0f to %.0f ns one way\n", lo, hi);
 }
 
+/* What carried the messages of several ranks: the fastest that reaches them all, unless a parameter says which. */
+static void print_backends(const tb_row *rows, int n)
+{
+    char line[160] = "";
+    for (int r = 0; r < n; r++)
+        for (int i = 0; rows[r].result && i < rows[r].result->n_launches; i++) {
+            const tb_launch *l = rows[r].result->launches[i];
+            const char *backend = l->point.ranks > 1 ? tb_launch_fact(l, "comm/backend") : NULL;
+            size_t have = strlen(line);
+            if (backend && !strstr(line, backend))
+                snprintf(line + have, sizeof line - have, "%s%s", have ? ", " : "", backend);
+        }
+    if (line[0]) printf("  ranks communicate by %s\n", line);
+}
+
 void tb_table_print(const char *title, const tb_row *rows, int n, const char *const *metrics, int n_metrics)
 {
     char cell[CELL_MAX];
@@ -103,4 +118,5 @@ void tb_table_print(const char *title, const tb_row *rows, int n, const char *co
     }
     print_level(rows, n, metrics, n_metrics);
     print_core_to_core(rows, n);
+    print_backends(rows, n);
 }

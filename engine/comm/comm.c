@@ -164,7 +164,7 @@ tb_status tb_comm_split(tb_comm *c, int color, tb_comm **out)
         return st;
     }
     int backend;
-    TB_TRY(find_backend(c->name, &backend));
+    TB_TRY(find_backend(base->name, &backend));
     tb_comm *child = new_comm(backend, 0, 1, &(tb_comm_options){ .deadline_ns = c->deadline_ns, .heap = c->heap });
     if (!child) return tb_error_code();
     tb_status st = tbi_comm_keep_failure(c, base->backend->split(base, color, child));

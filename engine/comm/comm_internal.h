@@ -108,6 +108,12 @@ void tbi_pass_free(tb_comm *c, void *block);
 tb_status tbi_comm_open_backend(const char *name, int rank, int size, const tb_comm_id *id,
                                 const tb_comm_options *options, tb_comm **out);
 
+/* A group over shared memory of the same ranks, which closes `mpi` behind it. */
+tb_status tbi_comm_share_memory(tb_comm *mpi, const tb_comm_options *options, tb_comm **out);
+/* Ranks of several nodes, per_node (a power of two) on each, in order: sums go through each node's shared memory first.
+ * Collective. */
+tb_status tbi_comm_add_nodes(tb_comm *mpi, int per_node, const tb_comm_options *options);
+
 /* An allreduce is cut into pieces, and these into a shard for each rank, which sums it: elements [*first, *first + *n)
  * of a piece of `count`. Shards end at multiples of 64 bytes: no two ranks write one cache line. */
 enum { TBI_PIECE_BYTES = 16 << 20 };

@@ -23,8 +23,21 @@ static void node_name(const tb_comm *c, char out[NODE_NAME])
     snprintf(out, NODE_NAME, "%s %d", host, nodes > 1 ? c->rank * nodes / c->size : 0);
 }
 
+/* How many ranks each node has, where they are in order and a power of two of them on each; else 0. */
+static int ranks_per_node(const char *all, int ranks)
+{
+    int per_node = 1;
+    while (per_node < ranks && memcmp(all, all + (size_t)per_node * NODE_NAME, NODE_NAME) == 0) per_node++;
+    for (int r = 0; r < ranks; r++) {
+        const char *first = all + (size_t)(r / per_node * per_node) * NODE_NAME;
+        bool starts = r > 0 && r % per_node == 0, same = memcmp(first, all + (size_t)r * NODE_NAME, NODE_NAME) == 0;
+        if (!same || (starts && memcmp(first, first - NODE_NAME, NODE_NAME) == 0)) return 0;
+    }
+    return ranks % per_node == 0 && (per_node & (per_node - 1)) == 0 ? per_node : 0;
+}
+
 /* *other: a rank on another node than rank 0, or -1. The same on every rank. */
-static tb_status find_other_node(tb_comm *c, int *other)
+static tb_status find_nodes(tb_comm *c, int *other, int *per_node)
 {
     char mine[NODE_NAME], *all = tb_calloc((size_t)c->size, NODE_NAME);
     if (!all) return tb_error_code();
@@ -33,11 +46,12 @@ static tb_status find_other_node(tb_comm *c, int *other)
     *other = -1;
     for (int r = c->size - 1; r > 0; r--)
         if (memcmp(all, all + (size_t)r * NODE_NAME, NODE_NAME) != 0) *other = r;
+    *per_node = ranks_per_node(all, c->size);
     tb_free(all);
     return st;
 }
 
-static tb_status share_memory(tb_comm *mpi, const tb_comm_options *options, tb_comm **out)
+tb_status tbi_comm_share_memory(tb_comm *mpi, const tb_comm_options *options, tb_comm **out)
 {
     tb_comm_id id;
     tb_status st = mpi->rank == 0 ? tb_comm_make_id("shm", mpi->size, &id) : TB_OK;
@@ -53,20 +67,23 @@ static tb_status share_memory(tb_comm *mpi, const tb_comm_options *options, tb_c
 /* Over MPI that is already open, the best (or the wanted) backend; takes `mpi` over when it succeeds. */
 static tb_status choose(tb_comm *mpi, const char *wanted, const tb_comm_options *options, tb_comm **out)
 {
-    int other = -1;
+    int other = -1, per_node = 0;
+    tb_status st = TB_OK;
     if (wanted && strcmp(wanted, "mpi") == 0) {
         *out = mpi;
         return TB_OK;
     }
-    TB_TRY(find_other_node(mpi, &other));
+    TB_TRY(find_nodes(mpi, &other, &per_node));
     if (other < 0) {
-        tb_status st = share_memory(mpi, options, out);
+        st = tbi_comm_share_memory(mpi, options, out);
         if (st == TB_OK || wanted) return st;
-        tb_log_write(TB_LOG_WARN, "communication falls back to MPI: %s", tb_error_message());
     } else if (wanted) {
         return TB_FAIL(TB_ERR_UNSUPPORTED, "backend shm reaches one node only; rank %d runs on another than rank 0",
                        other);
+    } else if (per_node > 1) {
+        st = tbi_comm_add_nodes(mpi, per_node, options);
     }
+    if (st != TB_OK) tb_log_write(TB_LOG_WARN, "communication falls back to MPI: %s", tb_error_message());
     *out = mpi;
     return TB_OK;
 }

@@ -4,6 +4,7 @@
  *   thread  ranks are threads of this process: tests, simulation
  *   shm     ranks are processes (or threads) of one node and share memory: no copies between them but the sums
  *   mpi     processes started by mpirun, on any number of nodes
+ *   nodes   the same; sums go through the shared memory of each node before anything goes between nodes
  *
  * A group is made from (rank, size, 128-byte id), as NCCL makes it, or taken from mpirun. Every rank calls the same
  * collectives in the same order; messages between two ranks match in the order posted, per direction, without tags,
@@ -65,7 +66,7 @@ void tb_comm_close(tb_comm *c);
 
 int tb_comm_rank(const tb_comm *c);
 int tb_comm_size(const tb_comm *c);
-const char *tb_comm_backend(const tb_comm *c); /* "self", "thread", "shm", "mpi" */
+const char *tb_comm_backend(const tb_comm *c); /* "self", "thread", "shm", "mpi", "nodes" */
 int64_t tb_comm_deadline_ns(const tb_comm *c);
 
 typedef struct tb_comm_caps {
