@@ -11,11 +11,22 @@ int tb_pass_count(void) { return (int)(sizeof passes / sizeof passes[0]); }
 
 const tb_pass *tb_pass_at(int index) { return passes[index]; }
 
-bool tb_pass_may_rewrite(tb_pass_run *r)
+static void count(tb_compile_report *report, const char *name)
+{
+    int i = 0, most = (int)(sizeof report->rewrite / sizeof report->rewrite[0]);
+    while (i < report->n_rewrites && strcmp(report->rewrite[i].name, name) != 0) i++;
+    if (i == most) return;
+    report->rewrite[i].name = name;
+    report->rewrite[i].n++;
+    if (i == report->n_rewrites) report->n_rewrites++;
+}
+
+bool tb_pass_may_rewrite(tb_pass_run *r, const char *name)
 {
     if (r->left == 0) return false;
     if (r->left != INT64_MAX) r->left--;
     r->rewrites++;
+    if (r->report) count(r->report, name);
     return true;
 }
 
@@ -44,7 +55,7 @@ tb_status tb_compile(tb_graph *g, const tb_compile_opts *opts, tb_compile_report
 {
     static const tb_compile_opts defaults = {0};
     if (!opts) opts = &defaults;
-    tb_pass_run r = {.opts = opts, .left = opts->max_rewrites ? opts->max_rewrites : INT64_MAX};
+    tb_pass_run r = {.opts = opts, .report = report, .left = opts->max_rewrites ? opts->max_rewrites : INT64_MAX};
     if (report) *report = (tb_compile_report){0};
     if (opts->dump_dir) {
         TB_TRY(tb_file_make_folder(opts->dump_dir));

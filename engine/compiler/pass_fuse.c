@@ -101,7 +101,7 @@ static tb_status epilogue(tb_graph *g, tb_pass_run *r)
             anchor = anchor_for(g, i, 0);
         }
         if (anchor < 0) continue;
-        if (!tb_pass_may_rewrite(r)) return TB_OK;
+        if (!tb_pass_may_rewrite(r, u->op == &tb_op_add ? "add residual" : "activate")) return TB_OK;
         TB_TRY(attach(g, anchor, i, u->op == &tb_op_add ? u->in[1 - k] : TB_NO_VALUE));
     }
     return TB_OK;
@@ -202,7 +202,7 @@ static tb_status fuse(tb_graph *g, tb_pass_run *r)
         if (taken[i] || !fits(g, i)) continue;
         collect(g, i, taken, &grp);
         if (grp.n < 2 || grp.n_inputs < 1) continue;
-        if (!tb_pass_may_rewrite(r)) break;
+        if (!tb_pass_may_rewrite(r, "pointwise program")) break;
         for (int k = 0; k < grp.n; k++) taken[grp.member[k]] = true;
         st = replace_group(g, &grp);
     }

@@ -5,6 +5,7 @@
 
 struct tb_pass_run {
     const tb_compile_opts *opts;
+    tb_compile_report *report; /* or NULL */
     int64_t rewrites; /* of this pass */
     int64_t left;     /* of the limit; INT64_MAX without one */
 };

@@ -88,7 +88,7 @@ static tb_status norm(tb_graph *g, tb_pass_run *r)
     for (int i = 0, n = g->n_nodes; i < n; i++) {
         int conv = convolution_of(g, i);
         if (conv < 0) continue;
-        if (!tb_pass_may_rewrite(r)) return TB_OK;
+        if (!tb_pass_may_rewrite(r, "norm into weights")) return TB_OK;
         TB_TRY(fold_into(g, conv, i));
     }
     return TB_OK;

@@ -29,17 +29,18 @@ static tb_status simplify(tb_graph *g, tb_pass_run *r)
     for (int i = 0; i < g->n_nodes; i++) {
         tb_node *n = &g->nodes[i];
         if (!n->op || n->n_in < 1) continue;
-        if (changes_nothing(g, n)) {
-            if (!tb_pass_may_rewrite(r)) return TB_OK;
-            tb_graph_replace(g, n->out[0], n->in[0]);
-            continue;
-        }
-        /* A reshape of a reshape is one reshape; a double negation is none. */
         int before = tbi_producer(g, n->in[0], n->op, false);
-        if (before < 0 || (n->op != &tb_op_reshape && n->op != &tb_op_neg)) continue;
-        if (!tb_pass_may_rewrite(r)) return TB_OK;
-        if (n->op == &tb_op_reshape) n->in[0] = g->nodes[before].in[0];
-        else tb_graph_replace(g, n->out[0], g->nodes[before].in[0]);
+        if (before >= 0 && n->op == &tb_op_reshape) { /* what is left may change nothing */
+            if (!tb_pass_may_rewrite(r, "merge reshapes")) return TB_OK;
+            n->in[0] = g->nodes[before].in[0];
+        }
+        if (changes_nothing(g, n)) {
+            if (!tb_pass_may_rewrite(r, "drop what changes nothing")) return TB_OK;
+            tb_graph_replace(g, n->out[0], n->in[0]);
+        } else if (before >= 0 && n->op == &tb_op_neg) {
+            if (!tb_pass_may_rewrite(r, "drop double negation")) return TB_OK;
+            tb_graph_replace(g, n->out[0], g->nodes[before].in[0]);
+        }
     }
     return TB_OK;
 }
@@ -100,7 +101,7 @@ static tb_status fold(tb_graph *g, tb_pass_run *r)
 {
     for (int i = 0; i < g->n_nodes; i++) {
         if (!can_fold(g, &g->nodes[i])) continue;
-        if (!tb_pass_may_rewrite(r)) return TB_OK;
+        if (!tb_pass_may_rewrite(r, "fold")) return TB_OK;
         TB_TRY(fold_node(g, i));
     }
     return TB_OK;
@@ -126,7 +127,7 @@ static tb_status cse(tb_graph *g, tb_pass_run *r)
         for (int k = 0; k < i; k++) {
             if (!g->nodes[i].op || g->nodes[i].op->is_random || !same_node(&g->nodes[i], &g->nodes[k])) continue;
             if (tb_graph_uses(g, g->nodes[i].out[0]) == 0) break; /* merged already */
-            if (!tb_pass_may_rewrite(r)) return TB_OK;
+            if (!tb_pass_may_rewrite(r, "merge equal nodes")) return TB_OK;
             for (int o = 0; o < g->nodes[i].n_out; o++) tb_graph_replace(g, g->nodes[i].out[o], g->nodes[k].out[o]);
             break;
         }

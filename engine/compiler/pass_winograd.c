@@ -83,13 +83,13 @@ static tb_status winograd(tb_graph *g, tb_pass_run *r)
     for (int i = 0, n = g->n_nodes; i < n; i++) {
         const tb_op *op = g->nodes[i].op;
         if ((op != &tb_op_conv2d && op != &tb_op_conv2d_act) || !pays(g, &g->nodes[i])) continue;
-        if (!tb_pass_may_rewrite(r)) return TB_OK;
+        if (!tb_pass_may_rewrite(r, "filter minimally")) return TB_OK;
         TB_TRY(replace_convolution(g, i));
     }
     for (int i = 0, n = g->n_nodes; i < n; i++) {
         int conv = g->nodes[i].op ? pooled_by(g, i) : -1;
         if (conv < 0) continue;
-        if (!tb_pass_may_rewrite(r)) return TB_OK;
+        if (!tb_pass_may_rewrite(r, "pool in tiles")) return TB_OK;
         TB_TRY(take_pooling(g, conv, i));
     }
     return TB_OK;

@@ -52,9 +52,9 @@ static int node(generator *r, const tb_op *op, int n_in, const int *in)
 
 static const tb_op *unary(generator *r)
 {
-    static const tb_op *const ops[] = {&tb_op_neg, &tb_op_relu,      &tb_op_tanh,
-                                       &tb_op_exp, &tb_op_gelu_tanh, &tb_op_sigmoid};
-    return ops[roll(r, 6)];
+    static const tb_op *const ops[] = {&tb_op_neg, &tb_op_neg,       &tb_op_relu,   &tb_op_tanh,
+                                       &tb_op_exp, &tb_op_gelu_tanh, &tb_op_sigmoid}; /* two negations are none */
+    return ops[roll(r, 7)];
 }
 
 static const tb_op *binary(generator *r)

@@ -31,10 +31,15 @@ typedef struct tb_compile_report {
         int64_t rewrites;
         int nodes_after;
     } pass[16];
+    int n_rewrites; /* kinds of them, in the order in which they were first made */
+    struct {
+        const char *name;
+        int64_t n;
+    } rewrite[16];
 } tb_compile_report;
 
-/* For passes: asks for one more rewrite; false when the limit is reached. */
-bool tb_pass_may_rewrite(tb_pass_run *r);
+/* For passes: asks for one more rewrite of this name (a literal); false when the limit is reached. */
+bool tb_pass_may_rewrite(tb_pass_run *r, const char *name);
 int tb_pass_count(void);
 const tb_pass *tb_pass_at(int index); /* in the order in which they run */
 /* Runs all passes on `g`. `opts` and `report` may be NULL. The current context runs what is folded. */

@@ -35,7 +35,7 @@ static tb_status sub_to_add(tb_graph *g, tb_pass_run *r)
     for (int i = 0, n = g->n_nodes; i < n; i++) {
         int out[TB_MAX_OUT], in[2];
         if (g->nodes[i].op != &tb_op_sub) continue;
-        if (!tb_pass_may_rewrite(r)) return TB_OK;
+        if (!tb_pass_may_rewrite(r, "sub to add")) return TB_OK;
         memcpy(in, g->nodes[i].in, sizeof in);
         TB_TRY(tb_graph_node(g, &tb_op_add, NULL, 0, NULL, 2, in, out));
         tb_graph_replace(g, g->nodes[i].out[0], out[0]);
@@ -105,7 +105,7 @@ static tb_status more_relu(tb_graph *g, tb_pass_run *r)
     for (int i = 0, n = g->n_nodes; i < n; i++) {
         int out[TB_MAX_OUT];
         if (g->nodes[i].op != &tb_op_tanh) continue;
-        if (!tb_pass_may_rewrite(r)) return TB_OK;
+        if (!tb_pass_may_rewrite(r, "wrong shape")) return TB_OK;
         TB_TRY(tb_graph_node(g, &tb_op_relu, NULL, 0, NULL, 1, g->nodes[i].in, out));
         tb_graph_replace(g, g->nodes[i].out[0], out[0]);
     }
