@@ -148,7 +148,9 @@ TB_MUST_USE tb_status tb_comm_add_recorder(tb_comm *c, const char *prefix);
 /* The word in this rank's record that says since when (CLOCK_MONOTONIC, ns; 0: not) its waits end for reasons from
  * outside (a signal, the program around it): such a rank is not what the others waited for, and what it says later does
  * not count. A signal handler may set it. NULL: no recorder. */
+#ifndef __cplusplus
 _Atomic int64_t *tb_comm_recorder_excuse(tb_comm *c);
+#endif
 /* Strikes once, at the n-th operation (from 1) of a rank: "kind@rank:n[:ms]" with kind one of
  *   kill stop exit     the process ends by SIGKILL, stops, ends with status 3
  *   slow hang          the rank sleeps for ms, for ever

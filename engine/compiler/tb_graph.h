@@ -13,7 +13,11 @@ enum { TB_MAX_SYMBOLS = 2, TB_NO_VALUE = -1 };
 typedef struct tb_dim {
     int64_t base, per[TB_MAX_SYMBOLS];
 } tb_dim;
-static inline tb_dim tb_dim_of(int64_t n) { return (tb_dim){.base = n}; }
+static inline tb_dim tb_dim_of(int64_t n)
+{
+    tb_dim d = {n, {0, 0}};
+    return d;
+}
 int64_t tb_dim_at(tb_dim d, const int64_t *sizes); /* its value where symbol s has sizes[s] */
 bool tb_dim_equal(tb_dim a, tb_dim b);
 

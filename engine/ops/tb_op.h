@@ -7,7 +7,11 @@
 #include "tb_kernel.h"
 #include "tb_tensor.h"
 #include "tb_text.h"
+#ifdef __cplusplus
+#include "tb_tensor.h" /* declarations are all that C++ programs need: ops are written in C */
+#else
 #include "tensor_internal.h"
+#endif
 
 enum { TB_MAX_OUT = 4, TB_MAX_PRIMITIVES = 4 };
 
@@ -278,12 +282,14 @@ tb_status tb_broadcast_dims(const char *op, const tb_tensor *a, const tb_tensor 
 
 /* Raw access inside ref and fast: the address of element 0, valid only there. */
 void *tb_op_scratch(tb_op_call *c, size_t bytes); /* at most three times in `fast`; freed at the end; NULL on failure */
+#ifndef __cplusplus
 static inline void *tb_op_data(const tb_tensor *t) { return tbi_data(t); }
 
 /* A weight in the layout of what packs it, in *out: kept with the weight where that pays; else, where `is_needed`, made
  * for this call; else NULL. */
 tb_status tbi_use_packed(tb_op_call *c, const tb_tensor *weight, tbi_layout layout,
                          void (*pack)(const void *args, void *out), const void *args, bool is_needed, const void **out);
+#endif
 
 /* Walks the elements of up to 4 operands in row-major order of `dims` with each operand's (broadcast) strides. The
  * body gets the flat index and the element offsets. */
