@@ -1,4 +1,5 @@
-"""Result files as Python objects. The layout is results/SCHEMA.md; what a file holds is not computed again."""
+"""Result files as Python objects. The layout is results/SCHEMA.md. A file whose summary is not that of its own samples is
+refused: it was altered."""
 import json
 import math
 import re
@@ -52,6 +53,14 @@ class Point:
         self.metrics = {row["name"]: row for row in _rows(f["metrics"])}
         self.summary = {row["metric"]: row for row in _rows(f["summary"])}
         self._samples = {name: (g["value"][()], g["step"][()], g["count"][()]) for name, g in f["samples"].items()}
+        self._check_summary()
+
+    def _check_summary(self):
+        for metric, row in self.summary.items():
+            numbers = self.launch_numbers(metric)
+            if len(numbers) and not np.isclose(np.median(numbers), row["value"], rtol=1e-9, atol=0, equal_nan=True):
+                raise ResultError(f"{self.path}: its summary says {metric} {row['value']:.6g}, but its samples give "
+                                  f"{np.median(numbers):.6g}: the file was altered after the run")
 
     def get(self, key, default=None):
         """A configuration value by dotted path: "launch.ranks"."""
@@ -141,6 +150,8 @@ def load(paths):
             started = max(row["utc_ns"] for row in point.launches)
             if point.hash not in newest or newest[point.hash][0] <= started:
                 newest[point.hash] = (started, point)
+    if not newest:
+        raise ResultError(f"{', '.join(map(str, paths))}: no result file (*.h5) in there")
     runs = {}
     for _, point in sorted(newest.values(), key=lambda entry: entry[0]):
         runs.setdefault(point.experiment, []).append(point)

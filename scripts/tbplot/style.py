@@ -49,7 +49,7 @@ def plain_log(axis):
 
 def note(ax, text, at, offset=(4, 0), **how):
     """A small text beside a mark, legible where it crosses a line; offset in points."""
-    halo = [withStroke(linewidth=2.4, foreground="white")]
+    halo = [withStroke(linewidth=4, foreground="white")]
     ax.annotate(text, at, xytext=offset, textcoords="offset points",
                 **{"fontsize": 8, "va": "center", "path_effects": halo, **how})
 

@@ -423,6 +423,31 @@ static void results_that_do_not_hold_up_are_not_quoted(void **state)
     }
 }
 
+static void altered_results_are_refused(void **state)
+{
+    (void)state;
+    char journal[64], file[64];
+    tb_text out = {0};
+    tb_journal *j;
+    tb_result *r;
+    assert_ok(tb_journal_create(temporary(journal, "altered"), &(tb_point){.experiment = "altered", .hash = "a"}, &j));
+    assert_ok(tb_journal_metric(j, &(tb_metric){.name = "x", .dir = "lower", .kind = "ratio", .reduce = "max"}));
+    assert_ok(tb_journal_samples(j, &(tb_samples){.metric = "x", .n = 3, .values = (double[]){4, 5, 6}}));
+    assert_ok(tb_journal_end(j, &(tb_end){.status = "ok", .failed_rank = -1}));
+    assert_ok(tb_journal_close(j));
+    assert_ok(tb_result_from_journals((const char *const[]){journal}, 1, &r));
+    assert_ok(tb_result_summarise(r, 0.99));
+    assert_ok(tb_h5_write(temporary(file, "altered.hdf5"), r));
+    assert_int_equal(shell(&out, TB_SOURCE_DIR "/scripts/report %s", file), 0);
+    r->summaries[0].value = 2.5;
+    assert_ok(tb_h5_write(file, r));
+    out.size = 0;
+    assert_int_equal(shell(&out, TB_SOURCE_DIR "/scripts/report %s", file), 3);
+    assert_non_null(strstr(tb_text_str(&out), "its summary says x 2.5, but its samples give 5"));
+    tb_result_free(r);
+    tb_text_free(&out);
+}
+
 static void the_committed_readme_quotes_the_committed_results(void **state)
 {
     (void)state;
@@ -442,6 +467,7 @@ int main(void)
         cmocka_unit_test(a_run_that_lacks_points_is_not_quoted),
         cmocka_unit_test(experiments_ask_for_plots_that_exist),
         cmocka_unit_test(results_that_do_not_hold_up_are_not_quoted),
+        cmocka_unit_test(altered_results_are_refused),
         cmocka_unit_test(the_committed_readme_quotes_the_committed_results),
     };
     return cmocka_run_group_tests(tests, write_samples, remove_temporaries);

@@ -34,8 +34,9 @@ def draw(points, spec):
     ax.set_yticks(range(len(bars)), list(bars))
     ax.set_ylim(len(bars) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
-    ax.margins(x=0.12)
+    ax.set_xlim(0, 1.14 * max(max(sum(parts), whole or 0) for parts, whole in bars.values()))
+    ax.set_xlabel("count", loc="right")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.4 / fig.get_figheight()), ncols=3)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.62 / fig.get_figheight()), ncols=3)
     return fig, describe.title(points, spec, ", ".join(m.replace("_", " ") for m in spec["metric"])), describe.caption(
         points, describe.launches(points), f"line: {spec['of'].replace('_', ' ')}" if spec.get("of") else "")

@@ -25,6 +25,8 @@ def draw(points, spec):
     numbers = [p.summary[metric]["value"] for p in points]
     if min(numbers) > 0 and max(numbers) / min(numbers) > 30:
         style.plain_log(ax.xaxis)
+    else:
+        ax.xaxis.set_major_formatter("{x:,.10g}")
     ax.margins(x=0.12)
     ax.set_yticks(range(len(xs)), xs)
     ax.set_ylim(len(xs) - 0.4, -0.6)
