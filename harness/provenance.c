@@ -136,6 +136,32 @@ static void add_build(fact_list *l)
     add(l, "lib/libc", gnu_get_libc_version());
 }
 
+static void name_build(const char *binary, const char *library, char out[TB_BUILD_ROOM])
+{
+    snprintf(out, TB_BUILD_ROOM, "%s %s", binary ? binary : "", library ? library : "");
+}
+
+tb_status tb_provenance_build(char out[TB_BUILD_ROOM])
+{
+    fact_list own = {0};
+    const char *binary = NULL, *library = NULL;
+    add_build(&own);
+    for (int i = 0; i < own.n; i++) {
+        if (strcmp(own.facts[i].key, "build/binary_sha256") == 0) binary = own.facts[i].value;
+        if (strcmp(own.facts[i].key, "build/library_sha256") == 0) library = own.facts[i].value;
+    }
+    name_build(binary, library, out);
+    tb_status st = own.status;
+    tb_free(own.facts);
+    tb_store_free(&own.store);
+    return st;
+}
+
+void tb_provenance_build_of(const tb_launch *launch, char out[TB_BUILD_ROOM])
+{
+    name_build(tb_launch_fact(launch, "build/binary_sha256"), tb_launch_fact(launch, "build/library_sha256"), out);
+}
+
 /* All that a command prints, or false. The folder is quoted for the shell by taking it from the environment.
  */
 static bool output_of(const char *command, const char *folder, tb_text *out)

@@ -16,5 +16,9 @@ typedef struct tb_provenance {
 TB_MUST_USE tb_status tb_provenance_write(tb_journal *j, const tb_provenance *in);
 /* Of one rank: host, process, binding, threads. Each rank, into its own journal, after it bound itself. */
 TB_MUST_USE tb_status tb_provenance_write_rank(tb_journal *j, int rank);
+/* What tells builds apart, SHA-256 of program and library: of this process, and of the one that made a launch. */
+enum { TB_BUILD_ROOM = 136 };
+TB_MUST_USE tb_status tb_provenance_build(char out[TB_BUILD_ROOM]);
+void tb_provenance_build_of(const tb_launch *launch, char out[TB_BUILD_ROOM]);
 /* The same facts for people or, as one object, for programs. */
 TB_MUST_USE tb_status tb_provenance_print(const tb_provenance *in, bool json, FILE *to);

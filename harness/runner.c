@@ -6,6 +6,7 @@
 #include "progress.h"
 #include "tb_alloc.h"
 #include "tb_file.h"
+#include "tb_log.h"
 #include "tb_rng.h"
 #include "tb_text.h"
 #include <dirent.h>
@@ -81,8 +82,18 @@ static tb_status set_aside(const char *path)
     return st;
 }
 
-/* Is there a complete launch of this point in the folder? An incomplete one is set aside, to be launched
- * again. */
+/* Launches of one point are of one build, else their interval says nothing. */
+static bool is_own(tb_runner *r, const tb_launch *launch)
+{
+    char build[TB_BUILD_ROOM];
+    tb_provenance_build_of(launch, build);
+    bool same = strcmp(build, r->build) == 0;
+    r->n_foreign += !same;
+    return same;
+}
+
+/* Is there a complete launch of this point in the folder? One that is incomplete, or of another build, is set aside, to
+ * be launched again. */
 static tb_status look_at_journal(tb_runner *r, int index)
 {
     tb_launch_plan plan = plan_of(r, index);
@@ -92,7 +103,7 @@ static tb_status look_at_journal(tb_runner *r, int index)
     tb_status st = TB_OK;
     if (access(path, F_OK) == 0) {
         bool readable = tb_journal_read(path, &launch) == TB_OK;
-        r->done[index] = r->mode == TB_RUN_RESUME && readable && is_final(launch->end.status);
+        r->done[index] = r->mode == TB_RUN_RESUME && readable && is_final(launch->end.status) && is_own(r, launch);
         if (!r->done[index]) st = set_aside(path);
         tb_launch_free(launch);
     }
@@ -110,6 +121,7 @@ static tb_status look_at_point(tb_runner *r, int point)
     bool complete = r->mode == TB_RUN_RESUME && access(path, F_OK) == 0 &&
                     tb_h5_read(path, &result) == TB_OK && result->n_launches >= launches;
     for (int l = 0; l < launches && complete; l++) complete = is_final(result->launches[l]->end.status);
+    for (int l = 0; l < launches && complete; l++) (void)is_own(r, result->launches[l]);
     tb_result_free(result);
     if (!complete && access(path, F_OK) == 0) st = set_aside(path);
     tb_free(path);
@@ -158,7 +170,13 @@ tb_status tb_runner_open(const tb_experiment *e, tb_run_mode mode, const char *o
     if (mode == TB_RUN_NEW && has_results(r->folder))
         return TB_FAIL(TB_ERR_INVALID, "%s holds results: --resume goes on with them, --force starts them again",
                        r->folder);
+    TB_TRY(tb_provenance_build(r->build));
     for (int p = 0; p < e->n_points; p++) TB_TRY(look_at_point(r, p));
+    if (r->n_foreign)
+        tb_log_write(TB_LOG_WARN,
+                     "%s: %d complete launches are of another build of tb; those of complete points are kept, "
+                     "the others measured again (--force measures all)",
+                     r->folder, r->n_foreign);
     r->n_kept = r->n_done;
     return TB_OK;
 }

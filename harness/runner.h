@@ -2,6 +2,7 @@
 #pragma once
 #include "experiment.h"
 #include "launch.h"
+#include "provenance.h"
 #include "record.h"
 
 typedef enum tb_run_mode { TB_RUN_NEW, TB_RUN_RESUME, TB_RUN_FORCE } tb_run_mode;
@@ -14,6 +15,8 @@ typedef struct tb_runner {
     bool traced;
     const volatile int *interrupts;
     tb_text told;              /* warnings that launches gave */
+    char build[TB_BUILD_ROOM]; /* of this program */
+    int n_foreign;             /* complete launches of another build: of points that are complete they are kept */
     bool *done;                /* [point * launches + launch]: ended ok or invalid, now or before */
     int n_done, n_kept;        /* n_kept of them before this run */
     int n_failed;              /* launches that failed or timed out, now */

@@ -310,6 +310,21 @@ static void ctrl_c_keeps_what_was_measured_and_resume_goes_on(void **state)
                      1); /* the interrupted launch is kept beside the new one */
 }
 
+static void launches_of_another_build_are_not_mixed_in(void **state)
+{
+    (void)state;
+    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 2, min_iters: 10, min_s: 1, warmup_s: 0}\n");
+    pid_t child = start_program("run x --out out");
+    for (int i = 0; i < 200 && count_files("out", ".1.journal") == 0; i++) sleep_ms(50);
+    kill(-child, SIGINT);
+    program_run run = wait_program(child);
+    expect(&run, 3, "goes on from here");
+    assert_int_equal(system("cp " TB_BINARY_DIR "/tb tb && echo >> tb"), 0); /* the same program with another hash */
+    assert_int_equal(system("./tb run x --out out --resume > second 2>&1"), 0);
+    assert_int_equal(system("grep -q 'out: 1 complete launches are of another build of tb' second"), 0);
+    assert_int_equal(count_files("out", ".aside-1"), 2);
+}
+
 static void direct_mode_runs_what_fits_in_one_launch(void **state)
 {
     (void)state;
@@ -346,6 +361,7 @@ int main(void)
         IN_SCRATCH(means_are_over_the_named_points_or_left_out),
         IN_SCRATCH(results_are_not_overwritten_unasked),
         IN_SCRATCH(a_folder_has_one_run_at_a_time),
+        IN_SCRATCH(launches_of_another_build_are_not_mixed_in),
         IN_SCRATCH(a_full_disk_is_told_and_nothing_before_it_is_lost),
         IN_SCRATCH(ctrl_c_keeps_what_was_measured_and_resume_goes_on),
         IN_SCRATCH(direct_mode_runs_what_fits_in_one_launch),
