@@ -105,6 +105,10 @@ tb_status tbi_pass_collective(tb_comm *c, const tbi_collective *what, tb_request
 void *tbi_pass_alloc(tb_comm *c, size_t bytes);
 void tbi_pass_free(tb_comm *c, void *block);
 
+/* `place` and `at` of backends with one address space: a place is the address itself, as a distance from nothing. */
+ptrdiff_t tbi_own_place(const tb_comm *c, const void *mine);
+void *tbi_own_at(const tb_comm *c, ptrdiff_t place);
+
 tb_status tbi_comm_open_backend(const char *name, int rank, int size, const tb_comm_id *id,
                                 const tb_comm_options *options, tb_comm **out);
 

@@ -45,21 +45,16 @@ static int self_missing(const tb_comm *c, const void *op)
 
 static void self_abort(tb_comm *c, int exit_code, const char *why) { (void)c, (void)exit_code, (void)why; }
 
-/* One address space: a place is the address itself, as a distance from nothing. */
-static ptrdiff_t place(const tb_comm *c, const void *mine)
-{
-    (void)c;
-    return (ptrdiff_t)(uintptr_t)mine;
-}
-
-static void *at(const tb_comm *c, ptrdiff_t where)
-{
-    (void)c;
-    return (void *)(uintptr_t)where;
-}
-
 TB_COMM(self) = {
-    .make_id = make_id, .open = self_open, .close = self_close, .send = self_send, .recv = self_recv,
-    .poll = self_poll, .missing = self_missing, .abort = self_abort, .place = place, .at = at,
-    .caps = { .in_place = true },
+    .make_id = make_id,
+    .open = self_open,
+    .close = self_close,
+    .send = self_send,
+    .recv = self_recv,
+    .poll = self_poll,
+    .missing = self_missing,
+    .abort = self_abort,
+    .place = tbi_own_place,
+    .at = tbi_own_at,
+    .caps = {.in_place = true},
 };

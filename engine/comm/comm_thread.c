@@ -232,21 +232,16 @@ static int missing(const tb_comm *c, const void *wanted)
     return ((const op *)wanted)->peer;
 }
 
-static ptrdiff_t place(const tb_comm *c, const void *mine)
-{
-    (void)c;
-    return (ptrdiff_t)(uintptr_t)mine;
-}
-
-static void *at(const tb_comm *c, ptrdiff_t where)
-{
-    (void)c;
-    return (void *)(uintptr_t)where;
-}
-
 TB_COMM(thread) = {
-    .make_id = make_id, .open = thread_open, .close = thread_close, .send = thread_send, .recv = thread_recv,
-    .poll = thread_poll, .missing = missing, .abort = thread_abort,
-    .place = place, .at = at,
-    .caps = { 0 },
+    .make_id = make_id,
+    .open = thread_open,
+    .close = thread_close,
+    .send = thread_send,
+    .recv = thread_recv,
+    .poll = thread_poll,
+    .missing = missing,
+    .abort = thread_abort,
+    .place = tbi_own_place,
+    .at = tbi_own_at,
+    .caps = {0},
 };
