@@ -186,7 +186,7 @@ static tb_status check(const tb_run *run, void *arg)
     if (s->rank != 0) return TB_OK; /* the first stage of each pipeline has the hash of its weights */
     tb_emit_check(run, "weights.differ", "parity", strcmp(hash, wanted) != 0, 0,
                   "weights differ from those of plain accumulation on one rank");
-    tb_emit_check(run, "weights.stood_still", "parity", strcmp(hash, before) == 0, 0, "training changed no weight");
+    tb_emit_check(run, "weights.unmoved", "parity", strcmp(hash, before) == 0, 0, "the steps have changed no weight");
     return TB_OK;
 }
 
@@ -326,7 +326,7 @@ static const char *const emits[] = {"static_bytes",
                                     "saved_against_gpipe",
                                     "static_to_gpipe_act",
                                     "weights.differ",
-                                    "weights.stood_still",
+                                    "weights.unmoved",
                                     "weights_hash",
                                     "loss.first",
                                     "loss.last",
