@@ -9,8 +9,6 @@
 #include "tb_alloc.h"
 #include "tb_cpu.h"
 #include "tb_log.h"
-#include <string.h>
-#include <unistd.h>
 
 typedef struct direct {
     tb_experiment *experiment;

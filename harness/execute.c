@@ -13,7 +13,6 @@
 #include "tb_topo.h"
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 typedef struct launch {
     const tb_execution *e;

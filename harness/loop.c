@@ -4,7 +4,6 @@
 #include "group.h"
 #include "stats.h"
 #include "tb_cpu.h"
-#include <string.h>
 
 enum { BLOCK = 10 };
 

@@ -2,7 +2,6 @@
 #include "recorder.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
-#include <math.h>
 #include <string.h>
 
 enum { METRICS_MAX = 128, BATCH = 256 };

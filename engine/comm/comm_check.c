@@ -1,7 +1,6 @@
 /* Ranks compare what they are about to do before data moves: 64 bytes from everybody to everybody. Messages of one
  * fixed size cannot mismatch themselves, so ranks that call different collectives learn it instead of hanging. */
 #include "comm_internal.h"
-#include <string.h>
 
 typedef struct fingerprint {
     int64_t count;

@@ -9,7 +9,6 @@
 #include <malloc.h>
 #include <mpi.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -14,7 +14,6 @@
 #include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 /* ---- writing ---- */
 static void dump_dim(const tb_graph *g, tb_dim d, tb_text *to)

@@ -2,7 +2,6 @@
 #include "tb_op.h"
 #include "tb_ops.h"
 #include "tb_text.h"
-#include <stdlib.h>
 
 static const tb_op *const all_ops[TB_OP_COUNT] = {
 #define TB_OP_ENTRY(name_) &tb_op_##name_,

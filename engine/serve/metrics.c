@@ -3,7 +3,6 @@
 #include "tb_alloc.h"
 #include "tb_cpu.h"
 #include <stdlib.h>
-#include <string.h>
 
 const char *const tbi_stage_names[TBI_STAGES] = {"receive", "parse", "queue", "compute", "serialize"};
 

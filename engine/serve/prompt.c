@@ -1,6 +1,5 @@
 /* Reading what a request for text asks for: which member may stand where, and its range. */
 #include "generator.h"
-#include <stdlib.h>
 #include <string.h>
 
 enum member { ID, TEXT, PARAMETERS, MAX_TOKENS, TEMPERATURE, SEED, STOP, TIMEOUT };

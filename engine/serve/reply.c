@@ -1,6 +1,5 @@
 /* What a connection answers: its reply with the headers that go with it. */
 #include "server.h"
-#include <stdlib.h>
 #include <string.h>
 
 static size_t put_ms(char *out, int64_t ns) /* milliseconds with three decimals */

@@ -5,7 +5,6 @@
 #include "tb_rng.h"
 #include "tb_train.h"
 #include <math.h>
-#include <string.h>
 
 enum { BYTES = 256 };
 

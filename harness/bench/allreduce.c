@@ -13,8 +13,6 @@
 #include "peer.h"
 #include <math.h>
 #include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 enum { MOST_RANKS = 64 };

@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 #include <libgen.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 static void path_of(const char *name, char *out, size_t bytes)

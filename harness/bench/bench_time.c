@@ -6,7 +6,6 @@
 #include "tb_rng.h"
 #include "tb_topo.h"
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 

@@ -7,7 +7,6 @@
 #include "tb_ops.h"
 #include "tb_pass.h"
 #include <math.h>
-#include <string.h>
 
 enum { X, A, B, STREAMS };
 

@@ -10,7 +10,6 @@
 #include "tb_alloc.h"
 #include "tb_kernel.h"
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum {

@@ -11,7 +11,6 @@
 #include "tb_kernel.h"
 #include "tb_train.h"
 #include <math.h>
-#include <string.h>
 #include <sys/resource.h>
 
 enum { COUNTED_STEPS = 100, WARMUP_STEPS = 10, CONTEXT = 128, CHECKED_CONTEXT = 16 };

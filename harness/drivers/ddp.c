@@ -15,7 +15,6 @@
 #include "tb_ops.h"
 #include "tb_optim.h"
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 

@@ -6,7 +6,6 @@
 #include "tb_cpu.h"
 #include <sched.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <time.h>

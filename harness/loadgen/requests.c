@@ -1,7 +1,6 @@
 /* Requests as bytes, made once; replies compared with the expected answers to the last bit. */
 #include "tb_load.h"
 #include "tb_alloc.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 

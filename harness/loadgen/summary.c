@@ -2,8 +2,6 @@
 #include "client.h"
 #include "tb_alloc.h"
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 static void judge(tb_load_result *r, double slo_ms)
 {

@@ -5,7 +5,6 @@
 #include "tb_hash.h"
 #include "tb_pass.h"
 #include "tb_verb.h"
-#include <string.h>
 
 typedef struct job {
     const char *checkpoint, *out, *data_name, *name, *dump_dir;

@@ -5,7 +5,6 @@
 #include "tb_conf.h"
 #include "tb_text.h"
 #include "tb_verb.h"
-#include <math.h>
 #include <string.h>
 
 enum { EXIT_REGRESSION = 1, EXIT_INVALID = 3 };

@@ -8,7 +8,6 @@
 #include "tb_topo.h"
 #include "tb_verb.h"
 #include <stdlib.h>
-#include <string.h>
 
 static void count_kernels(int counts[TB_ISAS])
 {

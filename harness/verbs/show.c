@@ -8,7 +8,6 @@
 #include "tb_alloc.h"
 #include "tb_verb.h"
 #include <dirent.h>
-#include <math.h>
 #include <string.h>
 #include <unistd.h>
 

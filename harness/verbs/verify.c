@@ -6,7 +6,6 @@
 #include "tb_verb.h"
 #include "tb_verify.h"
 #include <math.h>
-#include <string.h>
 
 typedef struct job {
     const char *checkpoint, *data_name;
