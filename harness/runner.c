@@ -240,7 +240,7 @@ static tb_status launch_again(const tb_launch_plan *plan, tb_outcome *outcome)
 }
 
 /* On virtual machines two cores may find themselves on another pair of real ones. Where the driver says that this
- * decides its figures, a launch on two cores in which they moved, or on a pair unlike that of the launches before it, is
+ * decides its figures, a launch on two cores in which they moved, or on a pair unlike that of the launches before, is
  * measured again: up to twice, and no more than every fourth of a run. A pair that stays is what later launches are
  * held against; each file has its values. */
 static tb_status repeat_if_cores_moved(tb_runner *r, const tb_launch_plan *plan, const tb_progress *p,

@@ -1,4 +1,4 @@
-/* Several nodes: put around a group over MPI, it sums within a node in shared memory before anything goes between nodes.
+/* Several nodes: put around a group over MPI, it sums in each node's shared memory before anything goes between nodes.
  * An allreduce is three steps: the ranks of a node sum all of the data; each then sums its shard over the nodes with
  * the ranks of its place there, so that a byte crosses once per node, not once per rank; and takes the other shards
  * from its neighbours. With a power of two of ranks on every node, in order, that is the one tree over all ranks
