@@ -35,17 +35,43 @@ static void print_table(const tb_runner *r, tb_result *const *results)
     tb_free(rows);
 }
 
+/* The reason that was printed last, and how many launches in a row had it too. */
+typedef struct said {
+    const char *reason;
+    int more;
+} said;
+
+static void print_more(said *s)
+{
+    if (s->more) printf("  and %d more launch%s for the same reason\n", s->more, s->more == 1 ? "" : "es");
+    s->more = 0;
+}
+
+static bool has_failed_check(const tb_launch *l)
+{
+    for (int c = 0; c < l->n_checks; c++)
+        if (!l->checks[c].pass) return true;
+    return false;
+}
+
 /* Why launches are not ok, a few lines each. Returns whether a parity check failed. */
-static bool print_trouble(const char *label, const tb_result *result)
+static bool print_trouble(const char *label, const tb_result *result, said *s)
 {
     bool parity = false;
     for (int i = 0; result && i < result->n_launches; i++) {
         const tb_launch *l = result->launches[i];
-        if (strcmp(l->end.status, "ok") != 0)
+        bool is_ok = strcmp(l->end.status, "ok") == 0;
+        if (!is_ok && s->reason && strcmp(s->reason, l->end.reason) == 0 && !has_failed_check(l)) {
+            s->more++;
+        } else if (!is_ok) {
+            print_more(s);
             printf("%s, launch %lld: %s%s%s\n", label, (long long)l->point.launch + 1, l->end.status,
                    *l->end.reason ? ": " : "", l->end.reason);
+            s->reason = l->end.reason;
+        }
         for (int c = 0; c < l->n_checks; c++) {
             if (l->checks[c].pass) continue;
+            print_more(s);
             printf("  %s: %.6g, limit %.6g: %s\n", l->checks[c].name, l->checks[c].value, l->checks[c].limit,
                    l->checks[c].message);
             parity |= strcmp(l->checks[c].kind, "parity") == 0;
@@ -72,12 +98,14 @@ int tb_report_run(tb_runner *r, tb_result *const *results)
     const tb_experiment *e = r->experiment;
     bool parity = false;
     int n_ok = 0, n_measured = 0;
+    said trouble = {0};
     print_table(r, results);
     for (int p = 0; p < e->n_points; p++) {
         n_ok += strcmp(point_status(r, p, results[p]), "ok") == 0;
         n_measured += results[p] != NULL;
-        parity |= print_trouble(e->points[p].label, results[p]);
+        parity |= print_trouble(e->points[p].label, results[p], &trouble);
     }
+    print_more(&trouble);
     if (n_measured > 0 && !r->interrupted) tb_geomeans_print(e, results);
     if (n_measured > 0 && !r->interrupted) parity |= !print_sweep_checks(e, results);
     printf("results  %s   %d of %d points ok%s\n", r->folder, n_ok, e->n_points,

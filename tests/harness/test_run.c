@@ -211,6 +211,14 @@ static void means_are_over_the_named_points_or_left_out(void **state)
     expect(&run, 0, "geomean  iter_ms over 2 points: - (its point 2 is missing, not ok, or several)");
 }
 
+static void a_reason_that_launches_share_is_given_once(void **state)
+{
+    (void)state;
+    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 3}\n");
+    assert_int_equal(system("PATH=/none " TB_BINARY_DIR "/tb run x --out out > told 2>&1"), 3 << 8);
+    assert_int_equal(system("grep -qx '  and 2 more launches for the same reason' told"), 0);
+}
+
 static void results_are_not_overwritten_unasked(void **state)
 {
     (void)state;
@@ -359,6 +367,7 @@ int main(void)
         IN_SCRATCH(what_is_not_valid_ends_with_3),
         IN_SCRATCH(checks_over_the_sweep_decide),
         IN_SCRATCH(means_are_over_the_named_points_or_left_out),
+        IN_SCRATCH(a_reason_that_launches_share_is_given_once),
         IN_SCRATCH(results_are_not_overwritten_unasked),
         IN_SCRATCH(a_folder_has_one_run_at_a_time),
         IN_SCRATCH(launches_of_another_build_are_not_mixed_in),
