@@ -270,6 +270,10 @@ tb_status tb_grad_set_buffer(tb_tensor *t, tb_tensor *buffer)
 {
     leaf *l;
     TB_TRY(find_leaf(t, &l));
+    if (buffer && tb_is_poison(buffer)) {
+        TB_TRY(tb_ctx_take_error(t->ctx));
+        return TB_FAIL(TB_ERR_INVALID, "the gradient buffer of '%s' is the result of an op that failed", t->name);
+    }
     int front = buffer ? buffer->rank - t->rank : 0; /* a dimension in front: rows */
     bool fits = !buffer || (buffer->is_contiguous && buffer->dtype == t->dtype && (front == 0 || front == 1) &&
                             memcmp(buffer->dims + front, t->dims, sizeof t->dims[0] * t->rank) == 0);

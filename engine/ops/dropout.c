@@ -65,7 +65,7 @@ static void drop_blocks(void *arg, int64_t begin, int64_t end, int thread)
     const job *j = arg;
     const uint32_t key[2] = {(uint32_t)j->key.seed, (uint32_t)(j->key.seed >> 32)};
     for (int64_t b = begin; b < end; b++) {
-        uint64_t block = (j->from >> 2) + (uint64_t)b;
+        uint64_t block = ((j->from >> 2) + (uint64_t)b) & UINT64_MAX >> 2; /* numbers of draws wrap, as in ref */
         uint32_t draw[4];
         tb_philox4x32((uint32_t[4]){(uint32_t)block, (uint32_t)(block >> 32), (uint32_t)j->key.stream,
                                     (uint32_t)(j->key.stream >> 32)}, key, draw);
@@ -84,9 +84,7 @@ static tb_status dropout_fast(tb_op_call *c)
     if (x->dtype != TB_F32 || !x->is_contiguous) return TB_ERR_UNSUPPORTED;
     c->kernel = "philox_blocks_f32";
     j.from = tbi_key_first(j.key, x);
-    if (j.n)
-        tb_pool_run(c->ctx->pool, (int64_t)(((j.from + (uint64_t)j.n + 3) >> 2) - (j.from >> 2)), drop_blocks,
-                    &j);
+    if (j.n) tb_pool_run(c->ctx->pool, ((int64_t)(j.from & 3) + j.n + 3) >> 2, drop_blocks, &j);
     return TB_OK;
 }
 

@@ -56,6 +56,14 @@ static void keys_differ_from_use_to_use(void **state)
     assert_true(differ > 20);
 }
 
+/* As in ref, the number of a draw wraps. */
+static void samples_before_the_first_are_drawn_too(void **state)
+{
+    tb_tensor *x = tb_full(TB_F32, DIMS(9, 3), 1), *fast = tb_dropout(x, 0.5, key_at(-5));
+    tb_ctx_limit_kernels(*state, tb_ctx_isa(*state), true);
+    assert_same(tb_dropout(x, 0.5, key_at(-5)), fast, 0);
+}
+
 static void wrong_arguments_are_named(void **state)
 {
     tb_tensor *x = tb_full(TB_F32, DIMS(4), 1);
@@ -71,6 +79,7 @@ int main(void)
         ctx_test(any_sharding_of_the_batch_drops_the_same_elements),
         ctx_test(backward_drops_what_forward_dropped),
         ctx_test(keys_differ_from_use_to_use),
+        ctx_test(samples_before_the_first_are_drawn_too),
         ctx_test(wrong_arguments_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
