@@ -58,7 +58,7 @@ static tb_status train(const char *spec)
     TB_GO(tb_trainer_create(&(tb_trainer_config){.model = m,
                                                  .data = data,
                                                  .batch = BATCH,
-                                                 .micro_batches = 2,
+                                                 .microbatches = 2,
                                                  .context = 5,
                                                  .seed = 1,
                                                  .optim = {TB_OPTIM_ADAMW, .rate = 0.01, .clip_norm = 1},
