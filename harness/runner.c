@@ -2,6 +2,7 @@
 #include "runner.h"
 #include "h5.h"
 #include "journal.h"
+#include "leftovers.h"
 #include "noise.h"
 #include "progress.h"
 #include "tb_alloc.h"
@@ -297,6 +298,7 @@ tb_status tb_runner_run(tb_runner *r)
     int n = tb_runner_order(r, order);
     tb_progress progress;
     tb_progress_open(&progress, r->experiment, n);
+    tb_leftovers_remove("/dev/shm");
     tb_status st = TB_OK;
     for (int i = 0; i < n && st == TB_OK && !r->interrupted && !*r->interrupts; i++)
         st = run_one(r, order[i], &progress);

@@ -2,9 +2,9 @@
 #include "struck_program.h"
 #include "experiment.h"
 #include "flight.h"
+#include "leftovers.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -128,27 +128,11 @@ static tb_status start(trial *t)
 }
 
 /* ---- what it left ---- */
-static bool is_mapped(const char *path)
-{
-    DIR *dir = opendir("/proc");
-    bool found = false;
-    for (const struct dirent *e; dir && !found && (e = readdir(dir));) {
-        char line[1024], maps[300];
-        if (!isdigit((unsigned char)e->d_name[0])) continue;
-        snprintf(maps, sizeof maps, "/proc/%s/maps", e->d_name);
-        FILE *f = fopen(maps, "r");
-        while (f && !found && fgets(line, sizeof line, f)) found = strstr(line, path) != NULL;
-        if (f) fclose(f);
-    }
-    if (dir) closedir(dir);
-    return found;
-}
-
 bool tb_struck_left_arena(pid_t maker)
 {
     char name[48];
     snprintf(name, sizeof name, "memfd:tensorbrain-%d ", maker);
-    return is_mapped(name);
+    return tb_leftovers_is_mapped(name);
 }
 
 /* Files of others (MPI's) made since `since` that no process maps: their runs may go on beside this one. */
@@ -161,7 +145,7 @@ static bool left_files(int64_t since_s)
         struct stat info;
         snprintf(path, sizeof path, "%s/%s", shared_folder, e->d_name);
         if (e->d_name[0] == '.' || stat(path, &info) != 0 || info.st_mtime < since_s) continue;
-        found = !is_mapped(path) && stat(path, &info) == 0;
+        found = !tb_leftovers_is_mapped(path) && stat(path, &info) == 0;
     }
     if (dir) closedir(dir);
     return found;

@@ -2,10 +2,14 @@
  * afterwards, the samples have no gap, nothing is damaged, and --resume finishes. TB_KILLS sets how many
  * (20). */
 #include "journal.h"
+#include "leftovers.h"
 #include "tb_program.h"
 #include "tb_rng.h"
 #include <ctype.h>
 #include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 
 static bool find_journal(char *path, size_t bytes)
 {
@@ -116,11 +120,43 @@ static void a_killed_run_can_be_resumed(void **state)
     expect(&run, 0, "1 of 1 points ok");
 }
 
+/* A segment of one page, last written so long ago; mapped, or NULL. */
+static void *make_segment(const char *path, int age_s, bool mapped)
+{
+    const struct timespec then = {.tv_sec = time(NULL) - age_s}, times[] = {then, then};
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    assert_true(fd >= 0 && ftruncate(fd, 4096) == 0);
+    void *at = mapped ? mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0) : NULL;
+    assert_true(at != MAP_FAILED && futimens(fd, times) == 0);
+    close(fd);
+    return at;
+}
+
+static void segments_of_a_killed_mpirun_are_removed(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/tb_left_XXXXXX", host[64] = "", path[4][160];
+    assert_non_null(mkdtemp(folder));
+    gethostname(host, sizeof host - 1);
+    for (int i = 0; i < 4; i++)
+        snprintf(path[i], sizeof path[i], "%s/vader_segment.%s%s.0.%d.0", folder, host, i == 3 ? "2" : "", i);
+    (void)make_segment(path[0], 60, false);
+    void *mapped = make_segment(path[1], 60, true);
+    (void)make_segment(path[2], 0, false); /* may be about to be mapped */
+    (void)make_segment(path[3], 60, false); /* another host's */
+    tb_leftovers_remove(folder);
+    for (int i = 0; i < 4; i++) assert_int_equal(access(path[i], F_OK) == 0, i > 0);
+    munmap(mapped, 4096);
+    for (int i = 1; i < 4; i++) unlink(path[i]);
+    rmdir(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         IN_SCRATCH(no_complete_record_is_lost),
         IN_SCRATCH(a_killed_run_can_be_resumed),
+        cmocka_unit_test(segments_of_a_killed_mpirun_are_removed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
