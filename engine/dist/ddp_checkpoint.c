@@ -3,7 +3,8 @@
  * A rank writes the state of the ranges that it owns, each under its parameter and first element, so what a file holds
  * does not depend on who wrote it: ranks of another number read whatever overlaps their own ranges. The manifest, by
  * rank 0, has what all ranks have (parameters, running averages, the order of gradients, the step) and the hash of each
- * shard. It is replaced last, and shards carry their step's name: a save that is cut off leaves the checkpoint before it whole. */
+ * shard. It is replaced last, and shards carry their step's name: a save that is cut off leaves the checkpoint before
+ * it whole. */
 #include "ddp_internal.h"
 #include "tb_alloc.h"
 #include "tb_autograd.h"

@@ -126,7 +126,7 @@ void tbi_conn_state_set(tbi_conn *c, tbi_conn_state state);
 void tbi_conn_cut(tbi_conn *c, tbi_fault_code code, const char *message);
 void tbi_conn_sweep(tb_server *s, int64_t now_ns);        /* closes what is past its deadline */
 void tbi_conn_release_request(tbi_conn *c);               /* cancels and forgets; the connection goes idle */
-bool tbi_key_equal(const char *given, const char *key); /* in time that does not depend on where they differ */
+bool tbi_key_equal(const char *given, const char *key);   /* in time that does not depend on where they differ */
 
 /* http.c */
 TB_MUST_USE tb_status tbi_http_start(tb_server *s);

@@ -136,7 +136,6 @@ static void teardown(void *state)
 static const char *const emits[] = {"parity.wrong_sums", NULL};
 
 TB_DRIVER(allreduce, .version = 1, .doc = "one sum over ranks of data they have just written", .keys = keys,
-          .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics,
-          .n_metrics = sizeof metrics / sizeof metrics[0], .emits = emits, .needs_pair = true,
-          .setup = setup, .check = check, .run_once = run_once,
+          .n_keys = sizeof keys / sizeof keys[0], .metrics = metrics, .n_metrics = sizeof metrics / sizeof metrics[0],
+          .emits = emits, .needs_pair = true, .setup = setup, .check = check, .run_once = run_once,
           .teardown = teardown);

@@ -41,7 +41,8 @@ static const tb_key keys[] = {
         .name = name_, .unit = unit_, .dir = dir_, .kind = kind_, .reduce = reduce_, .scope = scope_,                  \
         .statistic = statistic_, __VA_ARGS__                                                                           \
     }
-#define BYTES(name_, reduce_)        METRIC(name_, "B", "lower", "exact", reduce_, "measured", "max", .deterministic = 1)
+#define BYTES(name_, reduce_)                                                                                          \
+    METRIC(name_, "B", "lower", "exact", reduce_, "measured", "max", .deterministic = 1)
 #define MODELLED(name_, unit_, dir_) METRIC(name_, unit_, dir_, "trend", "rank0", "modelled", "last", .margin = 0.1)
 static const tb_metric metrics[] = {
     METRIC("step_ms", "ms", "lower", "ratio", "max", "", "median", .margin = 0.05),

@@ -25,8 +25,8 @@
 
 /* What the floating gemms choose by, whatever the dtype and ISA:
  *   PACKED_ELEMENT_MACS  packing an element of B whose columns lie along memory (transposed in registers) takes about
- *                        as long as so many multiply-adds; the transposed product, which packs A, is weighed against it.
- *                        So does what a thread reads or packs of an operand that it shares with the others
+ *                        as long as so many multiply-adds; the transposed product, which packs A, is weighed
+ *                        against it. So does what a thread reads or packs of an operand that all share
  *   A_GAP                floats between rows of A that are copied: a line, so that rows a power of two apart do not
  *                        share the sets of L1
  *   SHARED_SETS_FLOATS   rows of A so far apart (or a multiple) share them: 64 sets of 64 bytes are 4096 bytes

@@ -1,5 +1,5 @@
-"""Result files as Python objects. The layout is results/SCHEMA.md. A file whose summary is not that of its own samples is
-refused: it was altered."""
+"""Result files as Python objects. The layout is results/SCHEMA.md. A file whose summary is not that of its own samples
+is refused: it was altered."""
 import json
 import math
 import re

@@ -47,7 +47,8 @@ static void integers_round_once(void **state)
 {
     (void)state;
     float x;
-    tb_store_i64(TB_F32, &x, (INT64_C(1) << 54) + (INT64_C(1) << 30) + 1); /* an f64 would lose the 1, and leave a tie */
+    /* an f64 would lose the 1, and leave a tie */
+    tb_store_i64(TB_F32, &x, (INT64_C(1) << 54) + (INT64_C(1) << 30) + 1);
     assert_true(x == 0x1p54f + 0x1p31f);
 }
 

@@ -81,9 +81,8 @@ static void train(rank_job *j, const tb_model *m, tb_optim *o, tb_ddp *d)
             tb_scope *scope = tb_scope_open();
             tb_ddp_begin(d, micro + 1 == j->s->micro_batches);
             int batch = j->s->steps ? 0 : step, first = j->rank * rows;
-            tb_tensor *loss = j->s->model == tied_gpt
-                                  ? text_loss(m, batch, micro, first, rows)
-                                  : image_loss(m, j->s->model == normed, batch, micro, first, rows);
+            tb_tensor *loss = j->s->model == tied_gpt ? text_loss(m, batch, micro, first, rows)
+                                                      : image_loss(m, j->s->model == normed, batch, micro, first, rows);
             assert_ok(tb_backward(loss));
             assert_ok(tb_item_f32(loss, &j->losses[step > 0]));
             tb_scope_close(scope);

@@ -142,7 +142,7 @@ static void segments_of_a_killed_mpirun_are_removed(void **state)
         snprintf(path[i], sizeof path[i], "%s/vader_segment.%s%s.0.%d.0", folder, host, i == 3 ? "2" : "", i);
     (void)make_segment(path[0], 60, false);
     void *mapped = make_segment(path[1], 60, true);
-    (void)make_segment(path[2], 0, false); /* may be about to be mapped */
+    (void)make_segment(path[2], 0, false);  /* may be about to be mapped */
     (void)make_segment(path[3], 60, false); /* another host's */
     tb_leftovers_remove(folder);
     for (int i = 0; i < 4; i++) assert_int_equal(access(path[i], F_OK) == 0, i > 0);

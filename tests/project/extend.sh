@@ -20,7 +20,10 @@ cp "$toy/toy_experiment.yaml" "$toy/toy_training.yaml" "$copy/experiments/"
 cd "$copy"
 export CCACHE_BASEDIR=$copy CCACHE_NOHASHDIR=1
 cmake --preset dev >log 2>&1 || { tail log; exit 1; }
-cmake --build build-dev --target tb test_toy_cube test_conformance >log 2>&1 || { grep -E 'error|FAILED' -A3 log | head -20; exit 1; }
+cmake --build build-dev --target tb test_toy_cube test_conformance >log 2>&1 || {
+    grep -E 'error|FAILED' -A3 log | head -20
+    exit 1
+}
 build-dev/tests/test_toy_cube
 build-dev/tests/test_conformance | tail -3
 build-dev/tb ops | grep toy_cube

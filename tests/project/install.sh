@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the build given as $1 into an empty folder, compiles a program in C and one in C++ against it with pkg-config
-# alone, runs them and the installed tb, and checks that every public header compiles by itself and that only tb_* symbols are exported.
+# alone, runs them and the installed tb, and checks that every public header compiles by itself and that only tb_* symbols
+# are exported.
 set -euo pipefail
 source=$(cd "$(dirname "$0")/../.." && pwd)
 build=$1 to=$(mktemp -d)
@@ -9,7 +10,8 @@ cmake --install "$build" --prefix "$to" >"$to/log"
 PKG_CONFIG_PATH=$(dirname "$(find "$to" -name tensorbrain.pc)")
 export PKG_CONFIG_PATH
 # shellcheck disable=SC2046
-gcc -std=c17 -Wall -Wextra -Werror "$source/tests/project/outside.c" $(pkg-config --cflags --libs tensorbrain) -o "$to/outside"
+gcc -std=c17 -Wall -Wextra -Werror "$source/tests/project/outside.c" \
+    $(pkg-config --cflags --libs tensorbrain) -o "$to/outside"
 # shellcheck disable=SC2046
 g++ -std=c++17 -Wall -Wextra -pedantic -Werror "$source/tests/project/outside.cpp" \
     $(pkg-config --cflags --libs tensorbrain) -o "$to/outside-cpp"

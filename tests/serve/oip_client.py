@@ -1,7 +1,7 @@
 """An existing client of the Open Inference Protocol, unchanged: tritonclient over HTTP against a live server.
 
-oip_client.py ADDRESS:PORT MODEL ROWS COLUMNS CLASSES; ends with 0 when everything is as the client expects, 77 where the
-client is not installed."""
+oip_client.py ADDRESS:PORT MODEL ROWS COLUMNS CLASSES; ends with 0 when everything is as the client expects, 77 where
+the client is not installed."""
 import sys
 
 try:

@@ -1,4 +1,4 @@
-"""What Prometheus' parser makes of a live server's /metrics: it reads all lines, no family comes twice, histograms hold.
+"""What Prometheus' parser makes of a live server's /metrics: it reads all lines, no family twice, histograms hold.
 
 prometheus_scrape.py ADDRESS:PORT; ends with 0 when all is well, 77 where the parser is not installed."""
 import sys
