@@ -3,8 +3,8 @@
 #include "tb_file.h"
 
 static const tb_pass *const passes[] = {
-    &tbi_pass_simplify, &tbi_pass_fold,     &tbi_pass_cse,  &tbi_pass_norm,
-    &tbi_pass_epilogue, &tbi_pass_winograd, &tbi_pass_fuse,
+    &tbi_pass_simplify,  &tbi_pass_fold,     &tbi_pass_cse,      &tbi_pass_norm,
+    &tbi_pass_attention, &tbi_pass_epilogue, &tbi_pass_winograd, &tbi_pass_fuse,
 };
 
 int tb_pass_count(void) { return (int)(sizeof passes / sizeof passes[0]); }

@@ -354,6 +354,226 @@ static void random_networks_stay_close_where_rounding_may_change(void **state)
     must_have_fired(&made, inexact, sizeof inexact / sizeof inexact[0]);
 }
 
+/* Attention written out, of a kind that a seed says. */
+typedef enum mask_form { NO_MASK, ADDED, CHOSEN, CHOSEN_INVERSE, MASK_FORMS } mask_form;
+typedef struct written_out {
+    int rank;
+    int64_t heads, queries, keys, width, v_width;
+    int factor;       /* 0: none; 1: multiplied; 2: divided by; 3: after the mask */
+    mask_form mask;
+    bool is_permuted; /* heads come out of [batch, length, heads, width] */
+    /* what keeps it from becoming one op */
+    bool uses_scores, other_axis, keeps_keys, one_v, banded;
+} written_out;
+
+/* As the form wants it: -inf where a score is hidden; or a choice. */
+static tb_tensor *mask_of(const written_out *w)
+{
+    static float m[80 * 80];
+    for (int64_t i = 0; i < w->queries; i++)
+        for (int64_t j = 0; j < w->keys; j++) {
+            bool is_hidden = j > i + w->keys - w->queries || (w->banded && j == 0);
+            m[i * w->keys + j] = w->mask == ADDED ? (is_hidden ? -INFINITY : 0) : is_hidden == (w->mask == CHOSEN);
+        }
+    tb_tensor *t = tb_tensor_from(TB_F32, 2, (int64_t[]){w->queries, w->keys}, m);
+    return w->mask == ADDED ? t : tb_gt(t, tb_scalar(TB_F32, 0));
+}
+
+static tb_tensor *masked(const written_out *w, tb_tensor *scores, tb_tensor *mask)
+{
+    tb_tensor *never = tb_scalar(TB_F32, -1e30);
+    return w->mask == ADDED    ? tb_add(mask, scores)
+           : w->mask == CHOSEN ? tb_where(mask, never, scores)
+                               : tb_where(mask, scores, never);
+}
+
+static tb_tensor *as_heads(const written_out *w, tb_tensor *x)
+{
+    return w->is_permuted ? tb_permute(x, 4, (int64_t[]){0, 2, 1, 3}) : x;
+}
+
+typedef struct attention_call {
+    const written_out *w;
+    tb_tensor *mask;
+} attention_call;
+
+static tb_tensor *attention_forward(void *arg, int n, tb_tensor *const *in)
+{
+    const attention_call *c = arg;
+    const written_out *w = c->w;
+    (void)n;
+    tb_tensor *k = as_heads(w, in[1]), *v = as_heads(w, in[2]), *number = tb_scalar(TB_F32, w->factor == 2 ? 3 : 0.4);
+    if (w->one_v) v = tb_slice(v, 0, 0, 1, 1);
+    tb_tensor *s = tb_matmul(as_heads(w, in[0]), w->keeps_keys ? k : tb_transpose(k, -1, -2));
+    if (w->factor == 1) s = tb_mul(number, s);
+    if (w->factor == 2) s = tb_div(s, number);
+    if (w->mask != NO_MASK) s = masked(w, s, c->mask);
+    if (w->factor == 3) s = tb_mul(s, number);
+    tb_tensor *y = tb_matmul(tb_softmax(s, w->other_axis ? -2 : -1), v);
+    return w->uses_scores ? tb_mul(y, tb_sum_axis(s, -1, true)) : y;
+}
+
+/* Of q, k and v; the batch is free where `is_free`. */
+static void capture_attention(attention_call *c, bool is_free, tb_graph **out)
+{
+    const written_out *w = c->w;
+    const int64_t length[3] = {w->queries, w->keys, w->keys}, width[3] = {w->width, w->width, w->v_width};
+    tb_capture_input in[3] = {{.name = "q"}, {.name = "k"}, {.name = "v"}};
+    for (int i = 0; i < 3; i++) {
+        int n = 0;
+        in[i].rank = w->rank;
+        if (w->rank > 2) in[i].dims[n++] = is_free ? -1 : 2;
+        if (w->rank > 3 && !w->is_permuted) in[i].dims[n++] = w->heads;
+        in[i].dims[n++] = length[i];
+        if (w->is_permuted) in[i].dims[n++] = w->heads;
+        in[i].dims[n++] = width[i];
+    }
+    assert_ok(tb_capture("g", is_free, (const char *[]){"N"}, 3, in, attention_forward, c, out));
+}
+
+static void attention_written_out_becomes_one_op(void **state)
+{
+    (void)state;
+    const written_out w = {.rank = 4, .heads = 3, .queries = 5, .keys = 5, .width = 8, .v_width = 6, .factor = 1,
+                           .mask = CHOSEN, .is_permuted = true};
+    attention_call c = {&w, mask_of(&w)};
+#define HEADS \
+    "graph g(N) {\n" \
+    "  %0 : f32[N, 5, 3, 8] = input \"q\"\n" \
+    "  %1 : f32[N, 5, 3, 8] = input \"k\"\n" \
+    "  %2 : f32[N, 5, 3, 6] = input \"v\"\n"
+    static const char *const want[2] = {
+        HEADS "  %3 : f32[N, 3, 5, 8] = permute(%0) {dims=[0, 2, 1, 3]}\n"
+              "  %4 : f32[N, 3, 5, 8] = permute(%1) {dims=[0, 2, 1, 3]}\n"
+              "  %5 : f32[N, 3, 5, 6] = permute(%2) {dims=[0, 2, 1, 3]}\n"
+              "  %6, %7 : f32[N, 3, 5, 6], f32[N, 3, 5] = scaled_dot_product_attention(%3, %4, %5) "
+              "{causal=true, scale=0.40000000596046448}\n"
+              "  output %6 \"y\"\n}\n",
+        HEADS "  %3 : f32[N, 3, 5, 8] = permute(%0) {dims=[0, 2, 1, 3]}\n"
+              "  %4 : f32[N, 3, 5, 8] = permute(%1) {dims=[0, 2, 1, 3]}\n"
+              "  %5 : f32[N, 3, 8, 5] = permute(%4) {dims=[0, 1, 3, 2]}\n"
+              "  %6 : f32[N, 3, 5, 5] = matmul(%3, %5) {batch_tree=false}\n"
+              "  %7 : f32[] = const \"c0\"\n"
+              "  %8 : f32[N, 3, 5, 5] = mul(%7, %6)\n"
+              "  %9 : bool[5, 5] = const \"c1\"\n"
+              "  %10 : f32[] = const \"c2\"\n"
+              "  %11 : f32[N, 3, 5, 5] = where(%9, %10, %8)\n"
+              "  %12 : f32[N, 3, 5, 5] = softmax(%11) {axis=-1}\n"
+              "  %13 : f32[N, 3, 5, 6] = permute(%2) {dims=[0, 2, 1, 3]}\n"
+              "  %14 : f32[N, 3, 5, 6] = matmul(%12, %13) {batch_tree=false}\n"
+              "  output %14 \"y\"\n}\n"};
+#undef HEADS
+    for (int strict = 0; strict < 2; strict++) {
+        tb_graph *g;
+        tb_text text = {0};
+        capture_attention(&c, true, &g);
+        assert_ok(tb_compile(g, &(tb_compile_opts){.strict = strict, .no_fusion = true}, NULL));
+        tb_graph_dump(g, &text);
+        assert_string_equal(tb_text_str(&text), want[strict]);
+        tb_text_free(&text);
+        tb_graph_free(g);
+    }
+}
+
+static void attention_that_does_more_stays_and_says_why(void **state)
+{
+    (void)state;
+    static const struct {
+        written_out w;
+        const char *reason;
+    } cases[] = {
+        {{.uses_scores = true}, "its scores have other uses"},
+        {{.other_axis = true}, "it runs over another axis than the last"},
+        {{.one_v = true}, "q, k and v differ in batch or heads"},
+        {{.keeps_keys = true}, "its keys are not transposed"},
+        {{.mask = CHOSEN, .banded = true}, "its mask is not causal"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        written_out w = cases[i].w;
+        w.rank = 4, w.heads = 2, w.queries = w.keys = w.width = w.v_width = 6;
+        attention_call c = {&w, mask_of(&w)};
+        tb_graph *g;
+        tb_text why = {0}, text = {0};
+        capture_attention(&c, false, &g);
+        assert_ok(tb_compile(g, &(tb_compile_opts){.why = &why}, NULL));
+        tb_graph_dump(g, &text);
+        assert_null(strstr(tb_text_str(&text), "attention"));
+        const char *edge = strstr(tb_text_str(&why), " softmax -> ");
+        if (!edge || !strstr(edge, cases[i].reason))
+            fail_msg("'%s' is not in:\n%s", cases[i].reason, tb_text_str(&why));
+        tb_text_free(&why);
+        tb_text_free(&text);
+        tb_graph_free(g);
+    }
+}
+
+static int64_t below(uint64_t seed, uint64_t draw, uint64_t n) { return (int64_t)tb_random_below(seed, 3, draw, n); }
+
+static written_out drawn_attention(uint64_t seed)
+{
+    written_out w = {.rank = 2 + (int)below(seed, 0, 3),
+                     .heads = 1 + below(seed, 1, 3),
+                     .width = 1 + below(seed, 2, 40),
+                     .v_width = 1 + below(seed, 3, 40),
+                     .factor = (int)below(seed, 4, 4),
+                     .mask = (mask_form)below(seed, 5, MASK_FORMS)};
+    w.queries = 1 + below(seed, 6, below(seed, 7, 2) ? 64 : 8);
+    w.keys = w.queries + below(seed, 8, 8);
+    w.is_permuted = w.rank == 4 && below(seed, 9, 2);
+    return w;
+}
+
+static void random_attention_stays_close_to_what_was_written_out(void **state)
+{
+    enum { TRIALS = 300, N = 3, MOST = N * 3 * 72 * 40 };
+    static float x[3][MOST], y[2][MOST], eager[MOST];
+    fired made = {0};
+    for (uint64_t seed = 0; seed < TRIALS; seed++) {
+        const written_out w = drawn_attention(seed);
+        tb_scope *scope = tb_scope_open();
+        attention_call c = {&w, mask_of(&w)};
+        int64_t result = 0, n = N;
+        tb_tensor *in[3];
+        for (int i = 0; i < 3; i++)
+            for (int k = 0; k < MOST; k++) x[i][k] = (float)tb_random_normal(seed, 4 + (uint64_t)i, (uint64_t)k);
+        for (int one = 0; one < 2; one++) {
+            tb_graph *g;
+            tb_exec *e;
+            tb_session *s;
+            tb_compile_report report;
+            capture_attention(&c, w.rank > 2, &g);
+            for (int i = 0; i < 3; i++) {
+                const tb_value *v = &g->values[g->inputs[i]];
+                int64_t dims[TB_MAX_RANK];
+                for (int k = 0; k < v->rank; k++) dims[k] = tb_dim_at(v->dims[k], &n);
+                in[i] = tb_tensor_from(TB_F32, v->rank, dims, x[i]);
+            }
+            assert_ok(tb_compile(g, &(tb_compile_opts){.strict = !one}, &report));
+            if (one) add_fired(&made, &report);
+            assert_ok(tb_exec_create(g, &e));
+            assert_ok(tb_session_create(e, *state, &s));
+            assert_ok(tb_session_run(s, &n, (const void *[]){x[0], x[1], x[2]}, (void *[]){y[one]}));
+            tb_session_free(s);
+            tb_exec_free(e);
+        }
+        tb_tensor *out = tb_contiguous(attention_forward(&c, 3, in));
+        result = tb_tensor_numel(out);
+        assert_ok(tb_tensor_read(out, eager, sizeof(float) * (size_t)result));
+        tb_scope_close(scope);
+        assert_memory_equal(eager, y[0], sizeof(float) * (size_t)result);
+        float most = 0, size = 0;
+        for (int64_t i = 0; i < result; i++) {
+            most = fmaxf(most, fabsf(y[0][i] - y[1][i]));
+            size = fmaxf(size, fabsf(y[0][i]));
+        }
+        if (!(size > 0 && most < 1e-5f * size))
+            fail_msg("attention %d: %g of %g", (int)seed, (double)most, (double)size);
+    }
+    must_have_fired(&made, (const char *[]){"attend"}, 1);
+    for (int i = 0; i < made.of.n_rewrites; i++)
+        if (strcmp(made.of.rewrite[i].name, "attend") == 0) assert_int_equal(made.of.rewrite[i].n, TRIALS);
+}
+
 /* Pointwise nodes without end: `leaves` rows of the input are joined in pairs drawn at random, or all to the left. */
 typedef struct tree {
     uint64_t seed;
@@ -416,6 +636,9 @@ int main(void)
         ctx_test(batch_norm_moves_into_the_convolution),
         ctx_test(convolutions_filter_minimally_with_their_pooling),
         ctx_test(random_networks_stay_close_where_rounding_may_change),
+        ctx_test(attention_written_out_becomes_one_op),
+        ctx_test(attention_that_does_more_stays_and_says_why),
+        ctx_test(random_attention_stays_close_to_what_was_written_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -134,12 +134,39 @@ static void results_of_f16_are_compared(void **state)
     tb_graph_free(g);
 }
 
+/* Every row looks at all rows. */
+static tb_tensor *attending(void *arg, int n, tb_tensor *const *in)
+{
+    (void)arg, (void)n;
+    tb_tensor *scores = tb_div(tb_matmul(in[0], tb_transpose(in[0], 0, 1)), tb_scalar(TB_F32, 2));
+    return tb_matmul(tb_softmax(scores, -1), tb_tanh(in[0]));
+}
+
+static void attention_written_out_verifies_on_every_isa(void **state)
+{
+    fill();
+    for (int isa = (int)tb_ctx_isa(*state); isa >= (int)TB_ISA_SCALAR; isa--) {
+        tb_graph *g;
+        tb_verify_report r;
+        int64_t n = ROWS;
+        bool is_one_op = false;
+        assert_ok(tb_capture("g", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_F32, 2, {-1, WIDTH}},
+                             attending, NULL, &g));
+        assert_ok(tb_verify_graph(g, NULL, *state, (tb_isa)isa, &n, (const void *[]){x}, &r));
+        for (int i = 0; i < r.n_groups; i++) is_one_op |= strcmp(r.groups[i].op, "scaled_dot_product_attention") == 0;
+        assert_true(is_one_op && r.difference > 0);
+        tb_verify_report_free(&r);
+        tb_graph_free(g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         ctx_test(graphs_of_more_nodes_than_a_node_has_operands_verify),
         ctx_test(results_of_f16_are_compared),
         ctx_test(random_graphs_verify_on_every_isa),
+        ctx_test(attention_written_out_verifies_on_every_isa),
         ctx_test(a_planted_wrong_rewrite_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
