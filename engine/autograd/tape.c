@@ -304,6 +304,7 @@ tb_status tb_grad_join(tb_tensor *t)
     tb_tensor *zero = tb_zeros((tb_dtype)t->dtype, t->rank, t->dims);
     tb_status st = TB_OK;
     for (int i = 1; i < l->rows && st == TB_OK; i++) {
+        if (!(l->filled >> i & 1)) continue; /* what lies there is of a gradient that was cleared */
         tb_tensor *row = tbi_grad_row(l->buffer, i);
         if (!row) st = TB_ERR_OOM;
         else if (tb_is_poison(tb_accumulate(l->grad, row, false)) || tb_is_poison(tb_accumulate(row, zero, true)))

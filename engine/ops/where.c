@@ -104,11 +104,13 @@ static double clamped(double x, const tb_clamp_attrs *k)
     return x > k->hi ? k->hi : x;
 }
 
-/* Bounds outside the range of i64 bound nothing. */
+/* Bounds outside the range of i64 are its ends; NaN bounds nothing. */
 static int64_t clamped_integer(int64_t x, const tb_clamp_attrs *k)
 {
-    if (k->lo > -0x1p63 && x < (int64_t)k->lo) x = (int64_t)k->lo;
-    return k->hi < 0x1p63 && x > (int64_t)k->hi ? (int64_t)k->hi : x;
+    int64_t lo = k->lo >= 0x1p63 ? INT64_MAX : k->lo >= -0x1p63 ? (int64_t)k->lo : INT64_MIN;
+    int64_t hi = k->hi < -0x1p63 ? INT64_MIN : k->hi < 0x1p63 ? (int64_t)k->hi : INT64_MAX;
+    if (x < lo) x = lo;
+    return x > hi ? hi : x;
 }
 
 TB_F(clamp_f, clamped(a, attrs))

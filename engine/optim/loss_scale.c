@@ -1,8 +1,6 @@
 /* Dynamic loss scaling: when the scale changes. */
 #include "tb_optim.h"
 
-static const double largest_scale = 0x1p40; /* gradients that never overflow would let it grow for ever */
-
 tb_status tb_loss_scale_update(tb_loss_scale *s, bool taken)
 {
     s->good_steps = taken ? s->good_steps + 1 : 0;
@@ -15,6 +13,6 @@ tb_status tb_loss_scale_update(tb_loss_scale *s, bool taken)
     if (!taken) s->scale /= 2;
     if (s->growth_steps == 0 || s->good_steps < s->growth_steps) return TB_OK;
     s->good_steps = 0;
-    if (s->scale < largest_scale) s->scale *= 2;
+    if (s->scale < TB_LOSS_SCALE_MAX) s->scale *= 2;
     return TB_OK;
 }

@@ -80,6 +80,7 @@ tb_status tb_grad_norm(const tb_params *ps, double *out)
         double squares;
         if (!g) continue;
         tb_scope *scope = tb_scope_open();
+        if (tb_dtype_size(tb_tensor_dtype(g)) < sizeof(float)) g = tb_cast(g, TB_F32); /* f16 ends at 256 squared */
         tb_status st = tb_item_f64(tb_sum(tb_mul(g, g), 0, NULL, false), &squares);
         tb_scope_close(scope);
         TB_TRY(st);

@@ -49,13 +49,14 @@ typedef union tb_optim_attrs {
 tb_optim_attrs tb_optim_attrs_at(const tb_optim_config *c, bool decays, int64_t t, double scale);
 int tb_optim_states(const tb_optim_config *c); /* state tensors of each parameter: 0, 1 or 2 */
 
-/* The 2-norm of all gradients: squares of each parameter's gradient are summed by the sum op, those sums in the set's
- * order in f64. Parameters without a gradient count for nothing. */
+/* The 2-norm of all gradients: squares of each parameter's gradient (f16 and bf16 in f32) are summed by the sum op,
+ * those sums in the set's order in f64. Parameters without a gradient count for nothing. */
 TB_MUST_USE tb_status tb_grad_norm(const tb_params *ps, double *out);
 
 /* ---- dynamic loss scaling (Micikevicius et al., "Mixed Precision Training", 2018, section 3.2): gradients that pass
  * through f16 are those of scale * loss. A step whose gradients overflowed is skipped and halves the scale; so many
  * good steps in a row double it. ---- */
+#define TB_LOSS_SCALE_MAX 0x1p40 /* gradients that never overflow would let it grow for ever */
 typedef struct tb_loss_scale {
     double scale;         /* a power of two: scaling rounds nothing */
     int64_t growth_steps; /* good steps until it doubles; 0: never */

@@ -27,8 +27,9 @@ static tb_status prepare(tb_trainer *t)
     int rank = c->comm ? tb_comm_rank(c->comm) : 0, ranks = c->comm ? tb_comm_size(c->comm) : 1;
     TB_TRY(tb_lr_check(&c->schedule));
     int exponent;
-    if (c->loss_scale != 0 && (!(c->loss_scale >= 1) || frexp(c->loss_scale, &exponent) != 0.5))
-        return TB_FAIL(TB_ERR_CONFIG, "training: the loss scale starts at a power of two >= 1, not at %g",
+    bool is_scale = c->loss_scale >= 1 && c->loss_scale <= TB_LOSS_SCALE_MAX;
+    if (c->loss_scale != 0 && (!is_scale || frexp(c->loss_scale, &exponent) != 0.5))
+        return TB_FAIL(TB_ERR_CONFIG, "training: the loss scale starts at a power of two from 1 to 2^40, not at %g",
                        c->loss_scale);
     t->scaling = (tb_loss_scale){.scale = c->loss_scale, .growth_steps = c->scale_growth ? c->scale_growth : 2000};
     if (ranks > 1 && tb_params_buffer_count(ps) > 0)

@@ -102,6 +102,12 @@ static void rows_of_a_buffer_keep_the_uses_apart_until_they_are_joined(void **st
     assert_ok(tb_backward(tb_sum(tb_mul(a, x), 0, NULL, false)));
     assert_ok(tb_grad_join(a));
     assert_grad(a, (double[]){5, 5}, 2);
+    tb_grad_clear(a);
+    assert_ok(tb_backward(tb_sum(tb_sub(tb_mul(a, x), a), 0, NULL, false)));
+    tb_grad_clear(a); /* a step that is discarded: what its second use left does not count later */
+    assert_ok(tb_backward(tb_sum(tb_mul(a, x), 0, NULL, false)));
+    assert_ok(tb_grad_join(a));
+    assert_grad(a, (double[]){5, 5}, 2);
 }
 
 static int calls_seen;

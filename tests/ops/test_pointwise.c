@@ -53,6 +53,9 @@ static void integers_stay_exact_and_wrap(void **state)
     assert_ints(tb_maximum(ints(2, (int64_t[]){big, -5}), ints(2, (int64_t[]){big + 1, -6})), 2,
                 (int64_t[]){big + 1, -5});
     assert_ints(tb_clamp(ints(2, (int64_t[]){big, -7}), -INFINITY, INFINITY), 2, (int64_t[]){big, -7});
+    assert_ints(tb_clamp(ints(2, (int64_t[]){big, -7}), 0x1p63, INFINITY), 2, (int64_t[]){INT64_MAX, INT64_MAX});
+    assert_ints(tb_clamp(ints(2, (int64_t[]){big, -7}), -INFINITY, -0x1p70), 2, (int64_t[]){INT64_MIN, INT64_MIN});
+    assert_ints(tb_clamp(ints(2, (int64_t[]){big, -7}), NAN, NAN), 2, (int64_t[]){big, -7});
     assert_ints(tb_pow(ints(4, (int64_t[]){2, 1, -1, -1}), ints(4, (int64_t[]){-1, -3, -2, -3})), 4,
                 (int64_t[]){0, 1, 1, -1});
     assert_ints(tb_pow(ints(2, (int64_t[]){3, -2}), ints(2, (int64_t[]){40, 63})), 2,

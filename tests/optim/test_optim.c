@@ -123,6 +123,24 @@ static void clipping_scales_to_the_global_norm(void **state)
     tb_params_destroy(ps);
 }
 
+static void the_norm_of_half_floats_is_summed_in_f32(void **state)
+{
+    (void)state;
+    static const tb_dtype types[] = {TB_F16, TB_BF16};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        tb_params *ps;
+        double norm;
+        assert_ok(tb_params_create(types[i], 1, &ps));
+        tb_tensor *w = tb_params_add(ps, "w", tb_init_constant(1), 1, (int64_t[]){9});
+        tb_scope *s = tb_scope_open();
+        assert_ok(tb_backward(tb_sum(tb_mul(w, tb_scalar(types[i], 1000)), 0, NULL, false)));
+        assert_ok(tb_grad_norm(ps, &norm));
+        assert_is(norm, 3000);
+        tb_scope_close(s);
+        tb_params_destroy(ps);
+    }
+}
+
 static void a_failed_op_stops_the_step(void **state)
 {
     (void)state;
@@ -218,6 +236,7 @@ int main(void)
         ctx_test(adam_steps_by_the_rate_under_a_constant_slope),
         ctx_test(adamw_decays_apart_from_the_moments_and_leaves_biases),
         ctx_test(clipping_scales_to_the_global_norm),
+        ctx_test(the_norm_of_half_floats_is_summed_in_f32),
         ctx_test(a_failed_op_stops_the_step),
         ctx_test(a_scaled_step_is_the_step_and_overflow_skips_it),
         ctx_test(the_loss_scale_halves_on_overflow_and_grows_after_good_steps),

@@ -167,7 +167,9 @@ static void a_loss_scale_is_a_power_of_two(void **state)
     c.data = r.data;
     c.loss_scale = 1000;
     tb_trainer *trainer;
-    assert_fails(tb_trainer_create(&c, &trainer), TB_ERR_CONFIG, "a power of two >= 1, not at 1000");
+    assert_fails(tb_trainer_create(&c, &trainer), TB_ERR_CONFIG, "a power of two from 1 to 2^40, not at 1000");
+    c.loss_scale = 0x1p63; /* more than a checkpoint's count holds */
+    assert_fails(tb_trainer_create(&c, &trainer), TB_ERR_CONFIG, "a power of two from 1 to 2^40, not at 9.2");
     assert_null(trainer);
     char hash[65];
     end(&r, hash);
