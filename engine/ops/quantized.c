@@ -32,8 +32,11 @@ static const tb_attr quantize_attr_table[] = {
 static tb_status check_scale(const tb_op_call *c)
 {
     const quantize_attrs *a = c->attrs;
-    if (a->scale > 0 && isfinite(1 / a->scale) && a->zero >= 0 && a->zero <= 255) return TB_OK;
-    return TB_FAIL(TB_ERR_INVALID, "%s: scale %g, zero point %lld: the scale must be positive, the zero point 0 to 255",
+    bool has_inverse = a->scale > 0 && isfinite((float)a->scale) && isfinite((float)(1 / a->scale));
+    if (has_inverse && a->zero >= 0 && a->zero <= 255) return TB_OK;
+    return TB_FAIL(TB_ERR_INVALID,
+                   "%s: scale %g, zero point %lld: the scale must be positive and have an inverse in f32, the zero "
+                   "point be 0 to 255",
                    c->op->name, a->scale, (long long)a->zero);
 }
 

@@ -2,6 +2,7 @@
 #include "conv2d.h"
 #include "quant_internal.h"
 #include "tb_ops.h"
+#include <float.h>
 #include <math.h>
 
 /* ---- scales ---- */
@@ -15,7 +16,7 @@ typedef struct scale {
 static scale scale_of(float lo, float hi)
 {
     double from = lo < 0 ? (double)lo : 0, to = hi > 0 ? (double)hi : 0, step = (to - from) / 255;
-    if (!(step > 0)) step = 1; /* a value that is always 0 */
+    if (!(step >= (double)FLT_MIN)) step = 1; /* a value that is always 0, or too small to divide by its step in f32 */
     return (scale){step, rint(-from / step)};
 }
 
@@ -60,6 +61,20 @@ static bool range_of(const rewriter *w, int value, float *lo, float *hi)
     }
 }
 
+/* The step of a channel's weights: the largest is 127, unless the bias or the sums in such steps leave 32 bits: then as
+ * much more as they need, which only a channel of nearly no weights does. */
+static double weight_step(const float *w, int64_t depth, double bias, double x_step)
+{
+    double most = 0, sum = 0;
+    for (int64_t k = 0; k < depth; k++) {
+        most = fmax(most, fabs((double)w[k]));
+        sum += fabs((double)w[k]);
+    }
+    double rounding = 128 * (double)depth; /* half a weight's step for each input of 255 */
+    double step = fmax(most / 127, (fabs(bias) / x_step + 255 * sum) / (INT32_MAX - 1 - rounding));
+    return step > 0 ? step : 1;
+}
+
 /* Per-channel weights, and everything else of the layer folded into an offset and a factor per channel. A channel's
  * weights [channels, places] become [places, channels], as the integers lie. */
 static tb_status layer_constants(rewriter *w, const tb_node *n, int64_t channels, scale x, double y_step, int *ids)
@@ -78,10 +93,8 @@ static tb_status layer_constants(rewriter *w, const tb_node *n, int64_t channels
     float *factor = tb_calloc((size_t)rows + 1, sizeof *factor);
     tb_status st = q && offset && factor && f && (b || !bias) ? TB_OK : TB_ERR_OOM;
     for (int64_t j = 0; j < rows && st == TB_OK; j++) {
-        float most = 0;
         int64_t sum = 0;
-        for (int64_t k = 0; k < depth; k++) most = fmaxf(most, fabsf(f[j * depth + k]));
-        double step = most > 0 ? (double)most / 127 : 1;
+        double step = weight_step(f + j * depth, depth, b ? (double)b[j] : 0, x.step);
         for (int64_t k = 0; k < depth; k++) {
             int8_t integer = (int8_t)rint((double)f[j * depth + k] / step);
             q[j * depth + k % places * channels + k / places] = integer;

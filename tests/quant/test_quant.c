@@ -96,6 +96,37 @@ static void integers_stay_close_and_agree_between_isas(void **state)
     tb_ranges_free(&ranges);
 }
 
+/* A channel whose weights have died away keeps its bias; values too small for a step that f32 can divide by are 0. */
+static void dead_channels_keep_their_bias(void **state)
+{
+    static const float sizes[] = {1e-5f, 1e-12f, 1e-30f, 1e-39f};
+    static float x[ROWS * IN], tiny[ROWS * IN], exact[ROWS * OUT], y[ROWS * OUT];
+    for (int i = 0; i < ROWS * IN; i++) {
+        x[i] = (float)tb_random_normal(1, 1, (uint64_t)i);
+        tiny[i] = x[i] * 1e-40f;
+    }
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
+        for (int small_x = 0; small_x < 2; small_x++) {
+            tb_tensor *p[4] = {
+                random_tensor("w1", 2, (int64_t[]){HIDDEN, IN}, 0.2), random_tensor("b1", 1, (int64_t[]){HIDDEN}, 0.5),
+                random_tensor("w2", 2, (int64_t[]){OUT, HIDDEN}, 0.2), random_tensor("b2", 1, (int64_t[]){OUT}, 0.5)};
+            float *w[2] = {tb_tensor_host(p[0]), tb_tensor_host(p[2])};
+            for (int j = 0; j < HIDDEN; j += 3)
+                for (int i = 0; i < IN; i++) w[0][j * IN + i] *= sizes[k];
+            for (int j = 0; j < OUT; j += 3)
+                for (int i = 0; i < HIDDEN; i++) w[1][j * HIDDEN + i] *= sizes[k];
+            tb_ranges ranges;
+            tb_quant_report report;
+            run(capture(p), *state, ROWS, small_x ? tiny : x, exact, &ranges);
+            tb_graph *g = capture(p);
+            assert_ok(tb_quantize_graph(g, &ranges, NULL, &report));
+            assert_int_equal(report.n_quantized, 2);
+            run(g, *state, ROWS, small_x ? tiny : x, y, NULL);
+            assert_true(sqnr(y, exact, ROWS * OUT) > 30);
+            tb_ranges_free(&ranges);
+        }
+}
+
 /* ---- a convolutional network from bytes of images ---- */
 enum { SIDE = 12, PIXELS = 2 * SIDE * SIDE, IMAGES = 16 };
 
@@ -377,6 +408,7 @@ static void other_graphs_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {ctx_test(integers_stay_close_and_agree_between_isas),
+                                       ctx_test(dead_channels_keep_their_bias),
                                        ctx_test(a_convolutional_network_stays_in_integers),
                                        ctx_test(residual_networks_stay_in_integers),
                                        ctx_test(a_convolution_between_f32_images_stays_f32),
