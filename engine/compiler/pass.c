@@ -3,7 +3,7 @@
 #include "tb_file.h"
 
 static const tb_pass *const passes[] = {
-    &tbi_pass_simplify,  &tbi_pass_fold,     &tbi_pass_cse,      &tbi_pass_norm,
+    &tbi_pass_simplify,  &tbi_pass_fold,     &tbi_pass_cse,      &tbi_pass_bias, &tbi_pass_channels,
     &tbi_pass_attention, &tbi_pass_epilogue, &tbi_pass_winograd, &tbi_pass_fuse,
 };
 
@@ -40,6 +40,18 @@ int tbi_producer(const tb_graph *g, int value, const tb_op *op, bool single_use)
 
 bool tbi_is_constant(const tb_graph *g, int value) { return value != TB_NO_VALUE && g->values[value].constant; }
 
+void tbi_unique_name(const tb_graph *g, const char *stem, char *name, size_t size)
+{
+    snprintf(name, size, "%s", stem);
+    for (int n = 1;; n++) {
+        bool taken = false;
+        for (int i = 0; i < g->n_values && !taken; i++)
+            taken = g->values[i].constant && strcmp(g->values[i].name, name) == 0;
+        if (!taken) return;
+        snprintf(name, size, "%.50s%d", stem, n);
+    }
+}
+
 static tb_status dump(const tb_graph *g, const tb_compile_opts *opts, int index, const char *pass)
 {
     char *path = tb_asprintf("%s/%02d-%s.tbir", opts->dump_dir, index, pass);
@@ -63,7 +75,8 @@ tb_status tb_compile(tb_graph *g, const tb_compile_opts *opts, tb_compile_report
     }
     for (int i = 0; i < tb_pass_count() + (opts->also != NULL); i++) {
         const tb_pass *p = i < tb_pass_count() ? passes[i] : opts->also;
-        bool is_fusion = p == &tbi_pass_epilogue || p == &tbi_pass_winograd || p == &tbi_pass_fuse;
+        bool is_fusion = p == &tbi_pass_attention || p == &tbi_pass_epilogue || p == &tbi_pass_winograd ||
+                         p == &tbi_pass_fuse;
         if (p->is_inexact && opts->strict) continue;
         if ((p->is_fast && !opts->fast) || (is_fusion && opts->no_fusion)) continue;
         r.rewrites = 0;

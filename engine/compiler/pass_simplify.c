@@ -66,17 +66,6 @@ static bool can_fold(const tb_graph *g, const tb_node *n)
     return bytes <= in_bytes + MAX_GROWTH_BYTES;
 }
 
-static void unique_name(const tb_graph *g, char *name, size_t size)
-{
-    for (int n = 0;; n++) {
-        bool taken = false;
-        snprintf(name, size, "folded%d", n);
-        for (int i = 0; i < g->n_values && !taken; i++)
-            taken = g->values[i].constant && strcmp(g->values[i].name, name) == 0;
-        if (!taken) return;
-    }
-}
-
 static tb_status fold_node(tb_graph *g, int at)
 {
     const tb_node *n = &g->nodes[at];
@@ -90,7 +79,7 @@ static tb_status fold_node(tb_graph *g, int at)
     tb_tensor *value = tb_is_poison(out[0]) || out[0]->is_contiguous ? out[0] : tb_copy(out[0]);
     tb_ctx_set_tag(tb_ctx_current(), tag);
     tb_status st = tb_ctx_take_error(tb_ctx_current());
-    unique_name(g, name, sizeof name);
+    tbi_unique_name(g, "folded", name, sizeof name);
     if (st == TB_OK) st = tb_graph_constant(g, name, value, &id);
     if (st == TB_OK) tb_graph_replace(g, g->nodes[at].out[0], id);
     tb_scope_close(scope);

@@ -63,12 +63,16 @@ static const tb_op *binary(generator *r)
     return ops[roll(r, 4)];
 }
 
-/* Linear, often followed by a residual, by an activation. */
+/* Linear, often followed by a constant, by a residual, by an activation. */
 static int layer(generator *r, int x)
 {
     int w = constant(r, "w", 2, (int64_t[]){WIDTH, WIDTH});
     int bias = roll(r, 2) ? constant(r, "w", 1, (int64_t[]){WIDTH}) : TB_NO_VALUE;
     int h = node(r, &tb_op_linear, 3, (int[]){x, w, bias});
+    if (roll(r, 4) == 0) {
+        int k = small_constant(r);
+        h = node(r, binary(r), 2, roll(r, 4) ? (int[]){h, k} : (int[]){k, h});
+    }
     if (roll(r, 2)) {
         int other = any_value(r);
         h = node(r, &tb_op_add, 2, roll(r, 2) ? (int[]){h, other} : (int[]){other, h});

@@ -123,6 +123,7 @@ static void compiled_graphs_keep_the_bits(void **state)
                                         "drop double negation",
                                         "fold",
                                         "merge equal nodes",
+                                        "sum into absent bias",
                                         "add residual",
                                         "activate",
                                         "pointwise program"};
@@ -281,12 +282,13 @@ static void convolutions_filter_minimally_with_their_pooling(void **state)
     assert_true(size > 1 && most < 1e-5f * size);
 }
 
-/* conv [-> norm] [-> relu] -> pool, of a kind that a seed says. */
+/* conv [-> norm] [-> factor] [-> sum] [-> relu] -> pool [-> linear -> divisor -> difference]: a seed says which. */
 typedef struct network {
     uint64_t seed, at;
     int64_t channels, side, filters, kernel;
-    bool has_norm, has_relu;
+    bool has_bias, has_norm, has_factor, has_sum, has_relu, has_tail;
 } network;
+enum { TAIL = 5 };
 
 static tb_tensor *drawn(network *w, int rank, const int64_t *dims, float shift)
 {
@@ -306,16 +308,20 @@ static tb_tensor *network_forward(void *arg, int n, tb_tensor *const *in)
     (void)n;
     tb_tensor *x = tb_conv2d(in[0], p[0], p[1], &(tb_conv2d_opts){.pad = {1, 1}});
     if (p[2]) x = tb_batch_norm_eval(x, p[2], p[3], p[4], p[5], 1e-3);
-    if (p[6]) x = tb_relu(x);
-    return tb_max_pool2d(x, &(tb_pool2d_opts){.kernel = {2, 2}});
+    if (p[6]) x = tb_mul(p[6], x);
+    if (p[7]) x = tb_add(x, p[7]);
+    if (p[8]) x = tb_relu(x);
+    x = tb_max_pool2d(x, &(tb_pool2d_opts){.kernel = {2, 2}});
+    return p[9] ? tb_sub(p[11], tb_div(tb_linear(x, p[9], NULL), p[10])) : x;
 }
 
-/* What rounds otherwise: batch norm in the weights, minimal filtering, pooling with it. */
+/* What rounds otherwise: batch norm, factors and sums in the weights, minimal filtering, pooling with it. */
 static void random_networks_stay_close_where_rounding_may_change(void **state)
 {
     enum { TRIALS = 300, N = 2, MOST = N * 16 * 16 * 16 };
-    static const char *const inexact[] = {"norm into weights", "filter minimally", "pool in tiles"};
-    static float x[MOST], y[2][MOST];
+    static const char *const inexact[] = {"norm into weights", "factor into weights", "sum into bias",
+                                          "filter minimally", "pool in tiles"};
+    static float x[MOST], y[2][MOST], eager[MOST];
     fired made = {0};
     for (uint64_t seed = 0; seed < TRIALS; seed++) {
         network w = {.seed = 700 + seed,
@@ -324,13 +330,25 @@ static void random_networks_stay_close_where_rounding_may_change(void **state)
                      .side = 8 + (int64_t)tb_random_below(seed, 1, 2, 8),
                      .kernel = tb_random_below(seed, 1, 3, 2) ? 3 : 5,
                      .has_norm = tb_random_below(seed, 1, 4, 2),
-                     .has_relu = tb_random_below(seed, 1, 5, 2)};
+                     .has_relu = tb_random_below(seed, 1, 5, 2),
+                     .has_factor = tb_random_below(seed, 1, 6, 2),
+                     .has_sum = tb_random_below(seed, 1, 7, 3),
+                     .has_tail = tb_random_below(seed, 1, 8, 2),
+                     .has_bias = tb_random_below(seed, 1, 9, 2)};
         tb_scope *scope = tb_scope_open();
-        int64_t pooled = (w.side + 3 - w.kernel) / 2, result = N * w.filters * pooled * pooled;
-        tb_tensor *p[7] = {drawn(&w, 4, (int64_t[]){w.filters, w.channels, w.kernel, w.kernel}, 0),
-                           drawn(&w, 1, &w.filters, 0)};
+        int64_t pooled = (w.side + 3 - w.kernel) / 2, result = N * w.filters * pooled * (w.has_tail ? TAIL : pooled),
+                each[3] = {w.filters, 1, 1}, width = TAIL;
+        tb_tensor *p[12] = {drawn(&w, 4, (int64_t[]){w.filters, w.channels, w.kernel, w.kernel}, 0),
+                           w.has_bias ? drawn(&w, 1, &w.filters, 0) : NULL};
         for (int k = 2; k < 6 && w.has_norm; k++) p[k] = drawn(&w, 1, &w.filters, k == 3 ? 0.1f : 0);
-        p[6] = w.has_relu ? p[0] : NULL;
+        if (w.has_factor) p[6] = drawn(&w, 3, each, 0);
+        if (w.has_sum) p[7] = drawn(&w, 3, each, 0);
+        p[8] = w.has_relu ? p[0] : NULL;
+        if (w.has_tail) {
+            p[9] = drawn(&w, 2, (int64_t[]){TAIL, pooled}, 0);
+            p[10] = drawn(&w, 1, &width, 0.5f);
+            p[11] = drawn(&w, 1, &width, 0);
+        }
         for (int i = 0; i < MOST; i++) x[i] = (float)tb_random_normal(seed, 2, (uint64_t)i);
         for (int fast = 0; fast < 2; fast++) {
             tb_graph *g;
@@ -342,7 +360,10 @@ static void random_networks_stay_close_where_rounding_may_change(void **state)
             if (fast) add_fired(&made, &report);
             run_filtered(g, *state, N, x, y[fast]);
         }
+        tb_tensor *in = tb_tensor_from(TB_F32, 4, (int64_t[]){N, w.channels, w.side, w.side}, x);
+        assert_ok(tb_tensor_read(network_forward(p, 1, &in), eager, sizeof *eager * (size_t)result));
         tb_scope_close(scope);
+        assert_memory_equal(eager, y[0], sizeof *eager * (size_t)result);
         float most = 0, size = 0;
         for (int64_t i = 0; i < result; i++) {
             most = fmaxf(most, fabsf(y[0][i] - y[1][i]));
@@ -352,6 +373,77 @@ static void random_networks_stay_close_where_rounding_may_change(void **state)
             fail_msg("network %d: %g of %g", (int)seed, (double)most, (double)size);
     }
     must_have_fired(&made, inexact, sizeof inexact / sizeof inexact[0]);
+}
+
+/* p: two layers with one weight, each with a factor; a sum behind a convolution; what cannot move. */
+static tb_tensor *with_constants(void *arg, int n, tb_tensor *const *in)
+{
+    tb_tensor **p = arg, *x = in[0];
+    (void)n;
+    x = tb_mul(tb_linear(x, p[0], NULL), p[1]);
+    x = tb_sub(p[1], tb_mul(tb_scalar(TB_F32, 2), tb_linear(x, p[0], p[1])));
+    x = tb_add(tb_conv2d(x, p[2], NULL, NULL), p[3]);
+    tb_tensor *y = tb_linear(x, p[0], NULL);
+    return tb_mul(tb_mul(y, p[4]), tb_tanh(y)); /* two uses; and a factor for every row */
+}
+
+static void constants_move_into_the_layer_before_them(void **state)
+{
+    (void)state;
+    network w = {.seed = 5};
+    tb_tensor *p[5] = {drawn(&w, 2, (int64_t[]){2, 2}, 0), drawn(&w, 1, (int64_t[]){2}, 0),
+                       drawn(&w, 4, (int64_t[]){3, 3, 1, 1}, 0), drawn(&w, 3, (int64_t[]){3, 1, 1}, 0),
+                       drawn(&w, 2, (int64_t[]){2, 1}, 0)};
+    static const char *const want[2] = {
+        "graph g(N) {\n"
+        "  %0 : f32[N, 3, 2, 2] = input \"x\"\n"
+        "  %1 : f32[2, 2] = const \"c0.normed\"\n"
+        "  %2 : f32[N, 3, 2, 2] = linear(%0, %1)\n"
+        "  %3 : f32[2, 2] = const \"c0.normed1.normed\"\n"
+        "  %4 : f32[2] = const \"c0.normed1.shift\"\n"
+        "  %5 : f32[N, 3, 2, 2] = linear(%2, %3, %4)\n"
+        "  %6 : f32[3, 3, 1, 1] = const \"c3\"\n"
+        "  %7 : f32[3] = const \"c3.shift\"\n"
+        "  %8 : f32[N, 3, 2, 2] = conv2d(%5, %6, %7) {stride=[1, 1], pad=[0, 0], dilation=[1, 1], groups=1}\n"
+        "  %9 : f32[2, 2] = const \"c0\"\n"
+        "  %10 : f32[N, 3, 2, 2] = linear(%8, %9, _)\n"
+        "  %11 : f32[2, 1] = const \"c5\"\n"
+        "  %12 : f32[N, 3, 2, 2] = mul(%10, %11)\n"
+        "  %13 : f32[N, 3, 2, 2] = tanh(%10)\n"
+        "  %14 : f32[N, 3, 2, 2] = mul(%12, %13)\n"
+        "  output %14 \"y\"\n"
+        "}\n",
+        "graph g(N) {\n"
+        "  %0 : f32[N, 3, 2, 2] = input \"x\"\n"
+        "  %1 : f32[2, 2] = const \"c0\"\n"
+        "  %2 : f32[N, 3, 2, 2] = linear(%0, %1, _)\n"
+        "  %3 : f32[2] = const \"c1\"\n"
+        "  %4 : f32[N, 3, 2, 2] = mul(%2, %3)\n"
+        "  %5 : f32[N, 3, 2, 2] = linear(%4, %1, %3)\n"
+        "  %6 : f32[] = const \"c2\"\n"
+        "  %7 : f32[N, 3, 2, 2] = mul(%6, %5)\n"
+        "  %8 : f32[N, 3, 2, 2] = sub(%3, %7)\n"
+        "  %9 : f32[3, 3, 1, 1] = const \"c3\"\n"
+        "  %10 : f32[3] = const \"c3.shift\"\n"
+        "  %11 : f32[N, 3, 2, 2] = conv2d(%8, %9, %10) {stride=[1, 1], pad=[0, 0], dilation=[1, 1], groups=1}\n"
+        "  %12 : f32[N, 3, 2, 2] = linear(%11, %1, _)\n"
+        "  %13 : f32[2, 1] = const \"c5\"\n"
+        "  %14 : f32[N, 3, 2, 2] = mul(%12, %13)\n"
+        "  %15 : f32[N, 3, 2, 2] = tanh(%12)\n"
+        "  %16 : f32[N, 3, 2, 2] = mul(%14, %15)\n"
+        "  output %16 \"y\"\n"
+        "}\n"};
+    for (int strict = 0; strict < 2; strict++) {
+        tb_graph *g;
+        tb_text text = {0};
+        assert_ok(tb_capture("g", 1, (const char *[]){"N"}, 1, &(tb_capture_input){"x", TB_F32, 4, {-1, 3, 2, 2}},
+                             with_constants, p, &g));
+        assert_ok(tb_compile(g, &(tb_compile_opts){.strict = strict, .no_fusion = true}, NULL));
+        tb_graph_dump(g, &text);
+        assert_string_equal(tb_text_str(&text), want[strict]);
+        tb_text_free(&text);
+        tb_graph_free(g);
+    }
 }
 
 /* Attention written out, of a kind that a seed says. */
@@ -467,7 +559,7 @@ static void attention_written_out_becomes_one_op(void **state)
         tb_graph *g;
         tb_text text = {0};
         capture_attention(&c, true, &g);
-        assert_ok(tb_compile(g, &(tb_compile_opts){.strict = strict, .no_fusion = true}, NULL));
+        assert_ok(tb_compile(g, &(tb_compile_opts){.strict = strict}, NULL));
         tb_graph_dump(g, &text);
         assert_string_equal(tb_text_str(&text), want[strict]);
         tb_text_free(&text);
@@ -636,6 +728,7 @@ int main(void)
         ctx_test(batch_norm_moves_into_the_convolution),
         ctx_test(convolutions_filter_minimally_with_their_pooling),
         ctx_test(random_networks_stay_close_where_rounding_may_change),
+        ctx_test(constants_move_into_the_layer_before_them),
         ctx_test(attention_written_out_becomes_one_op),
         ctx_test(attention_that_does_more_stays_and_says_why),
         ctx_test(random_attention_stays_close_to_what_was_written_out),
