@@ -395,6 +395,30 @@ tb_status tb_arms_layer_times(tb_arms *s, int arm, tb_layer_times *out)
                                   out);
 }
 
+static double value_bytes(const tb_graph *g, int id, const int64_t *sizes)
+{
+    const tb_value *v = &g->values[id];
+    double bytes = (double)tb_dtype_size(v->dtype);
+    for (int d = 0; d < v->rank; d++) bytes *= (double)tb_dim_at(v->dims[d], sizes);
+    return bytes;
+}
+
+tb_arms_work tb_arms_work_of(const tb_arms *s, int arm)
+{
+    const tb_graph *g = tb_exec_graph(s->exec[arm > 0 ? arm - 1 : E1]);
+    const int64_t sizes[TB_MAX_SYMBOLS] = {s->config.batch, 1};
+    tb_arms_work work = {0};
+    for (int i = 0; i < g->n_nodes; i++) {
+        const tb_node *n = &g->nodes[i];
+        work.flop += 2 * tb_quant_macs(g, i) * (double)s->config.batch;
+        if (n->op->fusion == TB_FUSE_VIEW) continue;
+        for (int k = 0; k < n->n_in; k++)
+            if (n->in[k] != TB_NO_VALUE) work.bytes += value_bytes(g, n->in[k], sizes);
+        for (int o = 0; o < n->op->n_out - n->op->n_hidden; o++) work.bytes += value_bytes(g, n->out[o], sizes);
+    }
+    return work;
+}
+
 int64_t tb_arms_tokens(const tb_arms *s)
 {
     return s->is_text ? s->config.batch * (s->config.is_stepped ? 1 : s->answers) : 0;

@@ -52,6 +52,12 @@ TB_MUST_USE tb_status tb_arms_check(tb_arms *a, tb_arms_facts *out);
 TB_MUST_USE tb_status tb_arms_run(tb_arms *a, int arm, int64_t turn);
 /* Of arm 1 to 3, at `batch`. */
 TB_MUST_USE tb_status tb_arms_layer_times(tb_arms *a, int arm, tb_layer_times *out);
+/* What a call of an arm does: operations of the products (two a multiply-add), and bytes of every node's operands and
+ * results, each once; views have none. e0: as e1, whose graph is what e0 does op by op. */
+typedef struct tb_arms_work {
+    double flop, bytes;
+} tb_arms_work;
+tb_arms_work tb_arms_work_of(const tb_arms *a, int arm);
 int64_t tb_arms_tokens(const tb_arms *a); /* bytes of text that a call reads; 0: images */
 /* The graph of arms 1 to 3 as text; the caller frees it with tb_free. */
 char *tb_arms_text(const tb_arms *a, int arm);

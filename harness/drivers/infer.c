@@ -9,6 +9,7 @@
 #include "arms.h"
 #include "infer_peers.h"
 #include "tb_alloc.h"
+#include "tb_bench.h"
 #include "tb_cpu.h"
 #include "tb_driver.h"
 #include "tb_pool.h"
@@ -148,6 +149,27 @@ static tb_status emit_layers(const tb_run *run, infer_state *s, int arm, const c
     return TB_OK;
 }
 
+/* What the arms do, and what the machine can do with the threads they have: multiply-adds in f32 and of u8 x s8, and
+ * reading what fits half of L2 and what no cache holds. */
+static tb_status emit_roofline(const tb_run *run, const infer_state *s)
+{
+    static const char *const names[TB_ARMS] = {"roofline.bytes.e0", "roofline.bytes.e1", "roofline.bytes.e2",
+                                               "roofline.bytes.e3"};
+    tb_pool *pool = tb_ctx_pool(s->ctx);
+    tb_isa isa = tb_ctx_isa(s->ctx);
+    tb_topo topo;
+    TB_TRY(tb_topo_load(&topo));
+    tb_emit_value(run, "roofline.flop", "FLOP", tb_arms_work_of(s->arms, 1).flop);
+    for (int arm = 0; arm < TB_ARMS; arm++) tb_emit_value(run, names[arm], "B", tb_arms_work_of(s->arms, arm).bytes);
+    size_t l2 = topo.l2_bytes > 0 ? (size_t)topo.l2_bytes / 2 * (size_t)run->threads : 512 << 10,
+           memory = topo.l3_bytes > 0 ? 4 * (size_t)topo.l3_bytes : 256 << 20;
+    tb_emit_value(run, "roofline.peak_gflops.f32", "GFLOP/s", tb_limit_flops(TB_F32, isa, pool) * 1e-9);
+    tb_emit_value(run, "roofline.peak_gflops.i8", "GFLOP/s", tb_limit_flops(TB_I8, isa, pool) * 1e-9);
+    tb_emit_value(run, "roofline.peak_gb_per_s.l2", "GB/s", tb_limit_read(l2, isa, pool) * 1e-9);
+    tb_emit_value(run, "roofline.peak_gb_per_s.memory", "GB/s", tb_limit_read(memory, isa, pool) * 1e-9);
+    return TB_OK;
+}
+
 static tb_status check(const tb_run *run, void *state)
 {
     infer_state *s = state;
@@ -173,6 +195,7 @@ static tb_status check(const tb_run *run, void *state)
                   "the fused graph gives other logits than eager execution");
     tb_emit_check(run, "parity.int8_accuracy_drop", "parity", f.accuracy_f32 - f.accuracy_int8, 0.005,
                   "integers lose more than 0.5 points of accuracy");
+    TB_TRY(emit_roofline(run, s));
     TB_TRY(emit_layers(run, s, TB_ARM_FUSED, "e2"));
     return emit_layers(run, s, TB_ARM_INT8, "e3");
 }
@@ -260,6 +283,10 @@ static const char *const emits[] = {"graph_e1",
                                     "plan_over_bound",
                                     "layer_us.*",
                                     "e2_products_us",
+                                    "roofline.flop",
+                                    "roofline.bytes.*",
+                                    "roofline.peak_gflops.*",
+                                    "roofline.peak_gb_per_s.*",
                                     "parity.graph_difference",
                                     "parity.fused_difference",
                                     "parity.int8_accuracy_drop",

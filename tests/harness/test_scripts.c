@@ -166,7 +166,7 @@ static void fill_kernels(tb_journal *j, int launch, const plotted *p, double rat
     assert_ok(tb_journal_value(j, &(tb_value){"roofline.peak_gb_per_s", "GB/s", 0, 16.2}));
 }
 
-static void fill_layers(tb_journal *j, int launch, const plotted *p, double unused)
+static void fill_arms(tb_journal *j, int launch, const plotted *p, double unused)
 {
     (void)launch, (void)p, (void)unused;
     for (int i = 0; i < 12; i++) {
@@ -174,6 +174,20 @@ static void fill_layers(tb_journal *j, int launch, const plotted *p, double unus
         snprintf(key, sizeof key, "layer_us.%s.block.%d.fc", i % 2 ? "e3" : "e2", i / 2);
         assert_ok(tb_journal_value(j, &(tb_value){key, "us", 0, 100 - 7 * i}));
     }
+    for (int arm = 2; arm < 4; arm++) {
+        char name[32], bytes[32];
+        double us = 240 / (arm - 1);
+        snprintf(name, sizeof name, "e%d_us", arm);
+        snprintf(bytes, sizeof bytes, "roofline.bytes.e%d", arm);
+        assert_ok(tb_journal_metric(j, &(tb_metric){.name = name, .unit = "us", .dir = "lower", .kind = "ratio"}));
+        assert_ok(tb_journal_samples(j, &(tb_samples){.metric = name, .n = 1, .values = &us}));
+        assert_ok(tb_journal_value(j, &(tb_value){bytes, "B", 0, 3e6 / (arm - 1)}));
+    }
+    assert_ok(tb_journal_value(j, &(tb_value){"roofline.flop", "FLOP", 0, 4e7}));
+    assert_ok(tb_journal_value(j, &(tb_value){"roofline.peak_gflops.f32", "GFLOP/s", 0, 260}));
+    assert_ok(tb_journal_value(j, &(tb_value){"roofline.peak_gflops.i8", "GFLOP/s", 0, 1040}));
+    assert_ok(tb_journal_value(j, &(tb_value){"roofline.peak_gb_per_s.l2", "GB/s", 0, 250}));
+    assert_ok(tb_journal_value(j, &(tb_value){"roofline.peak_gb_per_s.memory", "GB/s", 0, 45}));
 }
 
 static int write_samples(void **state)
@@ -223,8 +237,10 @@ static int write_samples(void **state)
                          training, "measured", 1, "invalid"},
               fill_training, 20000); /* 00000011.h5 */
     add_point(&(plotted){"inference", "mlp", "{}",
-                         "[{\"kind\":\"layers\",\"arms\":{\"e2\":\"fused\",\"e3\":\"INT8\"}}]", "measured", 1, "ok"},
-              fill_layers, 0);
+                         "[{\"kind\":\"layers\",\"arms\":{\"e2\":\"fused\",\"e3\":\"INT8\"}},"
+                         "{\"kind\":\"roofline\",\"arms\":{\"e2\":\"fused\",\"e3\":\"INT8\"}}]",
+                         "measured", 1, "ok"},
+              fill_arms, 0);
     return 0;
 }
 
@@ -252,7 +268,8 @@ static void every_kind_is_drawn_and_twice_the_same(void **state)
         "training-curve",  "training-throughput", "training-memory",     "training-efficiency",
         "training-ratio",  "training-histogram",  "training-geomean",    "training-tradeoff",
         "pipeline-gantt",  "serving-latency",     "serving-percentiles", "serving-spectrum",
-        "serving-batches", "serving-stages",      "kernels-roofline",    "inference-layers"};
+        "serving-batches", "serving-stages",      "kernels-roofline",    "inference-layers",
+        "inference-roofline"};
     char a[64], b[64], path[128];
     tb_text out = {0};
     const char *kept = getenv("TB_PLOT_OUT");
