@@ -5,7 +5,10 @@
 #include "tb_ops.h"
 #include <math.h>
 
-enum { RANK = 4 /* of the op's operands: batch, heads, length, width */ };
+enum {
+    RANK = 4, /* of the op's operands: batch, heads, length, width */
+    FEWEST = 128 /* queries and keys: with fewer the op's packing costs more than the scores do (measured) */
+};
 static const double HIDDEN = -1e9; /* a score from here on counts as never seen: exp of it is 0 beside any other's */
 
 typedef struct attention_attrs { /* of scaled_dot_product_attention */
@@ -109,6 +112,8 @@ static int scores_operand(const tb_graph *g, const tb_node *n)
     return found;
 }
 
+static bool is_few(tb_dim n) { return tb_dim_equal(n, tb_dim_of(n.base)) && n.base < FEWEST; }
+
 static bool is_product(const tb_node *n)
 {
     return n->op == &tb_op_matmul && !(n->attrs && *(const bool *)n->attrs /* sums over the batch */);
@@ -169,6 +174,7 @@ static const char *match(const tb_graph *g, int product, pattern *to)
     if (q->rank > RANK) return "attention has at most four dimensions";
     if (k->rank != q->rank || v->rank != q->rank || !same_dims(q, k, rank - 2) || !same_dims(q, v, rank - 2))
         return "q, k and v differ in batch or heads";
+    if (is_few(q->dims[rank - 2]) || is_few(v->dims[rank - 2])) return "so few queries or keys cost less written out";
     int64_t last = to->k_order.at[rank - 1];
     to->k_order.at[rank - 1] = to->k_order.at[rank - 2];
     to->k_order.at[rank - 2] = last;
