@@ -11,6 +11,7 @@
 #include "tb_cpu.h"
 #include "tb_text.h"
 #include "tb_topo.h"
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -25,6 +26,8 @@ typedef struct launch {
     bool steady, stopped;
     char why_invalid[512];
     char *flight;
+    int64_t watched_ns;   /* when the driver's part began, */
+    double busy_s, own_s; /* and what everybody on the rank's cores, and the rank, had used by then */
 } launch;
 
 static int64_t utc_ns(void)
@@ -112,6 +115,45 @@ static tb_status look_at_machine(launch *l, const char *when)
         TB_TRY(tb_bind_rank(e->topo, l->run.rank, l->run.ranks, l->run.threads));
     }
     return tb_group_idle_barrier(e->group);
+}
+
+/* What the processors did while a rank was watched. */
+typedef struct watched {
+    double own_s, busy_s, cores_s; /* of this rank; of everybody on its cores; what these had to give */
+    int64_t first_core;            /* ranks may share their cores, or be bound apart by mpirun */
+} watched;
+
+static void start_watch(launch *l)
+{
+    l->watched_ns = tb_now_ns();
+    l->own_s = tb_noise_own_s();
+    l->busy_s = tb_noise_busy_s(l->e->topo->cores, l->e->topo->n_cores);
+}
+
+/* What other processes took of the cores since start_watch(). The kernel counts ticks of 10 ms: of less than half a
+ * second nothing is said. */
+static tb_status end_watch(const launch *l)
+{
+    const tb_topo *topo = l->e->topo;
+    watched mine = {.own_s = tb_noise_own_s() - l->own_s,
+                    .busy_s = tb_noise_busy_s(topo->cores, topo->n_cores) - l->busy_s,
+                    .cores_s = (double)(tb_now_ns() - l->watched_ns) * 1e-9 * topo->n_cores,
+                    .first_core = topo->cores[0]};
+    void *all = NULL;
+    size_t bytes = 0;
+    double others_s = 0, cores_s = 0;
+    TB_TRY(tb_group_gather(l->e->group, &mine, sizeof mine, &all, &bytes));
+    const watched *w = all;
+    for (size_t i = 0; l->run.rank == 0 && i < bytes / sizeof *w; i++) {
+        bool seen = false;
+        for (size_t k = 0; k < i; k++) seen |= w[k].first_core == w[i].first_core;
+        others_s += (seen ? 0 : w[i].busy_s) - w[i].own_s;
+        cores_s += seen ? 0 : w[i].cores_s;
+    }
+    tb_free(all);
+    if (l->run.rank > 0 || isnan(others_s) || mine.cores_s < 0.5 * topo->n_cores) return TB_OK;
+    double percent = fmax(100 * others_s / cores_s, 0);
+    return tb_journal_value(l->journal, &(tb_value){"noise.others_percent", "%", -1, percent});
 }
 
 /* ---- the driver's part ---- */
@@ -257,7 +299,9 @@ static tb_status run_launch(launch *l)
     TB_TRY(open_launch(l));
     TB_TRY(look_at_machine(l, "before"));
     TB_TRY(tb_provenance_write_rank(l->journal, l->run.rank));
+    start_watch(l);
     TB_TRY(drive(l));
+    TB_TRY(end_watch(l));
     TB_TRY(look_at_machine(l, "after"));
     bool stop;
     TB_TRY(tb_run_sync(&l->run, &stop));

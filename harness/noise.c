@@ -4,11 +4,14 @@
 #include "tb_alloc.h"
 #include "tb_cpu.h"
 #include "tb_topo.h"
+#include <dirent.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 enum { ROUNDS = 1000, CHAIN = 20000 };
 
@@ -142,6 +145,86 @@ static double pressure(void)
     if (f && fscanf(f, "some avg10=%lf", &percent) != 1) percent = NAN;
     if (f) fclose(f);
     return percent;
+}
+
+/* ---- who used the cores ---- */
+
+static double ticks_as_s(double ticks) { return ticks / (double)sysconf(_SC_CLK_TCK); }
+
+double tb_noise_busy_s(const int *cores, int n)
+{
+    FILE *f = fopen("/proc/stat", "re");
+    double ticks = 0;
+    char line[512];
+    int found = 0;
+    while (f && fgets(line, sizeof line, f)) {
+        int core;
+        unsigned long long user, nice, system, irq, softirq, stolen;
+        if (sscanf(line, "cpu%d %llu %llu %llu %*u %*u %llu %llu %llu", &core, &user, &nice, &system, &irq, &softirq,
+                   &stolen) != 7)
+            continue;
+        for (int i = 0; i < n; i++) {
+            if (cores[i] != core) continue;
+            ticks += (double)(user + nice + system + irq + softirq + stolen);
+            found++;
+        }
+    }
+    if (f) fclose(f);
+    if (found != n) return NAN;
+    return ticks_as_s(ticks);
+}
+
+/* Of a child that runs, and of those that it waited for; 0 when it is gone. */
+static double child_s(long pid)
+{
+    char path[64], line[1024] = "";
+    unsigned long long user = 0, system = 0, waited_user = 0, waited_system = 0;
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    FILE *f = fopen(path, "re");
+    const char *behind_name = f && fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL;
+    if (f) fclose(f);
+    int n = behind_name ? sscanf(behind_name + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %llu %llu",
+                                 &user, &system, &waited_user, &waited_system)
+                        : 0;
+    if (n != 4) return 0;
+    return ticks_as_s((double)(user + system + waited_user + waited_system));
+}
+
+static double running_children_s(void)
+{
+    double seconds = 0;
+    DIR *threads = opendir("/proc/self/task");
+    for (const struct dirent *thread; threads && (thread = readdir(threads));) {
+        char path[300];
+        long pid;
+        snprintf(path, sizeof path, "/proc/self/task/%s/children", thread->d_name);
+        FILE *f = fopen(path, "re");
+        while (f && fscanf(f, "%ld", &pid) == 1) seconds += child_s(pid);
+        if (f) fclose(f);
+    }
+    if (threads) closedir(threads);
+    return seconds;
+}
+
+double tb_noise_own_s(void)
+{
+    struct rusage own, waited;
+    getrusage(RUSAGE_SELF, &own);
+    getrusage(RUSAGE_CHILDREN, &waited);
+    const struct timeval times[] = {own.ru_utime, own.ru_stime, waited.ru_utime, waited.ru_stime};
+    double seconds = running_children_s();
+    for (int i = 0; i < 4; i++) seconds += (double)times[i].tv_sec + (double)times[i].tv_usec * 1e-6;
+    return seconds;
+}
+
+double tb_noise_others_percent(const tb_result *r)
+{
+    double most = 0;
+    for (int i = 0; r && i < r->n_launches; i++) {
+        const tb_value *v = tb_launch_value(r->launches[i], "noise.others_percent", -1);
+        if (v) most = fmax(most, v->value);
+    }
+    return most;
 }
 
 tb_status tb_noise_measure(tb_noise *out)

@@ -23,5 +23,14 @@ TB_MUST_USE tb_status tb_noise_measure(tb_noise *out);
  * L3) or 249 to 305 (two); sums of 256 KiB to 4 MiB took 1.4 to 2.4 times as long on the last, while 20 and 60 ns
  * could not be told apart by any metric. NaN is unlike nothing. */
 bool tb_noise_cores_moved(double before_ns, double after_ns);
+/* Processor seconds since some start: what everybody spent on `cores` (NaN where the kernel does not tell), and what
+ * this process and its children did. The difference is of other processes; the kernel's pressure figure does not tell
+ * them from ranks that wait for each other. */
+double tb_noise_busy_s(const int *cores, int n);
+double tb_noise_own_s(void);
+/* Above this share of the cores' time a launch ran on a busy machine. */
+enum { TB_NOISE_BUSY_PERCENT = 5 };
+/* What others took while a launch ran, in percent of the cores' time: the most of any launch; 0: not recorded. */
+double tb_noise_others_percent(const tb_result *r);
 /* As values "noise.<when>.calib_cv", ... of rank -1; `when`: before | after. What is NaN is left out. */
 TB_MUST_USE tb_status tb_noise_write(tb_journal *j, const char *when, const tb_noise *noise);

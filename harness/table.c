@@ -1,5 +1,6 @@
 /* Tables of points by metrics. */
 #include "table.h"
+#include "noise.h"
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
@@ -83,6 +84,21 @@ static void print_core_to_core(const tb_row *rows, int n)
     if (hi > 0) printf("  core to core %.0f to %.0f ns one way\n", lo, hi);
 }
 
+/* Points whose figures other processes may have spoilt: they stand, and this says why they may be unlike the next. */
+static void print_busy(const tb_row *rows, int n)
+{
+    enum { SHOWN = 6 };
+    int found = 0;
+    for (int r = 0; r < n; r++) {
+        double others = tb_noise_others_percent(rows[r].result);
+        if (others <= TB_NOISE_BUSY_PERCENT) continue;
+        if (found < SHOWN) printf("%s%s (%.0f %%)", found ? ", " : "  busy machine during: ", rows[r].label, others);
+        found++;
+    }
+    if (found > SHOWN) printf(" and %d more", found - SHOWN);
+    if (found) printf("; in brackets what other processes took of the cores\n");
+}
+
 /* What carried the messages of several ranks: the fastest that reaches them all, unless a parameter says which. */
 static void print_backends(const tb_row *rows, int n)
 {
@@ -118,5 +134,6 @@ void tb_table_print(const char *title, const tb_row *rows, int n, const char *co
     }
     print_level(rows, n, metrics, n_metrics);
     print_core_to_core(rows, n);
+    print_busy(rows, n);
     print_backends(rows, n);
 }

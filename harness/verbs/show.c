@@ -2,6 +2,7 @@
  * that goes on or was killed). */
 #include "experiment.h"
 #include "flight.h"
+#include "noise.h"
 #include "results.h"
 #include "show_json.h"
 #include "table.h"
@@ -124,6 +125,9 @@ static void print_result(const tb_result *r, bool with_facts)
 {
     const tb_point *p = &r->launches[0]->point;
     printf("%s, %s: %s   (%s)\n", p->experiment, p->label, tb_result_status(r), p->scope);
+    double others = tb_noise_others_percent(r);
+    if (others > TB_NOISE_BUSY_PERCENT)
+        printf("  busy machine: other processes took up to %.0f %% of the cores while it ran\n", others);
     printf("  question  %s\n  point     %s\n  config    %s\n", p->question, p->hash, p->config);
     print_metrics(r);
     for (int i = 0; i < r->n_launches; i++) print_launch(r->launches[i]);
@@ -230,9 +234,15 @@ static bool names_results(const char *what)
 static int show(const tb_args *args)
 {
     const char *what = args->words[0];
-    if (tb_args_has(args, "keys") || !names_results(what))
-        return show_experiment(what, tb_args_has(args, "keys"), tb_args_has(args, "json"));
     const char *text = tb_args_get(args, "text");
+    bool is_experiment = tb_args_has(args, "keys") || !names_results(what);
+    if (is_experiment && text) {
+        fprintf(stderr, "tb show: --text takes a text from what a run measured, a folder, .h5 or .journal: not '%s'\n",
+                what);
+        return 2;
+    }
+    if (is_experiment)
+        return show_experiment(what, tb_args_has(args, "keys"), tb_args_has(args, "json"));
     if (text) return show_text(what, text);
     return show_results(what, tb_args_has(args, "json"), tb_args_has(args, "facts"));
 }
