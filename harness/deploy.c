@@ -5,6 +5,7 @@
 #include "tb_ops.h"
 #include "tb_safetensors.h"
 #include "weights.h"
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -14,7 +15,7 @@ tb_status tb_deploy_open(const char *checkpoint, tb_model **out)
     struct stat info;
     *out = NULL;
     if (stat(checkpoint, &info) == 0 && S_ISDIR(info.st_mode))
-        return TB_FAIL(TB_ERR_IO, "%s is a folder; a checkpoint is a file that tb run wrote (.safetensors)",
+        return TB_FAIL(TB_ERR_INVALID, "%s is a folder; a checkpoint is a file that tb run wrote (.safetensors)",
                        checkpoint);
     TB_TRY(tb_safetensors_open(checkpoint, &f));
     const char *spec = tb_safetensors_note(f, "model");
@@ -87,6 +88,16 @@ static tb_status must_fit(const tb_model *m, const tb_dataset *data)
     return TB_OK;
 }
 
+/* A model of text spells out the longest row that it knows. */
+static tb_status context_fits(const tb_model *m, int64_t context)
+{
+    const char *option = strstr(tb_model_spec(m), "context=");
+    long long longest = option ? strtoll(option + strlen("context="), NULL, 10) : context;
+    if (context <= longest) return TB_OK;
+    return TB_FAIL(TB_ERR_INVALID, "--context %lld: rows of model %s have at most %lld tokens", (long long)context,
+                   tb_model_spec(m), longest);
+}
+
 tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context, const char *name,
                             tb_graph **out)
 {
@@ -97,6 +108,7 @@ tb_status tb_deploy_capture(tb_model *m, const tb_dataset *data, int64_t context
     tb_ctx *ctx = tb_ctx_current();
     *out = NULL;
     TB_TRY(must_fit(m, data));
+    if (is_text) TB_TRY(context_fits(m, context));
     tb_model_set_training(m, false);
     bool mode = tb_grad_mode(ctx, false);
     tb_status st = tb_capture(name, 1, (const char *[]){"N"}, 1, &input,
@@ -152,6 +164,7 @@ tb_status tb_deploy_capture_step(tb_model *m, int64_t capacity, const char *name
         memcpy(in[2 + i].dims + 1, row, sizeof *row * (TB_MAX_RANK - 1));
         outputs[1 + i] = names[2 * i + 1];
     }
+    TB_TRY(context_fits(m, capacity));
     tb_ctx *ctx = tb_ctx_current();
     tb_model_set_training(m, false);
     bool mode = tb_grad_mode(ctx, false);

@@ -35,24 +35,30 @@ static const tb_summary *find(const tb_experiment *e, tb_result *const *results,
     return tb_result_summary(results[found], metric);
 }
 
+/* How many means there are, how many of them have not all their points, and the first of those. */
+typedef struct tally {
+    int n, n_left_out, first_point;
+    const char *first_metric;
+} tally;
+
 static void print_mean(const tb_experiment *e, tb_result *const *results, const tb_conf *of, const char *key,
-                       const char *series, const char *metric)
+                       const char *series, const char *metric, tally *t)
 {
     double sum = 0;
-    printf("geomean  %s over %d points%s%s%s%s: ", metric, of->n_items, key ? ", " : "", key ? key : "", key ? " " : "",
-           series);
+    t->n++;
     for (int i = 0; i < of->n_items; i++) {
         const tb_summary *s = find(e, results, of->items[i], key, series, metric);
         if (!s) {
-            printf("- (its point %d is missing, not ok, or several)\n", i + 1);
+            if (t->n_left_out++ == 0) t->first_point = i + 1, t->first_metric = metric;
             return;
         }
         sum += log(s->value);
     }
-    printf("%.4g\n", exp(sum / of->n_items));
+    printf("geomean  %s over %d points%s%s%s%s: %.4g\n", metric, of->n_items, key ? ", " : "", key ? key : "",
+           key ? " " : "", series, exp(sum / of->n_items));
 }
 
-static void print_one(const tb_experiment *e, tb_result *const *results, const tb_conf *plot)
+static void print_one(const tb_experiment *e, tb_result *const *results, const tb_conf *plot, tally *t)
 {
     const tb_conf *metrics = tb_conf_find(plot, "metric"), *of = tb_conf_find(plot, "of"),
                   *series = tb_conf_find(plot, "series");
@@ -62,13 +68,18 @@ static void print_one(const tb_experiment *e, tb_result *const *results, const t
         bool is_first = true;
         for (int q = 0; q < p; q++) is_first &= strcmp(series_of(e, q, key), name) != 0;
         for (int m = 0; is_first && m < metrics->n_items; m++)
-            print_mean(e, results, of, key, name, metrics->items[m]->text);
+            print_mean(e, results, of, key, name, metrics->items[m]->text, t);
     }
 }
 
 void tb_geomeans_print(const tb_experiment *e, tb_result *const *results)
 {
     const tb_conf *plots = tb_conf_find(e->tree, "plots");
+    tally t = {0};
     for (int i = 0; plots && i < plots->n_items; i++)
-        if (strcmp(tb_conf_find(plots->items[i], "kind")->text, "geomean") == 0) print_one(e, results, plots->items[i]);
+        if (strcmp(tb_conf_find(plots->items[i], "kind")->text, "geomean") == 0)
+            print_one(e, results, plots->items[i], &t);
+    if (t.n_left_out)
+        printf("geomean  %d of %d means left out: a point is missing, not ok, or several (first: point %d of %s)\n",
+               t.n_left_out, t.n, t.first_point, t.first_metric);
 }

@@ -3,7 +3,8 @@
  *   {kind: geomean, metric: [NAME, ..], series: KEY, of: [{KEY: VALUE, ..}, ..]}
  *
  * Of every series (points with one value of KEY) and metric: the mean over the points that match an entry of `of`. One
- * that is missing or not ok leaves no number. scripts/report has the same from the result files. */
+ * that is missing or not ok leaves no number; one line tells how often. scripts/report has the same from the result
+ * files. */
 #pragma once
 #include "experiment.h"
 #include "record.h"

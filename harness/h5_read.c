@@ -334,7 +334,8 @@ tb_status tb_h5_read(const char *path, tb_result **out)
     r.file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
     if (r.file < 0) {
         tb_free(r.result);
-        return TB_FAIL(TB_ERR_IO, "%s: %s", path, access(path, R_OK) ? strerror(errno) : "not HDF5, or cut off");
+        if (access(path, R_OK) == 0) return TB_FAIL(TB_ERR_PARSE, "%s: not HDF5, or cut off", path);
+        return TB_FAIL(errno == ENOENT ? TB_ERR_NOT_FOUND : TB_ERR_IO, "%s: %s", path, strerror(errno));
     }
     read_file(&r);
     H5Fclose(r.file);

@@ -53,7 +53,7 @@ tb_status tb_journal_read(const char *path, tb_launch **out)
     tb_status st = TB_OK;
     tb_launch *launch = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return TB_FAIL(TB_ERR_IO, "%s: %s", path, strerror(errno));
+    if (fd < 0) return TB_FAIL(errno == ENOENT ? TB_ERR_NOT_FOUND : TB_ERR_IO, "%s: %s", path, strerror(errno));
     TB_GO(tb_launch_create(&launch));
     tb_record_scan scan = {0};
     TB_GO(read_whole(fd, path, &launch->store, &scan.data, &scan.bytes));

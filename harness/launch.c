@@ -106,6 +106,8 @@ static _Noreturn void become_mpirun(const watch *w, int output)
         setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
         setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
     }
+    char standard_path[256]; /* execvp() looks there too where PATH is unset, but mpirun then fails in its own words */
+    if (!getenv("PATH") && confstr(_CS_PATH, standard_path, sizeof standard_path)) setenv("PATH", standard_path, 1);
     union {
         const char **in;
         char *const *out;

@@ -1,5 +1,6 @@
 /* From the command line to a verb: the generated table, option parsing, help. */
 #include "tb_alloc.h"
+#include "tb_cpu.h"
 #include "tb_text.h"
 #include "tb_verb.h"
 #include <errno.h>
@@ -117,6 +118,8 @@ static int run_verb(const tb_verb *verb, int argc, char **argv)
                 verb->name);
         code = EXIT_USAGE;
     }
+    tb_isa allowed;
+    if (code < 0 && tb_isa_allowed(&allowed) != TB_OK) code = tb_report(stderr); /* also where no kernel is to run */
     if (code < 0) code = verb->run(&args);
     if ((fflush(stdout) != 0 || ferror(stdout)) && code == 0) {
         fprintf(stderr, "tb %s: the output is not complete: standard output took no more (is the disk full?)\n",

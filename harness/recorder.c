@@ -190,6 +190,23 @@ static tb_status gather_records(const tb_run *run)
     return TB_OK;
 }
 
+/* What the first rank that could not record says, on the ranks that could: else their sentence hides the cause. */
+static tb_status take_cause(const tb_run *run, tb_status st)
+{
+    tb_recorder *r = run->recorder;
+    char cause[sizeof r->message + 32] = "";
+    void *all = NULL;
+    size_t bytes = 0;
+    TB_TRY(tb_group_gather(run->group, r->message, sizeof r->message, &all, &bytes));
+    for (size_t rank = 0; !*cause && (rank + 1) * sizeof r->message <= bytes; rank++) {
+        const char *message = (const char *)all + rank * sizeof r->message;
+        if (*message) snprintf(cause, sizeof cause, "rank %zu could not record: %s", rank, message);
+    }
+    tb_free(all);
+    TB_TRY(tb_group_broadcast(run->group, cause, sizeof cause));
+    return r->status != TB_OK ? tb_recorder_status(r) : TB_FAIL(st, "%s", cause);
+}
+
 tb_status tb_run_sync(const tb_run *run, bool *stop)
 {
     tb_recorder *r = run->recorder;
@@ -199,9 +216,7 @@ tb_status tb_run_sync(const tb_run *run, bool *stop)
     int64_t worst = (int64_t)r->status * 2 + (r->board && atomic_load(&r->board->stop));
     TB_TRY(tb_group_max(run->group, &worst));
     *stop = worst == 1;
-    if (worst > 1 && r->status == TB_OK)
-        return TB_FAIL((tb_status)(worst / 2), "another rank could not record");
-    return tb_recorder_status(r);
+    return worst > 1 ? take_cause(run, (tb_status)(worst / 2)) : TB_OK;
 }
 
 tb_status tb_run_barrier(const tb_run *run) { return run->ranks > 1 ? tb_group_barrier(run->group) : TB_OK; }

@@ -35,7 +35,10 @@ tb_status tb_isa_allowed(tb_isa *out)
     tb_isa best = tb_isa_detect();
     *out = best;
     if (!wanted || !*wanted) return TB_OK;
-    TB_TRY(tb_isa_parse(wanted, out));
+    if (tb_isa_parse(wanted, out) != TB_OK) {
+        tb_error_add("the environment's TB_ISA");
+        return tb_error_code();
+    }
     if (*out <= best) return TB_OK;
     *out = best;
     return TB_FAIL(TB_ERR_UNSUPPORTED, "TB_ISA=%s: this processor runs at most %s", wanted, tb_isa_name(best));

@@ -59,7 +59,8 @@ tb_status tb_sha256_of_file(const char *path, char hex[TB_SHA256_HEX])
     char *block = NULL;
     hex[0] = '\0';
     FILE *file = fopen(path, "rb");
-    if (!file) return TB_FAIL(TB_ERR_IO, "%s: cannot read: %s", path, strerror(errno));
+    if (!file)
+        return TB_FAIL(errno == ENOENT ? TB_ERR_NOT_FOUND : TB_ERR_IO, "%s: cannot read: %s", path, strerror(errno));
     block = tb_calloc(1, FILE_BLOCK);
     if (!block) {
         st = TB_ERR_OOM;

@@ -11,11 +11,11 @@
 
 enum { FIRST_BYTES = 1 << 16 };
 
-static tb_status read_failed(const char *path, const char *package, const char *why)
+static tb_status read_failed(tb_status st, const char *path, const char *package, const char *why)
 {
-    return package ? TB_FAIL(TB_ERR_IO, "%s: %s; install the Debian package %s (apt-get install %s)", path, why,
+    return package ? TB_FAIL(st, "%s: %s; install the Debian package %s (apt-get install %s)", path, why,
                              package, package)
-                   : TB_FAIL(TB_ERR_IO, "%s: %s", path, why);
+                   : TB_FAIL(st, "%s: %s", path, why);
 }
 
 static const char *gz_cause(gzFile f)
@@ -36,7 +36,9 @@ tb_status tb_file_read(const char *path, const char *package, uint8_t **data, si
     *data = NULL;
     *bytes = 0;
     gzFile f = gzopen(path, "rb");
-    if (!f) return read_failed(path, package, strerror(errno ? errno : ENOMEM));
+    if (!f)
+        return read_failed(errno == ENOENT ? TB_ERR_NOT_FOUND : TB_ERR_IO, path, package,
+                           strerror(errno ? errno : ENOMEM));
     gzbuffer(f, FIRST_BYTES);
     for (int n = 1; n > 0; size += (size_t)n) {
         if (!buffer || size == capacity) {
@@ -51,7 +53,9 @@ tb_status tb_file_read(const char *path, const char *package, uint8_t **data, si
         size_t room = capacity - size;
         n = gzread(f, buffer + size, room < (1u << 30) ? (unsigned)room : 1u << 30);
         if (n <= 0 && gz_cause(f)) {
-            st = read_failed(path, package, gz_cause(f));
+            int code;
+            (void)gzerror(f, &code);
+            st = read_failed(code == Z_ERRNO ? TB_ERR_IO : TB_ERR_PARSE, path, package, gz_cause(f));
             goto cleanup;
         }
     }
@@ -170,7 +174,7 @@ tb_status tb_file_make_folder(const char *path)
         if (mkdir(part, 0777) != 0 && errno != EEXIST)
             st = TB_FAIL(TB_ERR_IO, "%s: cannot make this folder: %s", part, strerror(errno));
         else if (stat(part, &info) == 0 && !S_ISDIR(info.st_mode))
-            st = TB_FAIL(TB_ERR_IO, "%s: not a folder", part);
+            st = TB_FAIL(TB_ERR_INVALID, "%s: not a folder", part);
     }
     tb_free(part);
     return st;

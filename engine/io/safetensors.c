@@ -39,7 +39,8 @@ static tb_status load_header(tb_safetensors *f)
     struct stat info;
     uint64_t n;
     f->fd = open(f->path, O_RDONLY | O_CLOEXEC);
-    if (f->fd < 0 || fstat(f->fd, &info) != 0) return TB_FAIL(TB_ERR_IO, "%s: %s", f->path, strerror(errno));
+    if (f->fd < 0 || fstat(f->fd, &info) != 0)
+        return TB_FAIL(errno == ENOENT ? TB_ERR_NOT_FOUND : TB_ERR_IO, "%s: %s", f->path, strerror(errno));
     size_t size = (size_t)info.st_size;
     if (!S_ISREG(info.st_mode) || size < LENGTH_BYTES)
         return TB_FAIL(TB_ERR_PARSE, "%s: this is no safetensors file (shorter than its 8-byte length)", f->path);

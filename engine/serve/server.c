@@ -53,6 +53,9 @@ static tb_status check_config(const tb_serve_config *c)
     if (!c->open) return TB_FAIL(TB_ERR_CONFIG, "serve: no way to open models was given");
     if (c->api_key && strlen(c->api_key) < 16)
         return TB_FAIL(TB_ERR_CONFIG, "serve: the API key must have at least 16 characters");
+    struct in_addr address;
+    if (inet_pton(AF_INET, c->bind, &address) != 1)
+        return TB_FAIL(TB_ERR_CONFIG, "serve: '%s' is not an IPv4 address such as 127.0.0.1", c->bind);
     if (strncmp(c->bind, "127.", 4) != 0 && !c->api_key && !c->insecure)
         return TB_FAIL(TB_ERR_CONFIG,
                        "serve: %s can be reached from other machines: give an API key, or say that it is "
@@ -66,8 +69,7 @@ static tb_status listen_on(tb_server *s)
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)s->config.port)};
     socklen_t bytes = sizeof at;
     int on = 1;
-    if (inet_pton(AF_INET, s->config.bind, &at.sin_addr) != 1)
-        return TB_FAIL(TB_ERR_CONFIG, "serve: '%s' is not an IPv4 address", s->config.bind);
+    inet_pton(AF_INET, s->config.bind, &at.sin_addr); /* check_config() has looked at it */
     s->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (s->listen_fd < 0) return TB_FAIL(TB_ERR_IO, "serve: no socket (%s)", strerror(errno));
     setsockopt(s->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);

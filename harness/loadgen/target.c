@@ -144,6 +144,15 @@ static tb_status read_tensor(const tb_conf *list, const char *what, char name[64
     return TB_OK;
 }
 
+/* Its inputs are a token, its place, and the caches (engine/serve/tb_serve_model.h). */
+static bool is_generating(const tb_conf *meta)
+{
+    const tb_conf *inputs = tb_conf_find(meta, "inputs");
+    if (!inputs || inputs->kind != TB_CONF_LIST || inputs->n_items < 3) return false;
+    const tb_conf *token = tb_conf_find(inputs->items[0], "name"), *place = tb_conf_find(inputs->items[1], "name");
+    return token && place && strcmp(token->text, "token") == 0 && strcmp(place->text, "place") == 0;
+}
+
 tb_status tb_target_open(const char *url, const char *api_key, tb_target *t)
 {
     char path[160];
@@ -158,6 +167,13 @@ tb_status tb_target_open(const char *url, const char *api_key, tb_target *t)
     snprintf(path, sizeof path, "/v2/models/%s", t->model);
     TB_TRY(get_json(t, "GET", path, &meta));
     tb_load_samples *s = &t->samples;
+    if (is_generating(meta)) {
+        tb_conf_free(meta);
+        return TB_FAIL(TB_ERR_UNSUPPORTED,
+                       "load: '%s' generates text, a token at a time with its caches; tb load sends rows to models of "
+                       "one input: compile it without --generate, or measure generation by tb run serving_load",
+                       t->model);
+    }
     tb_status st = read_tensor(tb_conf_find(meta, "inputs"), "input", t->input_name, &s->u8, &s->rank,
                                s->shape, &s->elements);
     if (st == TB_OK)

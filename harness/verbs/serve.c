@@ -5,9 +5,11 @@
 #include "tb_serve.h"
 #include "tb_serve_artefact.h"
 #include "tb_verb.h"
+#include <glob.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { KEY_ROOM = 256 };
 
@@ -61,6 +63,26 @@ static tb_status read_key(const tb_args *args, char key[KEY_ROOM])
                : TB_FAIL(TB_ERR_CONFIG, "tb serve: the key in %s has more than %d bytes, or a NUL", path, KEY_ROOM - 1);
 }
 
+/* A server without models answers, but nobody who starts one means it. */
+static tb_status holds_models(const char *repository)
+{
+    char *artefact = tb_asprintf("%s/model.yaml", repository), *versions = tb_asprintf("%s/*/[1-9]*", repository);
+    glob_t found = {0};
+    tb_status st = artefact && versions ? TB_OK : TB_ERR_OOM;
+    if (st == TB_OK && access(artefact, F_OK) == 0)
+        st = TB_FAIL(TB_ERR_CONFIG,
+                     "tb serve: %s is itself a model; --repo takes the DIR of DIR/<name>/<version>/ that holds it",
+                     repository);
+    else if (st == TB_OK && glob(versions, GLOB_ONLYDIR, NULL, &found) == GLOB_NOMATCH)
+        st = TB_FAIL(TB_ERR_CONFIG,
+                     "tb serve: no model in %s; they are folders DIR/<name>/<version>/ (a number from 1 on)",
+                     repository);
+    globfree(&found);
+    tb_free(artefact);
+    tb_free(versions);
+    return st;
+}
+
 static tb_status configure(const tb_args *args, tb_serve_config *c, char key[KEY_ROOM])
 {
     static const long most = 100000000;
@@ -85,6 +107,7 @@ static tb_status configure(const tb_args *args, tb_serve_config *c, char key[KEY
     TB_TRY(number(args, "timeout-ms", 1, most, &l->max_timeout_ms));
     TB_TRY(number(args, "drain-ms", 0, most, &l->drain_ms));
     TB_TRY(read_key(args, key));
+    TB_TRY(holds_models(c->repository));
     c->api_key = *key ? key : NULL;
     return TB_OK;
 }

@@ -16,6 +16,10 @@ class ResultError(Exception):
     """One sentence for the user."""
 
 
+class NothingToDraw(ResultError):
+    """The results have no value for a figure that their experiment asks for."""
+
+
 def _text(value):
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 

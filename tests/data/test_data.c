@@ -100,7 +100,7 @@ static void wrong_names_and_files_are_told(void **state)
     tb_dataset *d;
     assert_fails(tb_dataset_open("fashion-mnits", &d), TB_ERR_NOT_FOUND, "nearest: 'fashion-mnist'");
     assert_fails(tb_dataset_open("idx:one", &d), TB_ERR_CONFIG, "IMAGES,LABELS");
-    assert_fails(tb_dataset_open("text:/no/such/file", &d), TB_ERR_IO, "/no/such/file: No such file");
+    assert_fails(tb_dataset_open("text:/no/such/file", &d), TB_ERR_NOT_FOUND, "/no/such/file: No such file");
     assert_fails(tb_dataset_open("idx:test_data_labels.tmp,test_data_labels.tmp", &d), TB_ERR_PARSE, "must be [n,");
     assert_fails(tb_dataset_open("idx:test_data_images.tmp,test_data_images.tmp", &d), TB_ERR_PARSE, "as many labels");
     assert_null(d);

@@ -140,9 +140,9 @@ static void other_files_are_refused_in_one_sentence(void **state)
     (void)state;
     char path[64];
     tb_result *r;
-    assert_fails(tb_h5_read("/nonexistent.h5", &r), TB_ERR_IO, "/nonexistent.h5");
+    assert_fails(tb_h5_read("/nonexistent.h5", &r), TB_ERR_NOT_FOUND, "/nonexistent.h5");
     write_bytes(temporary(path, "text.h5"), "hello\n", 6);
-    assert_fails(tb_h5_read(path, &r), TB_ERR_IO, "not HDF5");
+    assert_fails(tb_h5_read(path, &r), TB_ERR_PARSE, "not HDF5");
     size_t bytes;
     tb_result *whole = two_launches();
     assert_ok(tb_h5_write(temporary(path, "cut.h5"), whole));

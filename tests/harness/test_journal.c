@@ -325,7 +325,7 @@ static void files_that_are_no_journals_say_so(void **state)
     char path[64];
     tb_launch *l;
     tb_journal *j;
-    assert_int_equal(tb_journal_read("/nonexistent/journal", &l), TB_ERR_IO);
+    assert_int_equal(tb_journal_read("/nonexistent/journal", &l), TB_ERR_NOT_FOUND);
     write_bytes(temporary(path, "text"), "hello, world\n", 13);
     assert_int_equal(tb_journal_read(path, &l), TB_ERR_PARSE);
     assert_non_null(strstr(tb_error_message(), "not a journal"));

@@ -2,6 +2,7 @@
  * Also run under ThreadSanitizer. */
 #include "../serve/live_server.h"
 #include "storm.h"
+#include "target.h"
 #include "tb_load.h"
 #include <math.h>
 
@@ -217,6 +218,19 @@ static void a_server_that_is_not_there_is_told(void **state)
     assert_ok(tb_load_requests_make(&samples, TB_LOAD_PREDICT, "127.0.0.1", "/v1/predict", NULL, &q));
     assert_fails(tb_load_run(&c, &s, q, &r), TB_ERR_IO, "0 of 1 connections");
     tb_load_requests_free(q);
+}
+
+static void a_model_that_generates_is_told_from_one_of_rows(void **state)
+{
+    (void)state;
+    live l = {.step_tokens = 64, .max_batch = 2};
+    tb_target target;
+    char url[64];
+    live_start(&l);
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", l.port);
+    assert_fails(tb_target_open(url, NULL, &target), TB_ERR_UNSUPPORTED, "'mlp' generates text");
+    tb_target_close(&target);
+    live_stop(&l);
 }
 
 static void closing_connections_are_made_anew_without_losing_requests(void **state)
@@ -501,6 +515,7 @@ int main(void)
         cmocka_unit_test(a_wrong_answer_is_found_down_to_the_last_bit),
         cmocka_unit_test(a_stall_delays_every_request_that_was_due),
         cmocka_unit_test(a_server_that_is_not_there_is_told),
+        cmocka_unit_test(a_model_that_generates_is_told_from_one_of_rows),
         cmocka_unit_test(closing_connections_are_made_anew_without_losing_requests),
         cmocka_unit_test(a_closed_loop_that_is_ended_early_counts_its_own_time),
         cmocka_unit_test(an_open_loop_that_is_ended_early_reports_what_was_due),

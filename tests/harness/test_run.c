@@ -101,9 +101,9 @@ static void wrong_use_ends_with_2_and_the_right_sentence(void **state)
     expect(&run, 2, "nothing-here.journal: No such file or directory");
     write_file("rubbish.h5", "rubbish");
     run = run_program("show rubbish.h5");
-    expect(&run, 3, "rubbish.h5: not HDF5, or cut off");
+    expect(&run, 2, "rubbish.h5: not HDF5, or cut off");
     run = run_program("run x --out rubbish.h5");
-    expect(&run, 3, "rubbish.h5: not a folder");
+    expect(&run, 2, "rubbish.h5: not a folder");
     if (strstr(run.output, "nothing measured")) fail_msg("a table of a run that could not begin:\n%s", run.output);
     write_file("experiments/x.yaml", "driver: 'null'\ndriver: 'null'\n");
     run = run_program("run x");
@@ -208,7 +208,9 @@ static void means_are_over_the_named_points_or_left_out(void **state)
                "  - {kind: geomean, metric: [iter_ms], of: [{params.work_us: 200}, {params.work_us: 5}]}\n");
     program_run run = run_program("run x --out out");
     expect(&run, 0, "geomean  iter_ms over 2 points, launch.threads 1: 0.");
-    expect(&run, 0, "geomean  iter_ms over 2 points: - (its point 2 is missing, not ok, or several)");
+    expect(&run, 0, "geomean  1 of 2 means left out: a point is missing, not ok, or several "
+                    "(first: point 2 of iter_ms)");
+    assert_null(strstr(strstr(run.output, "geomean  1 of 2") + 1, "geomean"));
 }
 
 static void a_reason_that_launches_share_is_given_once(void **state)
@@ -217,6 +219,34 @@ static void a_reason_that_launches_share_is_given_once(void **state)
     write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 3}\n");
     assert_int_equal(system("PATH=/none " TB_BINARY_DIR "/tb run x --out out > told 2>&1"), 3 << 8);
     assert_int_equal(system("grep -qx '  and 2 more launches for the same reason' told"), 0);
+    assert_int_equal(system("grep -q 'mpirun: No such file or directory; the Debian package' told"), 0);
+    assert_int_equal(system("env -i " TB_BINARY_DIR "/tb run x --out bare -s measure.launches=1 > told 2>&1"), 0);
+}
+
+static void a_busy_machine_is_told(void **state)
+{
+    (void)state;
+    pid_t busy[2];
+    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 1, min_iters: 10, min_s: 1.5, warmup_s: 0}\n"
+                                     "params: {work_us: 500}\nsweep: {product: {launch.ranks: [1, 2]}}\n");
+    for (int i = 0; i < 2; i++) {
+        if ((busy[i] = fork()) > 0) continue;
+        alarm(60); /* should the test end before it */
+        for (volatile int n = 0;;) n++;
+    }
+    program_run run = run_program("run x --out out");
+    for (int i = 0; i < 2; i++) {
+        kill(busy[i], SIGKILL);
+        waitpid(busy[i], NULL, 0);
+    }
+    expect(&run, 0, "  busy machine during: ranks=1 (");
+    expect(&run, 0, "%), ranks=2 (");
+    expect(&run, 0, "2 of 2 points ok");
+    run = run_program("show out");
+    expect(&run, 0, "  busy machine during: ");
+    run = run_program("show out/ranks-2-*.h5");
+    expect(&run, 0, "  busy machine: other processes took up to ");
+    expect(&run, 0, "noise.others_percent ");
 }
 
 static void results_are_not_overwritten_unasked(void **state)
@@ -249,20 +279,23 @@ static void a_full_disk_is_told_and_nothing_before_it_is_lost(void **state)
     (void)state;
     struct rlimit was, small;
     write_file("experiments/x.yaml",
-               "driver: 'null'\nmeasure: {launches: 1, min_iters: 30000, min_s: 0, warmup_s: 0}\n");
+               "driver: 'null'\nmeasure: {launches: 1, min_iters: 30000, min_s: 0, warmup_s: 0}\n"
+               "sweep: {product: {launch.ranks: [1, 2]}}\n");
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
     small = (struct rlimit){.rlim_cur = 100 << 10, .rlim_max = was.rlim_max};
-    setenv("OMPI_MCA_btl", "self", 1); /* else MPI makes files of some MiB */
+    setenv("OMPI_MCA_btl", "self,tcp", 1); /* else MPI makes files of some MiB */
     setenv("PMIX_MCA_gds", "hash", 1);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
-    program_run run = run_program("run x --out out");
+    program_run run = run_program("run x --out out --where 'launch.ranks == 1'");
+    program_run two = run_program("run x --out two --where 'launch.ranks == 2' -s measure.min_iters=15000");
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &was), 0);
     unsetenv("OMPI_MCA_btl");
     unsetenv("PMIX_MCA_gds");
     expect(&run, 3, "File too large; make room and use --resume, all that was written before is kept");
+    expect(&two, 3, "File too large; make room and use --resume, all that was written before is kept");
     run = run_program("show out");
     expect(&run, 0, "kept: ");
-    run = run_program("run x --out out --resume");
+    run = run_program("run x --out out --resume --where 'launch.ranks == 1'");
     expect(&run, 0, "1 of 1 points ok");
 }
 
@@ -368,6 +401,7 @@ int main(void)
         IN_SCRATCH(checks_over_the_sweep_decide),
         IN_SCRATCH(means_are_over_the_named_points_or_left_out),
         IN_SCRATCH(a_reason_that_launches_share_is_given_once),
+        IN_SCRATCH(a_busy_machine_is_told),
         IN_SCRATCH(results_are_not_overwritten_unasked),
         IN_SCRATCH(a_folder_has_one_run_at_a_time),
         IN_SCRATCH(launches_of_another_build_are_not_mixed_in),

@@ -308,6 +308,11 @@ static void what_cannot_be_drawn_is_said_in_one_sentence(void **state)
     assert_non_null(strstr(tb_text_str(&out), "gantt"));
     assert_null(strstr(tb_text_str(&out), "Traceback"));
     out.size = 0;
+    assert_int_equal(shell(&out, TB_SOURCE_DIR "/scripts/plot --kind geomean --out %s/none %s/00000001.h5",
+                           temporary_folder(), temporary_folder()),
+                     0);
+    assert_string_equal(tb_text_str(&out), "training: no figure geomean: a point of each mean is missing or not ok\n");
+    out.size = 0;
     add_point(&(plotted){"misspelt", "mlp", "{}", "[{\"kind\":\"curve\",\"serie\":[]}]", "measured", 1, "ok"},
               fill_training, 1);
     assert_int_equal(shell(&out, TB_SOURCE_DIR "/scripts/plot --out %s %s/%08x.h5", temporary_folder(),

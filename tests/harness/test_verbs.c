@@ -153,13 +153,43 @@ static void wrong_options_end_in_one_sentence(void **state)
         {"quantize x --out d --budget five", "--budget takes points of accuracy from 0 to 100, not 'five'"},
         {"verify --random x", "--random takes a whole number from 0 to 2147483647, not 'x'"},
         {"verify " TB_SOURCE_DIR "/results/weights/mlp.safetensors --data jargon", "but 'jargon' holds text"},
+        {"verify " TB_SOURCE_DIR "/results/weights/gpt.safetensors --context 129", "--context 129: rows of model gpt:"},
+        {"compile " TB_SOURCE_DIR "/results/weights/gpt.safetensors --generate --context 200 --out d",
+         "--context 200: rows"},
+        {"compile no.safetensors --out d", "no.safetensors: No such file"},
+        {"verify .", ". is a folder; a checkpoint is a file"},
+        {"show x --text profile", "--text takes a text from what a run measured"},
+        {"show no.h5", "no.h5: No such file"},
+        {"show damaged.h5", "damaged.h5: not HDF5, or cut off"},
+        {"show damaged.journal", "damaged.journal: not a journal, or cut off"},
+        {"serve --repo repo --bind foo", "'foo' is not an IPv4 address"},
+        {"serve --repo repo/m/1", "repo/m/1 is itself a model; --repo takes the DIR of"},
+        {"serve --repo experiments", "no model in experiments; they are folders DIR/<name>/<version>/"},
         {"list a", "usage: tb list.  tb list --help tells more"},
     };
+    assert_int_equal(system("mkdir -p repo/m/1 && touch repo/m/1/model.yaml"), 0);
+    write_file("experiments/x.yaml", "driver: 'null'\n");
+    write_file("damaged.h5", "text");
+    write_file("damaged.journal", "text");
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         program_run run = run_program(wrong[i].command);
         expect(&run, 2, wrong[i].sentence);
         if (strchr(run.output, '\n') != strrchr(run.output, '\n')) fail_msg("more than a line:\n%s", run.output);
     }
+}
+
+static void an_instruction_set_that_is_none_stops_every_verb(void **state)
+{
+    (void)state;
+    static const char *const verbs[] = {"info", "list", "run x"};
+    write_file("experiments/x.yaml", "driver: 'null'\n");
+    setenv("TB_ISA", "nonsense", 1);
+    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
+        program_run run = run_program(verbs[i]);
+        expect(&run, 2, "unknown instruction set 'nonsense'; known: scalar avx2");
+        expect(&run, 2, "(the environment's TB_ISA)");
+    }
+    unsetenv("TB_ISA");
 }
 
 static void committed_weights_can_be_deployed(void **state)
@@ -219,6 +249,7 @@ int main(void)
         IN_SCRATCH(a_run_can_be_shown_and_compared),
         IN_SCRATCH(random_graphs_verify),
         IN_SCRATCH(wrong_options_end_in_one_sentence),
+        IN_SCRATCH(an_instruction_set_that_is_none_stops_every_verb),
         IN_SCRATCH(committed_weights_can_be_deployed),
         IN_SCRATCH(a_traced_run_shows_its_profile),
         IN_SCRATCH(info_and_doctor_know_this_machine),

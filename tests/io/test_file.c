@@ -43,14 +43,14 @@ static void missing_truncated_and_damaged_files_name_the_package(void **state)
     (void)state;
     uint8_t *data;
     size_t bytes;
-    assert_fails(tb_file_read("no/file", "dict-jargon", &data, &bytes), TB_ERR_IO,
+    assert_fails(tb_file_read("no/file", "dict-jargon", &data, &bytes), TB_ERR_NOT_FOUND,
                  "no/file: No such file or directory; install the Debian package dict-jargon");
     assert_fails(tb_file_read("/", NULL, &data, &bytes), TB_ERR_IO, "/: Is a directory");
     run("head -c 300000 /dev/urandom | gzip -c >test_file.gz && head -c 200000 test_file.gz >test_file.tmp");
-    assert_fails(tb_file_read(path, "dict-jargon", &data, &bytes), TB_ERR_IO, "truncated; install");
+    assert_fails(tb_file_read(path, "dict-jargon", &data, &bytes), TB_ERR_PARSE, "truncated; install");
     run("cp test_file.gz test_file.tmp && printf 'xxxx' | dd of=test_file.tmp bs=1 seek=150000 conv=notrunc "
         "status=none");
-    assert_fails(tb_file_read(path, "dict-jargon", &data, &bytes), TB_ERR_IO, "damaged; install");
+    assert_fails(tb_file_read(path, "dict-jargon", &data, &bytes), TB_ERR_PARSE, "damaged; install");
     assert_null(data);
 }
 
@@ -81,8 +81,8 @@ static void folders_are_made_with_those_above_them(void **state)
     assert_ok(tb_file_make_folder(deep));
     assert_ok(tb_file_make_folder(deep));
     assert_ok(tb_file_save(file, "x", 1));
-    assert_fails(tb_file_make_folder(file), TB_ERR_IO, "a/file: not a folder");
-    assert_fails(tb_file_make_folder(below), TB_ERR_IO, "a/file: not a folder");
+    assert_fails(tb_file_make_folder(file), TB_ERR_INVALID, "a/file: not a folder");
+    assert_fails(tb_file_make_folder(below), TB_ERR_INVALID, "a/file: not a folder");
     snprintf(command, sizeof command, "rm -r %s", root);
     run(command);
 }

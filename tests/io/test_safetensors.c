@@ -130,7 +130,7 @@ static void missing_and_foreign_files_are_named(void **state)
 {
     (void)state;
     tb_safetensors *f;
-    assert_fails(tb_safetensors_open("no/such.safetensors", &f), TB_ERR_IO, "no/such.safetensors: No such file");
+    assert_fails(tb_safetensors_open("no/such.safetensors", &f), TB_ERR_NOT_FOUND, "no/such.safetensors: No such file");
     assert_ok(tb_file_save(path, "PK\3\4 a zip file", 15));
     assert_fails(tb_safetensors_open(path, &f), TB_ERR_PARSE, "truncated or another format");
 }

@@ -1,10 +1,13 @@
 """Geometric means over named points: `metric` (a list), `of` (a list of maps of keys to values: the points, one each),
 `series` (the key of whose values each has a mean). A point that is missing or not ok leaves no mean."""
 from .. import compare, describe, style
+from ..results import NothingToDraw
 
 
 def draw(points, spec):
     found = compare.geomeans(points, spec)
+    if not any(mean for row in found.values() for mean in row.values()):
+        raise NothingToDraw("a point of each mean is missing or not ok")
     bars = [(series, metric, mean) for series, row in found.items() for metric, mean in row.items()]
     fig, axes = style.figure(width=6.8, height=max(2.2, 1.4 + 0.42 * len(bars)), nrows=1, squeeze=False)
     ax = axes[0, 0]
