@@ -102,7 +102,8 @@ static bool is_dense(const tb_graph *g, int value, int axis)
 /* The operand of a pointwise node that scores come by: the one that is not constant; -1: no such node. */
 static int scores_operand(const tb_graph *g, const tb_node *n)
 {
-    bool may = n->op == &tb_op_mul || n->op == &tb_op_div || n->op == &tb_op_add || n->op == &tb_op_where;
+    bool may = n->op == &tb_op_mul || n->op == &tb_op_div || n->op == &tb_op_add || n->op == &tb_op_where ||
+               n->op == &tb_op_fused_pointwise;
     int found = -1;
     for (int k = 0; may && k < n->n_in; k++) {
         if (tbi_is_constant(g, n->in[k])) continue;
@@ -137,7 +138,9 @@ static int walk_scores(const tb_graph *g, int value, attention_attrs *attrs, con
         if ((k = scores_operand(g, n)) < 0) return -1;
         const tb_value *in = &g->values[n->in[k]], *out = &g->values[n->out[0]];
         refuse(reason, in->rank != out->rank || !same_dims(in, out, in->rank), "its scores are broadcast");
-        if (n->op == &tb_op_mul || n->op == &tb_op_div) {
+        if (n->op == &tb_op_fused_pointwise) { /* where fusion has been */
+            refuse(reason, true, "its scores go through a pointwise program");
+        } else if (n->op == &tb_op_mul || n->op == &tb_op_div) {
             double factor = factor_of(g, n, k);
             refuse(reason, factor == 0 || !isfinite(factor), "its scores are not multiplied by one number");
             attrs->scale *= factor;

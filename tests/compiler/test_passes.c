@@ -579,6 +579,7 @@ static void attention_that_does_more_stays_and_says_why(void **state)
         {{.one_v = true}, "q, k and v differ in batch or heads"},
         {{.keeps_keys = true}, "its keys are not transposed"},
         {{.mask = CHOSEN, .banded = true}, "its mask is not causal"},
+        {{.mask = ADDED, .factor = 1, .banded = true}, "its scores go through a pointwise program"},
         {{.queries = 1}, "so few queries or keys cost less written out"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
