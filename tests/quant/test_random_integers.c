@@ -34,7 +34,10 @@ typedef struct network {
 } network;
 
 /* ---- drawing ---- */
-static int64_t draw(network *g, int64_t below) { return (int64_t)tb_random_below(7, g->seed, g->drawn++, (uint64_t)below); }
+static int64_t draw(network *g, int64_t below)
+{
+    return (int64_t)tb_random_below(7, g->seed, g->drawn++, (uint64_t)below);
+}
 
 static int64_t draw_byte(network *g) /* the ends are as likely as all between */
 {
@@ -301,8 +304,9 @@ static void describe(const network *g)
     static const char *const names[] = {"conv", "depthwise", "add", "pool", "mean", "flatten", "linear"};
     for (int i = 0; i < g->n; i++) {
         const layer *l = &g->at[i];
-        print_message("  %s %lldx%lldx%lld -> %lldx%lldx%lld kernel %lldx%lld zero %lld %lld low %lld\n", names[l->kind],
-                      (long long)l->in[0], (long long)l->in[1], (long long)l->in[2], (long long)l->out[0],
+        print_message("  %s %lldx%lldx%lld -> %lldx%lldx%lld kernel %lldx%lld zero %lld %lld low %lld\n",
+                      names[l->kind], (long long)l->in[0], (long long)l->in[1], (long long)l->in[2],
+                      (long long)l->out[0],
                       (long long)l->out[1], (long long)l->out[2], (long long)l->kernel[0], (long long)l->kernel[1],
                       (long long)l->x_zero, (long long)l->zero, (long long)l->low);
     }

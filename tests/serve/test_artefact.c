@@ -61,6 +61,59 @@ static void no_batch_size_allocates_and_a_row_is_the_same_in_all(void **state)
     assert_int_equal(system(command), 0);
 }
 
+/* ---- memory that ends ---- */
+
+/* Opens, checks and runs, each again where it failed: the second time it has what it needs. */
+static int fails_of(const char *dir, const void *x, void *y)
+{
+    tb_serve_model *m;
+    int failures = 0;
+    for (; tb_serve_artefact_open(NULL, dir, "net", "1", &m) != TB_OK; failures++) {
+        assert_int_equal(tb_error_code(), TB_ERR_OOM);
+        unsetenv("TB_FAULT");
+    }
+    for (; m->check(m) != TB_OK; failures++) {
+        assert_int_equal(tb_error_code(), TB_ERR_OOM);
+        unsetenv("TB_FAULT");
+    }
+    for (; m->run(m, MOST, &x, &y, NULL) != TB_OK; failures++) assert_int_equal(tb_error_code(), TB_ERR_OOM);
+    m->destroy(m);
+    return failures;
+}
+
+static void a_model_opens_after_any_failed_allocation(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/tb_served_XXXXXX", dir[96], command[64], fault[32];
+    static float x[MOST * WIDE], y[MOST * OUT], first[MOST * OUT];
+    tb_mem_stats before, after;
+    assert_non_null(mkdtemp(folder));
+    write_artefact(folder, 1, 1);
+    snprintf(dir, sizeof dir, "%s/net/1", folder);
+    for (int i = 0; i < MOST * WIDE; i++) x[i] = (float)tb_random_normal(3, 4, (uint64_t)i);
+    assert_int_equal(fails_of(dir, x, first), 0);
+    for (int own = 0; own < 2; own++) { /* the process's memory, then that of the model's contexts */
+        int failures = 0, last = 1;
+        for (int n = 1; last > 0; n += 1 + n / 16, failures += last) {
+            tb_heap_stats(tb_heap_process(), &before);
+            snprintf(fault, sizeof fault, "alloc:%d", n);
+            if (own) assert_int_equal(setenv("TB_FAULT", fault, 1), 0);
+            else tb_heap_fail_at(tb_heap_process(), n);
+            last = fails_of(dir, x, y);
+            tb_heap_fail_at(tb_heap_process(), 0);
+            unsetenv("TB_FAULT");
+            tb_heap_stats(tb_heap_process(), &after);
+            if (after.live_blocks != before.live_blocks)
+                fail_msg("%s request %d: %lld blocks stay", own ? "context's" : "process's", n,
+                         (long long)(after.live_blocks - before.live_blocks));
+            assert_memory_equal(y, first, sizeof first);
+        }
+        assert_true(failures > 10);
+    }
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
 /* ---- files that change under a running server ---- */
 
 static const char row[] = "{\"data\":[1,2,3,4,5,6,7,8,9,10,11,12]}";
@@ -111,6 +164,29 @@ static void expect_refused(const live *l, const char *what, const char *answer)
     assert_null(strstr(r.body, l->dir)); /* where on the disk is nobody's business */
     assert_int_equal(post(l, &r, "/v1/predict", row), 200);
     assert_string_equal(r.body, answer);
+}
+
+static void a_reload_without_memory_leaves_the_running_one(void **state)
+{
+    (void)state;
+    live l = {0};
+    static reply r;
+    char answer[512];
+    int refused = 0;
+    start_artefact(&l);
+    assert_int_equal(post(&l, &r, "/v1/predict", row), 200);
+    snprintf(answer, sizeof answer, "%s", r.body);
+    for (int n = 1; n < 1000; n += 1 + n / 4) {
+        tb_heap_fail_at(tb_heap_process(), n);
+        refused += post(&l, &r, "/v2/repository/models/net/load", "") != 200;
+        tb_heap_fail_at(tb_heap_process(), 0);
+        assert_int_equal(post(&l, &r, "/v2/repository/index", ""), 200);
+        assert_non_null(strstr(r.body, "\"version\":\"1\",\"state\":\"READY\""));
+        assert_int_equal(post(&l, &r, "/v1/predict", row), 200);
+        assert_string_equal(r.body, answer);
+    }
+    assert_true(refused > 5);
+    live_stop(&l);
 }
 
 static void a_damaged_artefact_is_refused_and_the_running_one_serves_on(void **state)
@@ -188,6 +264,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         ctx_test(no_batch_size_allocates_and_a_row_is_the_same_in_all),
+        ctx_test(a_model_opens_after_any_failed_allocation),
+        ctx_test(a_reload_without_memory_leaves_the_running_one),
         ctx_test(a_damaged_artefact_is_refused_and_the_running_one_serves_on),
         ctx_test(a_version_swapped_by_symlink_is_loaded_whole_or_refused),
     };
