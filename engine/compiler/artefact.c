@@ -242,7 +242,7 @@ static tb_status check_values(const tb_conf *conf, const char *key, const tb_gra
         tb_text type = {0};
         const char *said;
         tbi_dump_type(g, v, &type);
-        tb_status st = tb_conf_str(map->items[i], map->keys[i], &said);
+        tb_status st = type.failed ? TB_ERR_OOM : tb_conf_str(map->items[i], map->keys[i], &said);
         if (st == TB_OK && (strcmp(map->keys[i], v->name) != 0 || strcmp(said, tb_text_str(&type)) != 0))
             st = tb_conf_fail(map->items[i], TB_ERR_CONFIG, "%s: '%s' is %s here, but graph.tbir has '%s', %s", key,
                               map->keys[i], said, v->name, tb_text_str(&type));

@@ -30,6 +30,15 @@ static tb_status plan_batches(tb_session *s, int64_t most)
     return TB_OK;
 }
 
+static void seat_empty(seat *s)
+{
+    tb_session_free(s->session);
+    tb_ctx_destroy(s->ctx);
+    s->session = NULL;
+    s->ctx = NULL;
+}
+
+/* Whole or not at all: who comes next tries again. */
 static tb_status seat_fill(artefact_model *m, seat *s)
 {
     tb_status st = TB_OK;
@@ -38,6 +47,7 @@ static tb_status seat_fill(artefact_model *m, seat *s)
     st = tb_ctx_create(&(tb_ctx_config){.threads = 1}, &s->ctx);
     if (st == TB_OK) st = tb_session_create(tb_artefact_exec(m->artefact), s->ctx, &s->session);
     if (st == TB_OK) st = plan_batches(s->session, m->model.max_batch);
+    if (st != TB_OK) seat_empty(s);
     pthread_mutex_unlock(&m->growing);
     return st;
 }
@@ -77,10 +87,7 @@ static tb_status check(const tb_serve_model *model)
 static void destroy(tb_serve_model *model)
 {
     artefact_model *m = (artefact_model *)model;
-    for (int i = 0; i < MAX_SESSIONS; i++) {
-        tb_session_free(m->seats[i].session);
-        tb_ctx_destroy(m->seats[i].ctx);
-    }
+    for (int i = 0; i < MAX_SESSIONS; i++) seat_empty(&m->seats[i]);
     tb_artefact_free(m->artefact);
     tb_ctx_destroy(m->ctx);
     pthread_mutex_destroy(&m->growing);

@@ -114,7 +114,7 @@ static bool draw_layer(network *g, bool *is_flat)
     l->x_zero = draw_byte(g), l->zero = draw_byte(g);
     l->low = draw(g, 2) ? l->zero : 0;
     l->a_scale = draw_scale(g, 1), l->b_scale = draw_scale(g, 0.7);
-    if (l->kind == ADD && (l->other = draw_alike(g, l)) < 0) l->kind = CONV;
+    if (l->kind == ADD && (l->other = draw_alike(g, l)) < 0) l->kind = CONV, l->other = 0;
     if (l->kind <= DEPTHWISE || l->kind == POOL) draw_window(g, l);
     if (l->kind == CONV) l->out[2] = draw_channels(g), l->depth = l->kernel[0] * l->kernel[1] * l->in[2];
     if (l->kind == DEPTHWISE) l->depth = l->kernel[0] * l->kernel[1];
