@@ -3,26 +3,27 @@
 #pragma once
 #include "gemm_block.h"
 
-/* A length in parts that differ by at most one, the longer ones first. Divided once, in the plan: four divisions for
- * each block made 64 cubed on two threads 1 % slower. */
+/* A length in parts that differ by at most one, the longer ones first. */
 typedef struct even_parts {
     int64_t each, longer; /* the first `longer` parts have one more */
 } even_parts;
 VEC even_parts parts_of(int64_t length, int64_t parts) { return (even_parts){length / parts, length % parts}; }
 VEC int64_t part_begin(even_parts p, int64_t i) { return i * p.each + min_i64(i, p.longer); }
+VEC int64_t longest_part(even_parts p) { return p.each + (p.longer > 0); }
 
+/* Two lines of the cache: with what a third one takes to another core, 64 cubed on two threads is 2 % slower. */
 typedef struct gemm_plan {
-    const tb_gemm_args *g;
+    _Alignas(64) const tb_gemm_args *g;
     const gemm_source *source;
     int64_t k; /* steps of k: 32 bits of an operand */
     int64_t grid_m, grid_n;
-    even_parts rows, panels;  /* of blocks */
-    int64_t block_m, block_n; /* of the largest one */
-    bool by_rows;             /* a thread's blocks share rows, not columns */
+    even_parts rows, panels; /* of blocks */
+    bool by_rows;            /* a thread's blocks share rows, not columns */
     int64_t passes, kc;
     bool pack_a, pack_b, rows_inside;
     int64_t a_floats, b_floats, slot_floats; /* one thread's scratch */
 } gemm_plan;
+_Static_assert(sizeof(gemm_plan) == 128, "what threads read of a plan fits two lines");
 
 /* Passes over K are of one length, but for the last. */
 static int64_t pass_length(int64_t k) { return div_up(k, max_i64(div_up(k, KC), 1)); }
@@ -59,8 +60,6 @@ static void plan_grid(gemm_plan *p)
     }
     p->rows = parts_of(max_i64(g->m, 1), p->grid_m);
     p->panels = parts_of(panels, p->grid_n);
-    p->block_m = p->rows.each + (p->rows.longer > 0);
-    p->block_n = (p->panels.each + (p->panels.longer > 0)) * NR;
 }
 
 /* b_in_place: B can be read where it lies, if that is worth it. */
@@ -70,13 +69,13 @@ static gemm_plan plan_blocks(const tb_gemm_args *g, const gemm_source *source, i
     p.passes = max_i64(div_up(k, KC), 1);
     p.kc = pass_length(k);
     plan_grid(&p);
-    p.rows_inside = p.block_m <= DIRECT_M;
+    int64_t block_m = longest_part(p.rows), row_tiles = div_up(block_m, MR), panels = longest_part(p.panels);
+    p.rows_inside = block_m <= DIRECT_M;
     p.pack_b = !g->packed_b && !(p.rows_inside && b_in_place);
 
-    int64_t row_tiles = div_up(p.block_m, MR), panels = p.block_n / NR;
     p.a_floats = p.pack_a ? round_up((p.rows_inside ? row_tiles : 1) * MR * (p.kc + A_GAP), 16) : 0;
     p.b_floats = g->packed_b ? 0 : (p.pack_b && !p.rows_inside ? panels : 4) * NR * p.kc;
-    p.slot_floats = block_slot_floats(p.block_m, p.block_n, p.passes, g->tree);
+    p.slot_floats = block_slot_floats(block_m, panels * NR, p.passes, g->tree);
     return p;
 }
 
