@@ -115,16 +115,29 @@ tb_status tb_safetensors_read(const tb_safetensors *f, const tb_safetensors_entr
     return read_at(f, f->data_at + e->begin, host, e->end - e->begin);
 }
 
-tb_status tb_safetensors_load(const tb_safetensors *f, const char *name, tb_tensor *into)
+/* The entry of that name if `into` can take it, else NULL with the record filled. */
+static const tb_safetensors_entry *entry_for(const tb_safetensors *f, const char *name, const tb_tensor *into)
 {
     const tb_safetensors_entry *e = tb_safetensors_find(f, name);
-    if (!e) return tb_error_code();
+    if (!e) return NULL;
     int rank = tb_tensor_rank(into);
-    if (e->dtype != tb_tensor_dtype(into) || e->rank != rank ||
-        memcmp(e->dims, tb_tensor_dims(into), (size_t)rank * sizeof *e->dims) != 0)
-        return TB_FAIL(TB_ERR_SHAPE, "%s: tensor '%s' is %s %s, wanted is %s %s", f->path, name,
-                       tb_dtype_name(e->dtype), tb_dims_text(e->rank, e->dims), tb_dtype_name(tb_tensor_dtype(into)),
-                       tb_shape_text(into));
+    if (e->dtype == tb_tensor_dtype(into) && e->rank == rank &&
+        memcmp(e->dims, tb_tensor_dims(into), (size_t)rank * sizeof *e->dims) == 0)
+        return e;
+    (void)TB_FAIL(TB_ERR_SHAPE, "%s: tensor '%s' is %s %s, wanted is %s %s", f->path, name, tb_dtype_name(e->dtype),
+                  tb_dims_text(e->rank, e->dims), tb_dtype_name(tb_tensor_dtype(into)), tb_shape_text(into));
+    return NULL;
+}
+
+tb_status tb_safetensors_check(const tb_safetensors *f, const char *name, const tb_tensor *into)
+{
+    return entry_for(f, name, into) ? TB_OK : tb_error_code();
+}
+
+tb_status tb_safetensors_load(const tb_safetensors *f, const char *name, tb_tensor *into)
+{
+    const tb_safetensors_entry *e = entry_for(f, name, into);
+    if (!e) return tb_error_code();
     void *host = tb_calloc(e->end - e->begin, 1);
     if (!host) return TB_ERR_OOM;
     tb_status st = tb_safetensors_read(f, e, host);

@@ -28,7 +28,9 @@ const char *tb_safetensors_note(const tb_safetensors *f, const char *key); /* of
 
 /* `host` takes end - begin bytes. */
 TB_MUST_USE tb_status tb_safetensors_read(const tb_safetensors *f, const tb_safetensors_entry *e, void *host);
-/* Into an existing contiguous tensor; name, dtype and shape must agree. */
+/* Whether the file holds what `into` can take: name, dtype and shape must agree. */
+TB_MUST_USE tb_status tb_safetensors_check(const tb_safetensors *f, const char *name, const tb_tensor *into);
+/* Into an existing contiguous tensor, after that check. */
 TB_MUST_USE tb_status tb_safetensors_load(const tb_safetensors *f, const char *name, tb_tensor *into);
 
 typedef struct tb_safetensors_item {

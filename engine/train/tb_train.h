@@ -46,7 +46,8 @@ const tb_loss_scale *tb_trainer_loss_scale(const tb_trainer *t); /* NULL: none *
 TB_MUST_USE tb_status tb_trainer_save(const tb_trainer *t, const char *path);
 /* Fails, with both values in the sentence, where model, data, seed, batch or optimizer are not those of the file. */
 TB_MUST_USE tb_status tb_trainer_load(tb_trainer *t, const char *path);
-/* Parameters and buffers alone, from a checkpoint or any file that holds their names. */
+/* Parameters and buffers alone, from a checkpoint or any file that holds their names. A file in which one of them is
+ * missing, or is of another dtype or shape, changes none. */
 TB_MUST_USE tb_status tb_model_load(tb_model *m, const char *path);
 TB_MUST_USE tb_status tb_model_save(const tb_model *m, const char *path);
 

@@ -3,6 +3,7 @@
 #include "tb_test.h"
 #include "tb_file.h"
 #include "tb_ops.h"
+#include "tb_safetensors.h"
 #include "tb_train.h"
 #include <math.h>
 #include <pthread.h>
@@ -310,6 +311,42 @@ static void a_checkpoint_of_another_run_is_refused(void **state)
     end(&b, hash);
 }
 
+/* The last parameter is missing, or has another type or shape: those before it stay as they were. */
+static void a_file_that_does_not_fit_changes_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        tb_dtype dtype;
+        int64_t size;
+        tb_status status;
+        const char *message;
+    } cases[] = {{TB_F32, 0, TB_ERR_NOT_FOUND, "holds no tensor 'fc2.bias'"},
+                 {TB_F64, 6, TB_ERR_SHAPE, "'fc2.bias' is f64 [6], wanted is f32 [6]"},
+                 {TB_F32, 5, TB_ERR_SHAPE, "'fc2.bias' is f32 [5], wanted is f32 [6]"}};
+    char before[65], after[65];
+    run r = start(mlp, 1, adamw);
+    tb_params *ps = tb_model_params(r.model);
+    int n = tb_params_count(ps);
+    assert_string_equal(tb_params_at(ps, n - 1)->name, "fc2.bias");
+    assert_ok(tb_params_hash(ps, before));
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        tb_safetensors_item items[16];
+        tb_scope *s = tb_scope_open();
+        for (int i = 0; i < n; i++) {
+            const tb_param *p = tb_params_at(ps, i);
+            tb_tensor *other = i == n - 1 ? tb_full(cases[k].dtype, 1, &cases[k].size, 7)
+                                          : tb_full(TB_F32, tb_tensor_rank(p->tensor), tb_tensor_dims(p->tensor), 7);
+            items[i] = (tb_safetensors_item){p->name, other};
+        }
+        assert_ok(tb_safetensors_save(checkpoint, n - (cases[k].size == 0), items, 0, NULL));
+        tb_scope_close(s);
+        assert_fails(tb_model_load(r.model, checkpoint), cases[k].status, cases[k].message);
+        assert_ok(tb_params_hash(ps, after));
+        assert_string_equal(before, after);
+    }
+    end(&r, after);
+}
+
 static void weights_alone_can_be_saved_and_loaded(void **state)
 {
     (void)state;
@@ -420,6 +457,7 @@ int main(void)
         cmocka_unit_test(a_small_run_learns),
         cmocka_unit_test(evaluation_does_not_depend_on_its_batch),
         cmocka_unit_test(a_checkpoint_of_another_run_is_refused),
+        cmocka_unit_test(a_file_that_does_not_fit_changes_nothing),
         cmocka_unit_test(weights_alone_can_be_saved_and_loaded),
         cmocka_unit_test(a_wrong_model_fails_with_its_sentence_and_the_step),
         cmocka_unit_test(a_steady_step_takes_nothing_from_the_system),
