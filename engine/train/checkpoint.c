@@ -3,6 +3,7 @@
 #include "tb_alloc.h"
 #include "tb_safetensors.h"
 #include "trainer.h"
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,10 +99,21 @@ static tb_status note_i64(const tb_safetensors *f, const char *path, const char 
 {
     const char *text = tb_safetensors_note(f, key);
     char *end;
+    errno = 0;
     *out = text ? strtoll(text, &end, 10) : 0;
-    if (!text || *end || end == text || *out < 0)
+    if (!text || *end || end == text || *out < 0 || errno == ERANGE)
         return TB_FAIL(TB_ERR_PARSE, "%s: this is no training checkpoint ('%s' is missing or no number)", path, key);
     return TB_OK;
+}
+
+/* Counts that no run has: more steps skipped than there were, a loss scale that is no power of two. */
+static tb_status check_counts(const int64_t counts[COUNTS], const char *path)
+{
+    int64_t scale = counts[2];
+    bool is_scale = (scale & (scale - 1)) == 0 && (double)scale <= TB_LOSS_SCALE_MAX;
+    if (counts[4] <= counts[0] && is_scale) return TB_OK;
+    return TB_FAIL(TB_ERR_PARSE, "%s: this is no training checkpoint (%lld of %lld steps skipped, loss scale %lld)",
+                   path, (long long)counts[4], (long long)counts[0], (long long)scale);
 }
 
 static tb_status check_facts(const tb_trainer *t, const tb_safetensors *file, const char *path)
@@ -136,6 +148,7 @@ tb_status tb_trainer_load(tb_trainer *t, const char *path)
     TB_GO(tb_safetensors_open(path, &f));
     for (int i = 0; i < COUNTS; i++) /* a training without loss scaling may lack what is of it */
         if (i < 2 || tb_safetensors_note(f, count_names[i])) TB_GO(note_i64(f, path, count_names[i], &counts[i]));
+    TB_GO(check_counts(counts, path));
     TB_GO(check_facts(t, f, path));
     TB_GO(collect(ps, t->optim, &n, &items));
     TB_GO(load_items(f, n, items));

@@ -291,6 +291,26 @@ static void evaluation_does_not_depend_on_its_batch(void **state)
     end(&a, hash);
 }
 
+static void impossible_counts_are_refused(void **state)
+{
+    (void)state;
+    static const tb_safetensors_pair bad[][5] = {
+        {{"steps", "3"}, {"position", "0"}, {"loss_scale", "0"}, {"loss_scale_good", "0"}, {"steps_skipped", "4"}},
+        {{"steps", "3"}, {"position", "0"}, {"loss_scale", "12"}, {"loss_scale_good", "0"}, {"steps_skipped", "1"}},
+        {{"steps", "9"}, {"position", "99999999999999999999"}, {"loss_scale", "0"}, {"loss_scale_good", "0"},
+         {"steps_skipped", "0"}}};
+    char before[65], after[65];
+    run r = start(mlp, 1, adamw);
+    assert_ok(tb_params_hash(tb_model_params(r.model), before));
+    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
+        assert_ok(tb_safetensors_save(checkpoint, 0, NULL, 5, bad[k]));
+        assert_fails(tb_trainer_load(r.trainer, checkpoint), TB_ERR_PARSE, "this is no training checkpoint (");
+        assert_int_equal(tb_trainer_steps(r.trainer), 0);
+    }
+    end(&r, after);
+    assert_string_equal(before, after);
+}
+
 static void a_checkpoint_of_another_run_is_refused(void **state)
 {
     (void)state;
@@ -457,6 +477,7 @@ int main(void)
         cmocka_unit_test(a_small_run_learns),
         cmocka_unit_test(evaluation_does_not_depend_on_its_batch),
         cmocka_unit_test(a_checkpoint_of_another_run_is_refused),
+        cmocka_unit_test(impossible_counts_are_refused),
         cmocka_unit_test(a_file_that_does_not_fit_changes_nothing),
         cmocka_unit_test(weights_alone_can_be_saved_and_loaded),
         cmocka_unit_test(a_wrong_model_fails_with_its_sentence_and_the_step),
