@@ -50,6 +50,7 @@ enum {
  *                        weights come from L2
  *   BAND_FLOATS          of the frame of a band of rows of a direct convolution: an eighth of L2, beside its weights
  *   WEIGHT_GRAD_K        steps of k in a block of the weights' gradient: the copied part of the frame stays in L2
+ *   PIXELS_K             taps of all channels of a panel of pixels that stays in L1: 32 KiB where it is 32 wide
  *   WINOGRAD_FLOATS      transformed inputs and products of a unit: 3/8 of L2, beside the weights and the frame
  *   FRAME_CELLS          of a chunk of an integer convolution: an eighth of L2 where a cell is a byte
  *   MIN_CHUNK_PIXELS     pixels of a chunk that are worth its frame
@@ -60,6 +61,7 @@ enum {
     CONV_ROWS_INSIDE = 1024,
     BAND_FLOATS = 32 << 10,
     WEIGHT_GRAD_K = 256,
+    PIXELS_K = 256,
     WINOGRAD_FLOATS = 96 << 10,
     FRAME_CELLS = 128 << 10,
     MIN_CHUNK_PIXELS = 64,

@@ -19,6 +19,9 @@ typedef struct pixel_tile {
     int64_t tiles;                       /* that share a panel, and its fetching */
     float *out;                          /* channels plane apart */
     int64_t cols;                        /* pixels wanted */
+    int64_t out_at[NV], left[NV];        /* of each vector: where it goes in a channel; pixels wanted */
+    const int64_t *taps;                 /* of a frame (conv_pixels_f32.h): where row k is from image, */
+    int64_t at[NV];                      /* and where a vector is from there */
     const float *bias;
     const conv_problem *p;
 } pixel_tile;
@@ -28,11 +31,12 @@ VEC bool is_simple(const conv_problem *p) { return !p->accumulate && p->act <= T
 
 static __attribute__((noinline)) void pixels_finish(const pixel_tile *t, const float *sums, int rows)
 {
-    for (int i = 0; i < rows; i++) {
-        float *out = t->out + i * t->plane;
-        epilogue_row(sums + i * NR, out, (int)t->cols, t->p->accumulate, t->bias ? t->bias + i : NULL, 0,
-                     conv_residual(t->p, out), t->p->act);
-    }
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < NV; v++) {
+            float *out = t->out + i * t->plane + t->out_at[v];
+            epilogue_row(sums + i * NR + v * VL, out, (int)t->left[v], t->p->accumulate, t->bias ? t->bias + i : NULL,
+                         0, conv_residual(t->p, out), t->p->act);
+        }
 }
 
 VEC void pixels_store(const int rows, const int vectors, const pixel_tile *t, vf acc[MR][NV])
@@ -52,7 +56,7 @@ VEC void pixels_store(const int rows, const int vectors, const pixel_tile *t, vf
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-            int64_t at = i * t->plane + v * VL, left = t->cols - v * VL;
+            int64_t at = i * t->plane + t->out_at[v], left = t->left[v];
             vf x = acc[i][v];
             if (t->bias) x = vf_add(x, vf_set1(t->bias[i]));
             if (residual) x = vf_add(x, vf_load_part(residual + at, left));
@@ -60,18 +64,21 @@ VEC void pixels_store(const int rows, const int vectors, const pixel_tile *t, vf
         }
 }
 
-/* `packs`: the first of a whole panel's tiles. */
-VEC void pixels_by_channels(const int rows, const int vectors, const bool packs, const pixel_tile *t)
+/* Where a tile's pixels come from: the first of a whole panel's tiles reads them where they lie, and packs them. */
+typedef enum pixel_source { FROM_PANEL, FROM_IMAGE, FROM_FRAME } pixel_source;
+
+VEC void pixels_by_channels(const int rows, const int vectors, const pixel_source from, const pixel_tile *t)
 {
+    const bool packs = from != FROM_PANEL;
     const float *w = t->weight, *x = packs ? t->image : t->panel, *next = t->next;
-    const int64_t x_k = packs ? t->plane : NR;
+    const int64_t x_k = from == FROM_PANEL ? NR : from == FROM_IMAGE ? t->plane : 0;
     float *panel = t->panel;
     vf acc[MR][NV];
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-            __builtin_prefetch(t->out + i * t->plane + v * VL, 1); /* stores would wait for it */
+            __builtin_prefetch(t->out + i * t->plane + t->out_at[v], 1); /* stores would wait for it */
             acc[i][v] = vf_zero();
         }
     for (int64_t k = 0; k < t->k; next += t->plane) {
@@ -82,7 +89,8 @@ VEC void pixels_by_channels(const int rows, const int vectors, const bool packs,
             vf held[NV];
             if (!packs) __builtin_prefetch(x + PREFETCH_K * NR);
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) held[v] = vf_load(x + v * VL);
+            for (int v = 0; v < vectors; v++)
+                held[v] = vf_load(x + (from == FROM_FRAME ? t->taps[k] + t->at[v] : v * VL));
 #pragma GCC unroll 4
             for (int v = 0; v < vectors && packs; v++) vf_store(panel + v * VL, held[v]);
             if (packs) panel += NR;
@@ -98,22 +106,49 @@ VEC void pixels_by_channels(const int rows, const int vectors, const bool packs,
 }
 
 typedef void (*pixels_fn)(const pixel_tile *);
-#define PIXELS_FN(name, rows, vectors, packs)                                                                         \
+#define PIXELS_FN(name, rows, vectors, from)                                                                          \
     static void name##_##rows(const pixel_tile *t)                                                                    \
     {                                                                                                                 \
-        if (rows <= MR) pixels_by_channels(rows <= MR ? rows : 1, vectors, packs, t);                                 \
+        if (rows <= MR) pixels_by_channels(rows <= MR ? rows : 1, vectors, from, t);                                  \
     }
-#define PIXELS_FNS(name, vectors, packs)                                                                              \
-    PIXELS_FN(name, 1, vectors, packs) PIXELS_FN(name, 2, vectors, packs) PIXELS_FN(name, 3, vectors, packs)          \
-    PIXELS_FN(name, 4, vectors, packs) PIXELS_FN(name, 5, vectors, packs) PIXELS_FN(name, 6, vectors, packs)          \
-    PIXELS_FN(name, 7, vectors, packs) PIXELS_FN(name, 8, vectors, packs) PIXELS_FN(name, 9, vectors, packs)          \
-    PIXELS_FN(name, 10, vectors, packs) PIXELS_FN(name, 11, vectors, packs) PIXELS_FN(name, 12, vectors, packs)       \
-    PIXELS_FN(name, 13, vectors, packs) PIXELS_FN(name, 14, vectors, packs)                                           \
+#define PIXELS_FNS(name, vectors, from)                                                                               \
+    PIXELS_FN(name, 1, vectors, from) PIXELS_FN(name, 2, vectors, from) PIXELS_FN(name, 3, vectors, from)             \
+    PIXELS_FN(name, 4, vectors, from) PIXELS_FN(name, 5, vectors, from) PIXELS_FN(name, 6, vectors, from)             \
+    PIXELS_FN(name, 7, vectors, from) PIXELS_FN(name, 8, vectors, from) PIXELS_FN(name, 9, vectors, from)             \
+    PIXELS_FN(name, 10, vectors, from) PIXELS_FN(name, 11, vectors, from) PIXELS_FN(name, 12, vectors, from)          \
+    PIXELS_FN(name, 13, vectors, from) PIXELS_FN(name, 14, vectors, from)                                             \
     static const pixels_fn name[14] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7,          \
                                        name##_8, name##_9, name##_10, name##_11, name##_12, name##_13, name##_14};
-PIXELS_FNS(pixels_packing, NV, true)
-PIXELS_FNS(pixels_packed, NV, false)
-PIXELS_FNS(pixels_vector, 1, false)
+PIXELS_FNS(pixels_packing, NV, FROM_IMAGE)
+PIXELS_FNS(pixels_framed, NV, FROM_FRAME)
+PIXELS_FNS(pixels_packed, NV, FROM_PANEL)
+PIXELS_FNS(pixels_vector, 1, FROM_PANEL)
+
+/* ---- weights: [group][tile][k][MR] ---- */
+static int64_t pixel_tiles(const conv_problem *p) { return div_up(p->m, MR); }
+static int64_t pixel_weight_floats(const conv_problem *p)
+{
+    return round_up(p->a->groups * pixel_tiles(p) * p->k * MR + VL, 16); /* pack_a_tile writes beyond a tile */
+}
+
+/* One tile after another: a tile's end is overwritten by the next. */
+static void pack_pixel_weights(const conv_problem *p, float *out)
+{
+    int64_t each = pixel_tiles(p), row = p->swap_weight ? 1 : p->k, col = p->swap_weight ? p->m : 1;
+    for (int64_t at = 0; at < p->a->groups * each; at++) {
+        int64_t tile = at % each, first = tile * p->m / each, last = (tile + 1) * p->m / each;
+        pack_a_tile(out + at * p->k * MR, p->weight + at / each * p->m * p->k + first * row, row, col, p->k,
+                    (int)(last - first));
+    }
+}
+
+/* The layer's packed weights, or those packed now at the beginning of scratch. */
+static const float *pixel_weights(const conv_problem *p)
+{
+    if (p->a->packed_weight) return p->a->packed_weight;
+    pack_pixel_weights(p, p->a->scratch);
+    return p->a->scratch;
+}
 
 typedef struct conv_1x1 {
     conv_problem p;
@@ -125,31 +160,12 @@ typedef struct conv_1x1 {
 
 static conv_1x1 make_1x1(conv_problem p)
 {
-    conv_1x1 d = {.p = p, .tiles = div_up(p.m, MR), .pixels = p.f.out_h * p.f.out_w};
+    conv_1x1 d = {.p = p, .tiles = pixel_tiles(&p), .pixels = p.f.out_h * p.f.out_w};
     int64_t threads = tb_pool_threads(p.a->pool), images = p.a->n * p.a->groups, panels = div_up(d.pixels, NR);
     d.chunks = images % threads != 0 && images < 4 * threads ? min_i64(threads, max_i64(panels, 1)) : 1;
     d.chunk_pixels = div_up(panels, d.chunks) * NR;
-    d.weight_floats = round_up(p.a->groups * d.tiles * p.k * MR + VL, 16); /* pack_a_tile writes beyond a tile */
+    d.weight_floats = pixel_weight_floats(&p);
     return d;
-}
-
-typedef struct packing_1x1 {
-    const conv_1x1 *d;
-    float *out;
-} packing_1x1;
-
-/* Tiles [begin, end) of all groups, one after another: a tile's end is overwritten by the next. */
-static void pack_1x1(void *arg, int64_t begin, int64_t end, int thread)
-{
-    const packing_1x1 *to = arg;
-    const conv_problem *p = &to->d->p;
-    int64_t each = to->d->tiles, row = p->swap_weight ? 1 : p->k, col = p->swap_weight ? p->m : 1;
-    (void)thread;
-    for (int64_t at = begin; at < end; at++) {
-        int64_t tile = at % each, first = tile * p->m / each, last = (tile + 1) * p->m / each;
-        pack_a_tile(to->out + at * p->k * MR, p->weight + at / each * p->m * p->k + first * row, row, col, p->k,
-                    (int)(last - first));
-    }
 }
 
 /* All tiles of a panel of pixels; t has what they share, `next`: the next one's pixels in channel 0. */
@@ -186,6 +202,10 @@ static void run_chunks(void *arg, int64_t begin, int64_t end, int thread)
                                                    : pixels + j;
             t.image = pixels + j;
             t.cols = min_i64(d->pixels - j, NR);
+            for (int v = 0; v < NV; v++) {
+                t.out_at[v] = v * VL;
+                t.left[v] = clip_i64(t.cols - v * VL, 0, VL);
+            }
             run_panel(&t, d->weight + group * d->tiles * p->k * MR, p->bias ? p->bias + group * p->m : NULL, next,
                       p->out + image * p->m * d->pixels + j);
         }
@@ -197,8 +217,7 @@ static void run_1x1(conv_1x1 *d)
     const conv_problem *p = &d->p;
     int64_t images = p->a->n * p->a->groups;
     if (images == 0 || d->pixels == 0) return;
-    d->weight = p->a->packed_weight ? p->a->packed_weight : p->a->scratch;
-    if (!p->a->packed_weight) pack_1x1(&(packing_1x1){d, p->a->scratch}, 0, p->a->groups * d->tiles, 0);
+    d->weight = pixel_weights(p);
     tb_pool_run(p->a->pool, images * d->chunks, run_chunks, d);
 }
 
@@ -241,8 +260,8 @@ static size_t conv2d_1x1_pack_bytes(const void *args)
 }
 static void conv2d_1x1_pack(const void *args, void *out)
 {
-    conv_1x1 d = make_1x1(conv_forward(args));
-    pack_1x1(&(packing_1x1){&d, out}, 0, d.p.a->groups * d.tiles, 0);
+    conv_problem p = conv_forward(args);
+    pack_pixel_weights(&p, out);
 }
 static size_t conv2d_input_grad_1x1_scratch_bytes(const void *args)
 {

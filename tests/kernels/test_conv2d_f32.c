@@ -54,6 +54,12 @@ static const conv_case cases[] = {
     {2, 9, 5, 3, 16, 1, 1, {1, 1}, {0, 0}, {1, 1}, 1},
     {1, 1, 9, 9, 15, 1, 1, {1, 1}, {0, 0}, {1, 1}, 1},
     {2, 33, 10, 8, 3, 1, 1, {1, 1}, {0, 0}, {1, 1}, 1},
+    /* panels of pixels from a frame: rows of one vector and several, an odd number of them, groups, bands */
+    {2, 3, 7, 32, 16, 7, 7, {2, 2}, {3, 3}, {1, 1}, 1},
+    {1, 5, 5, 48, 30, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},
+    {2, 6, 9, 17, 8, 3, 2, {3, 1}, {1, 0}, {2, 1}, 2},
+    {1, 4, 40, 32, 70, 1, 1, {2, 2}, {0, 0}, {1, 1}, 1},
+    {1, 28, 12, 160, 15, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},
 };
 enum { CASES = sizeof cases / sizeof *cases, MAX_KERNELS = 16 };
 
@@ -148,7 +154,9 @@ static void compare(const tb_kernel *k, int which, int64_t at, float got, both w
     if (bias != 0) exact += (float)bias;
     if (a->residual) exact += residual;
     if (a->act == TB_ACT_RELU && exact < 0) exact = 0;
-    if (memcmp(&exact, &got, sizeof got) != 0 && !(exact == 0 && got == 0))
+    if (a->act == TB_ACT_SILU)
+        assert_near(k, "silu", at, (double)got, (double)exact / (1 + exp((double)-exact)), 1e-6, 1e-5);
+    else if (memcmp(&exact, &got, sizeof got) != 0 && !(exact == 0 && got == 0))
         fail_msg("%s, case %d: element %lld is %.9g, must be %.9g", k->name, which, (long long)at, (double)got,
                  (double)exact);
     assert_near(k, "chain", at, (double)want.chain, want.sum, 1e-4, 0);
@@ -173,14 +181,15 @@ static void forward_is_its_chain(void **state)
     int n_kernels = kernel_test_find("conv2d", TB_F32, kernels, MAX_KERNELS);
     for (int q = 0; q < n_kernels; q++)
         for (int which = 0; which < CASES; which++)
-            for (int variant = 0; variant < 3; variant++) {
+            for (int variant = 0; variant < 4; variant++) {
                 tb_conv_args a = args_of(&cases[which]);
                 float *before, *bias = guarded_random(a.o, 3);
                 if (kernels[q]->supports && !kernels[q]->supports(&a)) continue;
                 a.x = guarded_random(a.n * a.c * a.h * a.w, 1);
                 a.weight = guarded_random(a.o * (a.c / a.groups) * a.kh * a.kw, 2);
                 if (variant) a.bias = bias, a.act = TB_ACT_RELU, a.pool = *state;
-                if (variant == 2) a.residual = bias;
+                if (variant >= 2) a.residual = bias;
+                if (variant == 3) a.act = TB_ACT_SILU;
                 float *y = run_case(kernels[q], &a, a.n * a.o * a.oh * a.ow, &before);
                 for (int64_t at = 0; at < a.n * a.o * a.oh * a.ow; at++) {
                     int64_t o = at / (a.oh * a.ow) % a.o;
