@@ -73,7 +73,7 @@ static tb_status holds_models(const char *repository)
         st = TB_FAIL(TB_ERR_CONFIG,
                      "tb serve: %s is itself a model; --repo takes the DIR of DIR/<name>/<version>/ that holds it",
                      repository);
-    else if (st == TB_OK && glob(versions, GLOB_ONLYDIR, NULL, &found) == GLOB_NOMATCH)
+    else if (st == TB_OK && access(repository, F_OK) == 0 && glob(versions, GLOB_ONLYDIR, NULL, &found) == GLOB_NOMATCH)
         st = TB_FAIL(TB_ERR_CONFIG,
                      "tb serve: no model in %s; they are folders DIR/<name>/<version>/ (a number from 1 on)",
                      repository);

@@ -164,6 +164,7 @@ static void wrong_options_end_in_one_sentence(void **state)
         {"show damaged.journal", "damaged.journal: not a journal, or cut off"},
         {"serve --repo repo --bind foo", "'foo' is not an IPv4 address"},
         {"serve --repo repo/m/1", "repo/m/1 is itself a model; --repo takes the DIR of"},
+        {"serve --repo nowhere", "cannot read the repository 'nowhere' (No such file or directory)"},
         {"serve --repo experiments", "no model in experiments; they are folders DIR/<name>/<version>/"},
         {"list a", "usage: tb list.  tb list --help tells more"},
     };
