@@ -6,7 +6,7 @@
 #include <math.h>
 
 enum {
-    RANK = 4, /* of the op's operands: batch, heads, length, width */
+    RANK = 4,    /* of the op's operands: batch, heads, length, width */
     FEWEST = 128 /* queries and keys: with fewer the op's packing costs more than the scores do (measured) */
 };
 static const double HIDDEN = -1e9; /* a score from here on counts as never seen: exp of it is 0 beside any other's */
@@ -17,8 +17,8 @@ typedef struct attention_attrs { /* of scaled_dot_product_attention */
 } attention_attrs;
 
 typedef struct pattern {
-    int q, keys, v;     /* k^T is `keys` permuted */
-    tb_ints k_order;    /* k is `keys` in this order of axes */
+    int q, keys, v;  /* k^T is `keys` permuted */
+    tb_ints k_order; /* k is `keys` in this order of axes */
     attention_attrs attrs;
 } pattern;
 

@@ -48,8 +48,8 @@ const char *tbi_channels_refusal(const tb_graph *g, int user, int k)
 {
     const tb_node *n = &g->nodes[user];
     bool is_norm = n->op == &tb_op_batch_norm_eval && k == 0,
-         is_pointwise = n->op == &tb_op_add || n->op == &tb_op_sub || n->op == &tb_op_mul ||
-                        (n->op == &tb_op_div && k == 0);
+         is_pointwise =
+             n->op == &tb_op_add || n->op == &tb_op_sub || n->op == &tb_op_mul || (n->op == &tb_op_div && k == 0);
     int at = is_norm || is_pointwise ? tbi_producer(g, n->in[k], NULL, false) : -1;
     const tb_node *layer = at < 0 ? NULL : &g->nodes[at];
     if (!layer || (layer->op != &tb_op_conv2d && layer->op != &tb_op_linear)) return NULL;

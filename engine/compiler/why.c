@@ -26,9 +26,8 @@ static const char *by_kind(const tb_op *from, const tb_op *to, bool is_seen_thro
 
 static const char *reason_of(const tb_graph *g, int from, int user, int k)
 {
-    const char *(*const passes[])(const tb_graph *, int, int) = {tbi_channels_refusal, tbi_attention_refusal,
-                                                                 tbi_epilogue_refusal, tbi_pooling_refusal,
-                                                                 tbi_pointwise_refusal};
+    const char *(*const passes[])(const tb_graph *, int, int) = {
+        tbi_channels_refusal, tbi_attention_refusal, tbi_epilogue_refusal, tbi_pooling_refusal, tbi_pointwise_refusal};
     bool is_direct = g->values[g->nodes[user].in[k]].producer == from;
     for (int i = 0; is_direct && i < (int)(sizeof passes / sizeof passes[0]); i++) {
         const char *reason = passes[i](g, user, k);

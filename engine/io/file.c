@@ -13,9 +13,9 @@ enum { FIRST_BYTES = 1 << 16 };
 
 static tb_status read_failed(tb_status st, const char *path, const char *package, const char *why)
 {
-    return package ? TB_FAIL(st, "%s: %s; install the Debian package %s (apt-get install %s)", path, why,
-                             package, package)
-                   : TB_FAIL(st, "%s: %s", path, why);
+    return package
+               ? TB_FAIL(st, "%s: %s; install the Debian package %s (apt-get install %s)", path, why, package, package)
+               : TB_FAIL(st, "%s: %s", path, why);
 }
 
 static const char *gz_cause(gzFile f)

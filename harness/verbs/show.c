@@ -241,8 +241,7 @@ static int show(const tb_args *args)
                 what);
         return 2;
     }
-    if (is_experiment)
-        return show_experiment(what, tb_args_has(args, "keys"), tb_args_has(args, "json"));
+    if (is_experiment) return show_experiment(what, tb_args_has(args, "keys"), tb_args_has(args, "json"));
     if (text) return show_text(what, text);
     return show_results(what, tb_args_has(args, "json"), tb_args_has(args, "facts"));
 }

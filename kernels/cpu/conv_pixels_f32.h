@@ -42,8 +42,12 @@ static void pixel_bands(void *arg, int64_t begin, int64_t end, int thread)
     const conv_problem *p = &c->d.p;
     float *scratch = (float *)p->a->scratch + c->weight_floats + thread * thread_floats(c);
     int64_t *taps = (int64_t *)scratch, each = pixel_tiles(p), y;
-    pixel_tile t = {.panel = scratch + c->tap_floats, .k = p->k, .plane = p->f.out_h * p->f.out_w, .tiles = p->k,
-                    .taps = taps, .p = p};
+    pixel_tile t = {.panel = scratch + c->tap_floats,
+                    .k = p->k,
+                    .plane = p->f.out_h * p->f.out_w,
+                    .tiles = p->k,
+                    .taps = taps,
+                    .p = p};
     for (int64_t at = begin; at < end; at++) {
         int64_t image = at / c->d.bands, group = image % p->a->groups;
         frame f = band_frame(&c->d, at % c->d.bands, &y);
@@ -96,10 +100,10 @@ static void conv2d_pixels_pack(const void *args, void *out)
     pack_pixel_weights(&p, out);
 }
 
-#define PIXELS_KERNEL                                                                                                 \
-    {                                                                                                                 \
-        .name = "conv2d_pixels_f32_" VEC_ISA_NAME, .primitive = "conv2d", .dtype = TB_F32, .isa = VEC_ISA,            \
-        .priority = 3, .supports = conv2d_pixels_supports, .run = run_conv2d_pixels,                                  \
-        .scratch_bytes = conv2d_pixels_scratch_bytes, .pack_bytes = conv2d_pixels_pack_bytes,                         \
-        .pack = conv2d_pixels_pack                                                                                    \
+#define PIXELS_KERNEL                                                                                                  \
+    {                                                                                                                  \
+        .name = "conv2d_pixels_f32_" VEC_ISA_NAME, .primitive = "conv2d", .dtype = TB_F32, .isa = VEC_ISA,             \
+        .priority = 3, .supports = conv2d_pixels_supports, .run = run_conv2d_pixels,                                   \
+        .scratch_bytes = conv2d_pixels_scratch_bytes, .pack_bytes = conv2d_pixels_pack_bytes,                          \
+        .pack = conv2d_pixels_pack                                                                                     \
     }

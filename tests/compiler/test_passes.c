@@ -118,15 +118,10 @@ static void compiled_graphs_keep_the_bits(void **state)
             if (memcmp(y[o], z[o], sizeof(float) * (size_t)n * WIDTH) != 0)
                 fail_msg("graph %d, output %d differs", trial, o);
     }
-    static const char *const exact[] = {"drop what changes nothing",
-                                        "merge reshapes",
-                                        "drop double negation",
-                                        "fold",
-                                        "merge equal nodes",
-                                        "sum into absent bias",
-                                        "add residual",
-                                        "activate",
-                                        "pointwise program"};
+    static const char *const exact[] = {
+        "drop what changes nothing", "merge reshapes",       "drop double negation", "fold",
+        "merge equal nodes",         "sum into absent bias", "add residual",         "activate",
+        "pointwise program"};
     must_have_fired(&made, exact, sizeof exact / sizeof exact[0]);
 }
 
@@ -339,7 +334,7 @@ static void random_networks_stay_close_where_rounding_may_change(void **state)
         int64_t pooled = (w.side + 3 - w.kernel) / 2, result = N * w.filters * pooled * (w.has_tail ? TAIL : pooled),
                 each[3] = {w.filters, 1, 1}, width = TAIL;
         tb_tensor *p[12] = {drawn(&w, 4, (int64_t[]){w.filters, w.channels, w.kernel, w.kernel}, 0),
-                           w.has_bias ? drawn(&w, 1, &w.filters, 0) : NULL};
+                            w.has_bias ? drawn(&w, 1, &w.filters, 0) : NULL};
         for (int k = 2; k < 6 && w.has_norm; k++) p[k] = drawn(&w, 1, &w.filters, k == 3 ? 0.1f : 0);
         if (w.has_factor) p[6] = drawn(&w, 3, each, 0);
         if (w.has_sum) p[7] = drawn(&w, 3, each, 0);
@@ -451,7 +446,7 @@ typedef enum mask_form { NO_MASK, ADDED, CHOSEN, CHOSEN_INVERSE, MASK_FORMS } ma
 typedef struct written_out {
     int rank;
     int64_t heads, queries, keys, width, v_width;
-    int factor;       /* 0: none; 1: multiplied; 2: divided by; 3: after the mask */
+    int factor; /* 0: none; 1: multiplied; 2: divided by; 3: after the mask */
     mask_form mask;
     bool is_permuted; /* heads come out of [batch, length, heads, width] */
     /* what keeps it from becoming one op */
@@ -526,13 +521,20 @@ static void capture_attention(attention_call *c, bool is_free, tb_graph **out)
 static void attention_written_out_becomes_one_op(void **state)
 {
     (void)state;
-    const written_out w = {.rank = 4, .heads = 3, .queries = 128, .keys = 128, .width = 8, .v_width = 6, .factor = 1,
-                           .mask = CHOSEN, .is_permuted = true};
+    const written_out w = {.rank = 4,
+                           .heads = 3,
+                           .queries = 128,
+                           .keys = 128,
+                           .width = 8,
+                           .v_width = 6,
+                           .factor = 1,
+                           .mask = CHOSEN,
+                           .is_permuted = true};
     attention_call c = {&w, mask_of(&w)};
-#define HEADS \
-    "graph g(N) {\n" \
-    "  %0 : f32[N, 128, 3, 8] = input \"q\"\n" \
-    "  %1 : f32[N, 128, 3, 8] = input \"k\"\n" \
+#define HEADS                                                                                                          \
+    "graph g(N) {\n"                                                                                                   \
+    "  %0 : f32[N, 128, 3, 8] = input \"q\"\n"                                                                         \
+    "  %1 : f32[N, 128, 3, 8] = input \"k\"\n"                                                                         \
     "  %2 : f32[N, 128, 3, 6] = input \"v\"\n"
     static const char *const want[2] = {
         HEADS "  %3 : f32[N, 3, 128, 8] = permute(%0) {dims=[0, 2, 1, 3]}\n"

@@ -208,8 +208,9 @@ static void means_are_over_the_named_points_or_left_out(void **state)
                "  - {kind: geomean, metric: [iter_ms], of: [{params.work_us: 200}, {params.work_us: 5}]}\n");
     program_run run = run_program("run x --out out");
     expect(&run, 0, "geomean  iter_ms over 2 points, launch.threads 1: 0.");
-    expect(&run, 0, "geomean  1 of 2 means left out: a point is missing, not ok, or several "
-                    "(first: point 2 of iter_ms)");
+    expect(&run, 0,
+           "geomean  1 of 2 means left out: a point is missing, not ok, or several "
+           "(first: point 2 of iter_ms)");
     assert_null(strstr(strstr(run.output, "geomean  1 of 2") + 1, "geomean"));
 }
 
@@ -278,9 +279,8 @@ static void a_full_disk_is_told_and_nothing_before_it_is_lost(void **state)
 {
     (void)state;
     struct rlimit was, small;
-    write_file("experiments/x.yaml",
-               "driver: 'null'\nmeasure: {launches: 1, min_iters: 30000, min_s: 0, warmup_s: 0}\n"
-               "sweep: {product: {launch.ranks: [1, 2]}}\n");
+    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 1, min_iters: 30000, min_s: 0, warmup_s: 0}\n"
+                                     "sweep: {product: {launch.ranks: [1, 2]}}\n");
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
     small = (struct rlimit){.rlim_cur = 100 << 10, .rlim_max = was.rlim_max};
     setenv("OMPI_MCA_btl", "self,tcp", 1); /* else MPI makes files of some MiB */

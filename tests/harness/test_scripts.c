@@ -265,11 +265,10 @@ static void every_kind_is_drawn_and_twice_the_same(void **state)
 {
     (void)state;
     static const char *const figures[] = {
-        "training-curve",  "training-throughput", "training-memory",     "training-efficiency",
-        "training-ratio",  "training-histogram",  "training-geomean",    "training-tradeoff",
-        "pipeline-gantt",  "serving-latency",     "serving-percentiles", "serving-spectrum",
-        "serving-batches", "serving-stages",      "kernels-roofline",    "inference-layers",
-        "inference-roofline"};
+        "training-curve",      "training-throughput", "training-memory",   "training-efficiency", "training-ratio",
+        "training-histogram",  "training-geomean",    "training-tradeoff", "pipeline-gantt",      "serving-latency",
+        "serving-percentiles", "serving-spectrum",    "serving-batches",   "serving-stages",      "kernels-roofline",
+        "inference-layers",    "inference-roofline"};
     char a[64], b[64], path[128];
     tb_text out = {0};
     const char *kept = getenv("TB_PLOT_OUT");

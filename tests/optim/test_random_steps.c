@@ -39,8 +39,11 @@ static void draw_run(run *r, uint64_t seed)
     r->cfg.nesterov = draw(r, 2);
     r->cfg.clip_norm = DRAW_OF(r, 0, 0.1, 1, 1000);
     if (draw(r, 2)) r->cfg.beta1 = DRAW_OF(r, 0, 0.5, 0.95), r->cfg.beta2 = 0.98, r->cfg.eps = DRAW_OF(r, 1e-6, 1e-3);
-    r->schedule = (tb_lr_schedule){.kind = (tb_lr_kind)draw(r, 2), .rate = DRAW_OF(r, 0.3, 0.01),
-                                   .floor = DRAW_OF(r, 0, 0.001), .warmup = draw(r, 5), .steps = 5 + draw(r, 6)};
+    r->schedule = (tb_lr_schedule){.kind = (tb_lr_kind)draw(r, 2),
+                                   .rate = DRAW_OF(r, 0.3, 0.01),
+                                   .floor = DRAW_OF(r, 0, 0.001),
+                                   .warmup = draw(r, 5),
+                                   .steps = 5 + draw(r, 6)};
     assert_ok(tb_lr_check(&r->schedule));
     r->n = 1 + (int)draw(r, MAX_PARAMS);
     r->microbatches = 1 + (int)draw(r, 3);

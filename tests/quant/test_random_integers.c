@@ -17,10 +17,10 @@ typedef struct layer {
     int64_t in[3], out[3]; /* height, width, channels; 1, 1, channels of what is flat */
     int64_t kernel[2], stride[2], pad[2], dilation[2];
     int64_t x_zero, zero, low;
-    int other;                /* add: the earlier value, 0 the input */
-    double a_scale, b_scale;  /* add; mean: a_scale */
-    int64_t depth;            /* terms of a channel's sum */
-    int8_t *weight;           /* [O, P, Q, C / groups] */
+    int other;               /* add: the earlier value, 0 the input */
+    double a_scale, b_scale; /* add; mean: a_scale */
+    int64_t depth;           /* terms of a channel's sum */
+    int8_t *weight;          /* [O, P, Q, C / groups] */
     int32_t *offset;
     float *scale;
     tb_tensor *tensor[3];
@@ -106,8 +106,10 @@ static int draw_alike(network *g, const layer *l)
 static bool draw_layer(network *g, bool *is_flat)
 {
     layer *l = &g->at[g->n];
-    if (g->n > 0) memcpy(l->in, g->at[g->n - 1].out, sizeof l->in);
-    else l->in[0] = 1 + draw(g, 13), l->in[1] = 1 + draw(g, 13), l->in[2] = draw_channels(g);
+    if (g->n > 0)
+        memcpy(l->in, g->at[g->n - 1].out, sizeof l->in);
+    else
+        l->in[0] = 1 + draw(g, 13), l->in[1] = 1 + draw(g, 13), l->in[2] = draw_channels(g);
     memcpy(l->out, l->in, sizeof l->out);
     l->kind = *is_flat ? LINEAR : (layer_kind)draw(g, 6);
     if (l->kind == CONV && g->n && draw(g, 3) == 0) l->kind = ADD;
@@ -167,10 +169,14 @@ static tb_tensor *forward(void *arg, int n, tb_tensor *const *in)
         else if (l->kind == ADD)
             *y = tb_add_u8(x, values[l->other],
                            &(tb_add_u8_opts){l->a_scale, l->b_scale, l->x_zero, 255 - l->x_zero, l->zero, l->low});
-        else if (l->kind == POOL) *y = tb_max_pool2d_u8(x, &pool);
-        else if (l->kind == MEAN) *y = tb_mean_u8(x, &(tb_mean_u8_opts){l->a_scale, l->x_zero, l->zero});
-        else if (l->kind == FLATTEN) *y = tb_reshape(x, 2, (int64_t[]){tb_tensor_dim(x, 0), l->out[2]});
-        else *y = tb_linear_u8s8(x, t[0], t[1], t[2], to_u8, l->zero, l->low);
+        else if (l->kind == POOL)
+            *y = tb_max_pool2d_u8(x, &pool);
+        else if (l->kind == MEAN)
+            *y = tb_mean_u8(x, &(tb_mean_u8_opts){l->a_scale, l->x_zero, l->zero});
+        else if (l->kind == FLATTEN)
+            *y = tb_reshape(x, 2, (int64_t[]){tb_tensor_dim(x, 0), l->out[2]});
+        else
+            *y = tb_linear_u8s8(x, t[0], t[1], t[2], to_u8, l->zero, l->low);
     }
     return values[g->n];
 }
@@ -230,8 +236,10 @@ static void run_layer(const layer *l, const uint8_t *x, const uint8_t *b, uint8_
         int64_t o = at % l->out[2], j = at / l->out[2] % l->out[1], i = at / l->out[2] / l->out[1], sum = 0;
         if (l->depth) {
             float y = (float)window_sum(l, x, i, j, o) * l->scale[o];
-            if (real) real[at] = y;
-            else out[at] = to_byte(y, l->zero, l->low);
+            if (real)
+                real[at] = y;
+            else
+                out[at] = to_byte(y, l->zero, l->low);
         } else if (l->kind == ADD) {
             float left = (float)(x[at] - l->x_zero) * (float)l->a_scale,
                   right = (float)(b[at] - (255 - l->x_zero)) * (float)l->b_scale;
@@ -271,9 +279,9 @@ typedef struct runner {
     tb_exec *exec;
     tb_isa isa;
     int threads;
-    size_t bytes;            /* of a row's result */
-    const void *x, *wanted;  /* of MAX_ROWS rows */
-    int64_t differs;         /* the batch that did, or -1 */
+    size_t bytes;           /* of a row's result */
+    const void *x, *wanted; /* of MAX_ROWS rows */
+    int64_t differs;        /* the batch that did, or -1 */
     tb_status status;
 } runner;
 
@@ -306,9 +314,8 @@ static void describe(const network *g)
         const layer *l = &g->at[i];
         print_message("  %s %lldx%lldx%lld -> %lldx%lldx%lld kernel %lldx%lld zero %lld %lld low %lld\n",
                       names[l->kind], (long long)l->in[0], (long long)l->in[1], (long long)l->in[2],
-                      (long long)l->out[0],
-                      (long long)l->out[1], (long long)l->out[2], (long long)l->kernel[0], (long long)l->kernel[1],
-                      (long long)l->x_zero, (long long)l->zero, (long long)l->low);
+                      (long long)l->out[0], (long long)l->out[1], (long long)l->out[2], (long long)l->kernel[0],
+                      (long long)l->kernel[1], (long long)l->x_zero, (long long)l->zero, (long long)l->low);
     }
 }
 

@@ -297,7 +297,10 @@ static void impossible_counts_are_refused(void **state)
     static const tb_safetensors_pair bad[][5] = {
         {{"steps", "3"}, {"position", "0"}, {"loss_scale", "0"}, {"loss_scale_good", "0"}, {"steps_skipped", "4"}},
         {{"steps", "3"}, {"position", "0"}, {"loss_scale", "12"}, {"loss_scale_good", "0"}, {"steps_skipped", "1"}},
-        {{"steps", "9"}, {"position", "99999999999999999999"}, {"loss_scale", "0"}, {"loss_scale_good", "0"},
+        {{"steps", "9"},
+         {"position", "99999999999999999999"},
+         {"loss_scale", "0"},
+         {"loss_scale_good", "0"},
          {"steps_skipped", "0"}}};
     char before[65], after[65];
     run r = start(mlp, 1, adamw);
