@@ -58,10 +58,11 @@ static void pixel_bands(void *arg, int64_t begin, int64_t end, int thread)
             place_vectors(&t, &f, first);
             for (int64_t tile = 0; tile < each; tile++) {
                 int64_t m = tile * p->m / each, rows = (tile + 1) * p->m / each - m;
+                const pixels_fn *fns = tile == 0 ? pixels_framed : pixels_packed;
                 t.weight = c->weight + (group * each + tile) * p->k * MR;
                 t.out = p->out + (image * p->m + m) * t.plane + y * f.out_w;
                 t.bias = p->bias ? p->bias + group * p->m + m : NULL;
-                (tile == 0 ? pixels_framed : pixels_packed)[rows - 1](&t);
+                fns[rows - 1](&t);
             }
         }
     }
