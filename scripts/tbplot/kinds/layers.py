@@ -34,7 +34,7 @@ def draw_panel(ax, rows, arms, title):
     ax.tick_params(axis="x", labelsize=7.5)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set_title(title, fontsize=7.5)
+    ax.set_title(title, fontsize=6.5)
 
 
 def draw(points, spec):
@@ -51,7 +51,7 @@ def draw(points, spec):
         ax.set_visible(False)
     for ax in list(axes.flat[:len(panels)])[-columns:]:
         ax.set_xlabel("us a call")
-    axes[0, columns - 1].legend(loc="lower right")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", ncols=len(spec["arms"]))
     return fig, describe.title(points, spec, "time of each layer"), describe.caption(
         points, "a product with what is fused to it has the layer's name, all else the op's; the least of a few runs "
         "for each, so that bars add up to less than a call", "first launch that counts")
