@@ -16,7 +16,7 @@ typedef struct pixel_tile {
     const float *image, *next;           /* the panel's pixels in channel 0; channels of the next panel to ask for */
     float *panel;                        /* [k][NR]: the panel side by side */
     int64_t k, plane;                    /* channels of the image, plane floats apart */
-    int64_t tiles;                       /* that share a panel, and its fetching */
+    int64_t fetch_every;                 /* channels of this panel to one of the next that is asked for */
     float *out;                          /* channels plane apart */
     int64_t cols;                        /* pixels wanted */
     int64_t out_at[NV], left[NV];        /* of each vector: where it goes in a channel; pixels wanted */
@@ -82,7 +82,7 @@ VEC void pixels_by_channels(const int rows, const int vectors, const pixel_sourc
             acc[i][v] = vf_zero();
         }
     for (int64_t k = 0; k < t->k; next += t->plane) {
-        int64_t end = min_i64(k + t->tiles, t->k);
+        int64_t end = min_i64(k + t->fetch_every, t->k);
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++) __builtin_prefetch(next + v * VL, 0, 2);
         for (; k < end; k++, w += MR, x += x_k) {
@@ -171,10 +171,10 @@ static conv_1x1 make_1x1(conv_problem p)
 /* All tiles of a panel of pixels; t has what they share, `next`: the next one's pixels in channel 0. */
 static void run_panel(pixel_tile *t, const float *weight, const float *bias, const float *next, float *out)
 {
-    int64_t m = t->p->m, share = div_up(t->k, t->tiles);
+    int64_t m = t->p->m, each = pixel_tiles(t->p), share = div_up(t->k, each);
     if (t->cols < NR) pack_b_rows(t->panel, t->image, t->plane, t->k, (int)t->cols);
-    for (int64_t tile = 0; tile < t->tiles; tile++) {
-        int64_t first = tile * m / t->tiles, last = (tile + 1) * m / t->tiles;
+    for (int64_t tile = 0; tile < each; tile++) {
+        int64_t first = tile * m / each, last = (tile + 1) * m / each;
         const pixels_fn *fns = t->cols <= VL                ? pixels_vector
                                : t->cols < NR || tile > 0 ? pixels_packed
                                                           : pixels_packing;
@@ -192,7 +192,8 @@ static void run_chunks(void *arg, int64_t begin, int64_t end, int thread)
     const conv_1x1 *d = arg;
     const conv_problem *p = &d->p;
     float *scratch = (float *)p->a->scratch + (p->a->packed_weight ? 0 : d->weight_floats);
-    pixel_tile t = {.panel = scratch + thread * p->k * NR, .k = p->k, .plane = d->pixels, .tiles = d->tiles, .p = p};
+    pixel_tile t = {.panel = scratch + thread * p->k * NR, .k = p->k, .plane = d->pixels, .fetch_every = d->tiles,
+                    .p = p};
     for (int64_t at = begin; at < end; at++) {
         int64_t image = at / d->chunks, group = image % p->a->groups, from = at % d->chunks * d->chunk_pixels;
         const float *pixels = p->image + image * p->k * d->pixels;

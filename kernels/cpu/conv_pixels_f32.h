@@ -26,12 +26,12 @@ static int64_t thread_floats(const conv_pixels *c) { return c->tap_floats + c->p
 /* Points t to NV vectors of the outputs of f from `first` on; beyond the last one nothing is wanted. */
 static void place_vectors(pixel_tile *t, const frame *f, int64_t first)
 {
-    int64_t row = div_up(f->out_w, VL), vectors = f->out_h * row;
+    int64_t row = f->out_w / VL, vectors = f->out_h * row;
     for (int v = 0; v < NV; v++) {
         int64_t which = min_i64(first + v, vectors - 1), y = which / row, x = which % row * VL;
         t->at[v] = y * f->step_h * f->row + x;
         t->out_at[v] = y * f->out_w + x;
-        t->left[v] = first + v < vectors ? min_i64(f->out_w - x, VL) : 0;
+        t->left[v] = first + v < vectors ? VL : 0;
     }
 }
 
@@ -45,7 +45,7 @@ static void pixel_bands(void *arg, int64_t begin, int64_t end, int thread)
     pixel_tile t = {.panel = scratch + c->tap_floats,
                     .k = p->k,
                     .plane = p->f.out_h * p->f.out_w,
-                    .tiles = p->k,
+                    .fetch_every = p->k, /* the next panel comes from the frame, which is near */
                     .taps = taps,
                     .p = p};
     for (int64_t at = begin; at < end; at++) {
@@ -54,7 +54,7 @@ static void pixel_bands(void *arg, int64_t begin, int64_t end, int thread)
         find_taps(&f, 0, p->k, taps);
         t.image = t.next = frame_fill(&f, scratch + c->tap_floats + c->panel_floats,
                                       p->image + image * f.channels * f.in_h * f.in_w, 0, f.channels);
-        for (int64_t first = 0; first < f.out_h * div_up(f.out_w, VL); first += NV) {
+        for (int64_t first = 0; first < f.out_h * (f.out_w / VL); first += NV) {
             place_vectors(&t, &f, first);
             for (int64_t tile = 0; tile < each; tile++) {
                 int64_t m = tile * p->m / each, rows = (tile + 1) * p->m / each - m;
