@@ -75,10 +75,8 @@ tb_status tb_compile(tb_graph *g, const tb_compile_opts *opts, tb_compile_report
     }
     for (int i = 0; i < tb_pass_count() + (opts->also != NULL); i++) {
         const tb_pass *p = i < tb_pass_count() ? passes[i] : opts->also;
-        bool is_fusion =
-            p == &tbi_pass_attention || p == &tbi_pass_epilogue || p == &tbi_pass_winograd || p == &tbi_pass_fuse;
         if (p->is_inexact && opts->strict) continue;
-        if ((p->is_fast && !opts->fast) || (is_fusion && opts->no_fusion)) continue;
+        if ((p->is_fast && !opts->fast) || (p->is_fusion && opts->no_fusion)) continue;
         r.rewrites = 0;
         tb_status st = p->run(g, &r);
         if (st == TB_OK) st = tb_graph_compact(g);

@@ -249,5 +249,10 @@ static tb_status attention(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_attention = {"attention", "makes one op of attention that is written out", true, false,
-                                    attention};
+const tb_pass tbi_pass_attention = {
+    .name = "attention",
+    .doc = "makes one op of attention that is written out",
+    .is_inexact = true,
+    .is_fusion = true,
+    .run = attention,
+};

@@ -160,7 +160,14 @@ static tb_status absorb(tb_graph *g, tb_pass_run *r, bool is_exact)
 static tb_status bias(tb_graph *g, tb_pass_run *r) { return absorb(g, r, true); }
 static tb_status channels(tb_graph *g, tb_pass_run *r) { return absorb(g, r, false); }
 
-const tb_pass tbi_pass_bias = {"bias", "makes a sum with constants the bias of the layer before it", false, false,
-                               bias};
-const tb_pass tbi_pass_channels = {"channels", "moves batch norm, factors and sums into the layer before them", true,
-                                   false, channels};
+const tb_pass tbi_pass_bias = {
+    .name = "bias",
+    .doc = "makes a sum with constants the bias of the layer before it",
+    .run = bias,
+};
+const tb_pass tbi_pass_channels = {
+    .name = "channels",
+    .doc = "moves batch norm, factors and sums into the layer before them",
+    .is_inexact = true,
+    .run = channels,
+};

@@ -107,9 +107,12 @@ static tb_status epilogue(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_epilogue = {"epilogue",
-                                   "moves residual sums and activations into the linear or convolution before them",
-                                   false, false, epilogue};
+const tb_pass tbi_pass_epilogue = {
+    .name = "epilogue",
+    .doc = "moves residual sums and activations into the linear or convolution before them",
+    .is_fusion = true,
+    .run = epilogue,
+};
 
 /* ---- pointwise groups ---- */
 typedef struct group {
@@ -210,4 +213,9 @@ static tb_status fuse(tb_graph *g, tb_pass_run *r)
     return st;
 }
 
-const tb_pass tbi_pass_fuse = {"fuse", "makes one program of pointwise chains", false, false, fuse};
+const tb_pass tbi_pass_fuse = {
+    .name = "fuse",
+    .doc = "makes one program of pointwise chains",
+    .is_fusion = true,
+    .run = fuse,
+};

@@ -45,7 +45,11 @@ static tb_status simplify(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_simplify = {"simplify", "drops what changes nothing, merges reshapes", false, false, simplify};
+const tb_pass tbi_pass_simplify = {
+    .name = "simplify",
+    .doc = "drops what changes nothing, merges reshapes",
+    .run = simplify,
+};
 
 /* ---- constant folding: the kernels themselves compute it ---- */
 enum { MAX_GROWTH_BYTES = 1 << 20 }; /* a folded constant may not make the artefact larger than this */
@@ -96,7 +100,11 @@ static tb_status fold(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_fold = {"fold", "computes what depends on constants only", false, false, fold};
+const tb_pass tbi_pass_fold = {
+    .name = "fold",
+    .doc = "computes what depends on constants only",
+    .run = fold,
+};
 
 /* ---- common subexpressions ---- */
 static bool same_node(const tb_node *a, const tb_node *b)
@@ -123,4 +131,8 @@ static tb_status cse(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_cse = {"cse", "merges equal nodes", false, false, cse};
+const tb_pass tbi_pass_cse = {
+    .name = "cse",
+    .doc = "merges equal nodes",
+    .run = cse,
+};

@@ -95,5 +95,11 @@ static tb_status winograd(tb_graph *g, tb_pass_run *r)
     return TB_OK;
 }
 
-const tb_pass tbi_pass_winograd = {"winograd", "convolves by minimal filtering, with the pooling behind it", true, true,
-                                   winograd};
+const tb_pass tbi_pass_winograd = {
+    .name = "winograd",
+    .doc = "convolves by minimal filtering, with the pooling behind it",
+    .is_inexact = true,
+    .is_fast = true,
+    .is_fusion = true,
+    .run = winograd,
+};

@@ -12,6 +12,7 @@ typedef struct tb_pass {
     const char *name, *doc;
     bool is_inexact; /* may change rounding */
     bool is_fast;    /* sums in another order; only with `fast` */
+    bool is_fusion;  /* makes one node of several; not with `no_fusion` */
     tb_status (*run)(tb_graph *g, tb_pass_run *r);
 } tb_pass;
 
