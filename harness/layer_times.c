@@ -37,30 +37,36 @@ static void add_time(void *arg, int node, const tb_op_call *call, int64_t ns)
     of_run[node] += ns; /* a node that runs in slices reports each */
 }
 
-tb_status tb_layer_times_measure(tb_session *s, const tb_graph *g, tb_status (*run)(void *arg, int turn), void *arg,
-                                 tb_layer_times *out)
+tb_status tb_node_times_measure(tb_session *s, int n_nodes, tb_run_session run, void *arg, double *us)
 {
-    size_t n = (size_t)g->n_nodes + 1;
-    int64_t *least = tb_calloc(2 * n, sizeof *least), *of_run = least + n;
-    *out = (tb_layer_times){0};
-    if (!least) return TB_ERR_OOM;
+    int64_t *of_run = tb_calloc((size_t)n_nodes + 1, sizeof *of_run);
+    if (!of_run) return TB_ERR_OOM;
     tb_status st = run(arg, 0); /* plans, packs */
     tb_session_observe(s, add_time, of_run);
     for (int turn = 1; turn <= RUNS && st == TB_OK; turn++) {
-        memset(of_run, 0, n * sizeof *of_run);
+        memset(of_run, 0, (size_t)n_nodes * sizeof *of_run);
         st = run(arg, turn);
-        for (int i = 0; i < g->n_nodes; i++)
-            if (turn == 1 || of_run[i] < least[i]) least[i] = of_run[i];
+        for (int i = 0; i < n_nodes; i++)
+            if (turn == 1 || (double)of_run[i] / 1e3 < us[i]) us[i] = (double)of_run[i] / 1e3;
     }
     tb_session_observe(s, NULL, NULL);
+    tb_free(of_run);
+    return st;
+}
+
+tb_status tb_layer_times_measure(tb_session *s, const tb_graph *g, tb_run_session run, void *arg, tb_layer_times *out)
+{
+    double *us = tb_calloc((size_t)g->n_nodes + 1, sizeof *us);
+    *out = (tb_layer_times){0};
+    tb_status st = us ? tb_node_times_measure(s, g->n_nodes, run, arg, us) : TB_ERR_OOM;
     for (int i = 0; i < g->n_nodes && st == TB_OK; i++) {
         char name[64];
         bool is_product = tb_quant_macs(g, i) > 0;
-        if (least[i] == 0) continue; /* a view */
+        if (us[i] <= 0) continue; /* a view */
         name_of(g, i, is_product, name);
-        place_of(out, name, is_product)->us += (double)least[i] / 1e3;
-        if (is_product) out->products_us += (double)least[i] / 1e3;
+        place_of(out, name, is_product)->us += us[i];
+        if (is_product) out->products_us += us[i];
     }
-    tb_free(least);
+    tb_free(us);
     return st;
 }

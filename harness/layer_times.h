@@ -1,5 +1,5 @@
-/* How long each layer of a graph takes: what its nodes need, the product and what is fused to it under the name of its
- * weight, everything else under the name of its op. */
+/* How long each node and each layer of a graph takes. A layer has the product and what is fused to it, under the name
+ * of its weight; everything else goes under the name of its op. */
 #pragma once
 #include "tb_status.h"
 #include <stdbool.h>
@@ -21,6 +21,11 @@ typedef struct tb_layer_times {
     double products_us;
 } tb_layer_times;
 
-/* `run` runs the session once; its observer is this function's meanwhile. */
-TB_MUST_USE tb_status tb_layer_times_measure(tb_session *s, const tb_graph *g, tb_status (*run)(void *arg, int turn),
-                                             void *arg, tb_layer_times *out);
+typedef tb_status (*tb_run_session)(void *arg, int turn); /* runs the session once */
+
+/* us[node] of a graph of `n_nodes`: the least of a few runs, for each node by itself; views take nothing. The
+ * session's observer is this function's meanwhile. */
+TB_MUST_USE tb_status tb_node_times_measure(tb_session *s, int n_nodes, tb_run_session run, void *arg, double *us);
+
+TB_MUST_USE tb_status tb_layer_times_measure(tb_session *s, const tb_graph *g, tb_run_session run, void *arg,
+                                             tb_layer_times *out);

@@ -2,14 +2,19 @@
  * training), layers go back to f32 one by one, the one first that alone disturbs the logits most. Test rows are only
  * reported on, never used to choose. */
 #include "quantization.h"
+#include "layer_times.h"
 #include "tb_alloc.h"
 #include "tb_pass.h"
 #include <math.h>
 #include <string.h>
 
-enum { VALIDATION_ROWS = 2000, VALIDATION_WINDOWS = 32, SENSITIVITY_ROWS = 128, SENSITIVITY_WINDOWS = 8,
-       TEST_WINDOWS = 64,
-       TIMED_RUNS = 5 };
+enum {
+    VALIDATION_ROWS = 2000,
+    VALIDATION_WINDOWS = 32,
+    SENSITIVITY_ROWS = 128,
+    SENSITIVITY_WINDOWS = 8,
+    TEST_WINDOWS = 64
+};
 
 /* Rows of input with the answers that are right: images with classes, or windows of text with the next tokens. */
 typedef struct rows {
@@ -324,43 +329,42 @@ static tb_status measure_inputs(work *w)
     return st;
 }
 
-typedef struct timing {
-    const tb_quantization *q;
-    const tb_graph *g;
-    double us[TB_QUANTIZED_LAYERS];
-} timing;
+typedef struct timed {
+    const runner *runner;
+    const rows *in;
+    int64_t n;
+    float *logits;
+} timed;
 
-static void time_node(void *arg, int node, const tb_op_call *call, int64_t ns)
+static tb_status run_timed(void *arg, int turn)
 {
-    timing *t = arg;
-    int layer = layer_of(t->q, t->g, node);
-    (void)call;
-    if (layer >= 0) t->us[layer] += (double)ns / 1e3;
+    const timed *t = arg;
+    (void)turn;
+    return run_rows(t->runner, t->in, 0, t->n, t->logits);
 }
 
-/* The least of a few runs, per layer. */
+/* Per layer: what its nodes take. */
 static tb_status time_layers(work *w, bool is_int8)
 {
     rows in = rows_of(w, TB_SPLIT_TEST, false, w->c->batch, w->c->batch);
     int64_t n = in.n < w->c->batch ? in.n : w->c->batch;
     float *logits = tb_calloc((size_t)(n * in.answers * w->classes), sizeof *logits);
+    double *us = NULL;
     tb_quant_report report;
     tb_graph *g;
-    runner r;
+    runner r = {0};
     if (!logits) return TB_ERR_OOM;
     tb_status st = is_int8 ? integer_graph(w, &(tb_quant_opts){w->keep, false}, &report, &g) : simplified(w, &g);
     if (st == TB_OK && !is_int8) st = tb_compile(g, NULL, NULL);
     if (st == TB_OK) st = runner_open(w, g, &r);
-    for (int run = 0; run <= TIMED_RUNS && st == TB_OK; run++) { /* the first is a warm-up */
-        timing t = {.q = w->q, .g = g};
-        tb_session_observe(r.session, time_node, &t);
-        st = run_rows(&r, &in, 0, n, logits);
-        for (int i = 0; i < w->q->n_layers && run > 0; i++) {
-            double *best = is_int8 ? &w->q->layer[i].int8_us : &w->q->layer[i].f32_us;
-            if (run == 1 || t.us[i] < *best) *best = t.us[i];
-        }
+    if (st == TB_OK && !(us = tb_calloc((size_t)g->n_nodes + 1, sizeof *us))) st = TB_ERR_OOM;
+    if (st == TB_OK) st = tb_node_times_measure(r.session, g->n_nodes, run_timed, &(timed){&r, &in, n, logits}, us);
+    for (int i = 0; st == TB_OK && i < g->n_nodes; i++) {
+        int layer = layer_of(w->q, g, i);
+        if (layer >= 0) *(is_int8 ? &w->q->layer[layer].int8_us : &w->q->layer[layer].f32_us) += us[i];
     }
     runner_close(&r);
+    tb_free(us);
     tb_free(logits);
     return st;
 }

@@ -38,6 +38,14 @@ def limits(points, name, words):
     return [(words[key], float(np.median(values))) for key, values in found.items() if min(values) > 0]
 
 
+def finish(ax, x, y):
+    style.plain_log(ax.xaxis)
+    style.plain_log(ax.yaxis)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
 def draw_arms(points, spec):
     lines = [(p, arm_dots(p, spec["arms"])) for p in points]
     without = [describe.series_of(p, spec.get("series")) for p, dots in lines if not dots]
@@ -67,11 +75,7 @@ def draw_arms(points, spec):
     for i, words in enumerate(spec["arms"].values()):
         ax.plot([], [], style.marker(i), color=style.INK, markersize=6, linestyle="none", label=words)
     ax.set_ylim(low, highest * 1.6)
-    style.plain_log(ax.xaxis)
-    style.plain_log(ax.yaxis)
-    ax.set_xlabel("operations of the products per byte of operands and results")
-    ax.set_ylabel("billion operations a second")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    finish(ax, "operations of the products per byte of operands and results", "billion operations a second")
     return fig, describe.title(points, spec, "roofline"), describe.caption(
         points, "operations: of the products, two a multiply-add, the same in every arm; bytes: what each node of the "
         "arm's graph reads and writes, once (eager: the graph before fusion); limits: measured in each launch, median",
@@ -99,11 +103,7 @@ def draw(points, spec):
         ax.plot(*np.array(mine).T, style.marker(i), color=style.color(i), markersize=6, linestyle="none",
                 label=f"{name}: {reach} % of the roof")
     ax.set_ylim(min(y.min(), span[0]) / 1.5, 1.6)
-    style.plain_log(ax.xaxis)
-    style.plain_log(ax.yaxis)
-    ax.set_xlabel("FLOP per byte of the operands, in parts of the ridge's")
-    ax.set_ylabel("share of the peak")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    finish(ax, "FLOP per byte of the operands, in parts of the ridge's", "share of the peak")
     return fig, describe.title(points, spec, "roofline"), describe.caption(
         points, "roof: multiply-adds of the dtype and ISA, reading at the operands' size, measured around each point",
         describe.launches(points))
