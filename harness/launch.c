@@ -1,6 +1,7 @@
 /* Starting mpirun, watching it, and saying what became of it. mpirun gets a process group of its own, so that
  * Ctrl-C reaches this program alone, and dies with it, so that a killed run leaves nothing behind. */
 #include "launch.h"
+#include "children.h"
 #include "crash.h"
 #include "flight.h"
 #include "journal.h"
@@ -19,7 +20,8 @@
 #include <unistd.h>
 
 enum { TAIL_BYTES = 64 << 10, TICK_MS = 100, ARGS_MAX = 32 };
-static const double GRACE_S = 5; /* between the polite and the last signal */
+static const double GRACE_S = 5;  /* between the polite and the last signal */
+static const double ORPHAN_S = 1; /* for ranks that mpirun has told to end, once it is gone */
 
 /* The last 64 KiB that the launch wrote to stdout and stderr. */
 typedef struct tail {
@@ -122,6 +124,7 @@ static tb_status start(watch *w)
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) < 0) return TB_FAIL(TB_ERR_IO, "pipe: %s", strerror(errno));
     fflush(NULL);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
     w->begin_ns = tb_now_ns();
     w->child = fork();
     if (w->child == 0) become_mpirun(w, ends[1]);
@@ -183,6 +186,20 @@ static void press(watch *w)
     }
 }
 
+/* Ranks that mpirun told to end may outlive it. They are this process's children then (start() makes it a subreaper):
+ * they have a second, are killed after it, and are gone before anybody is told that the launch is over. */
+static void wait_for_orphans(void)
+{
+    int64_t begin_ns = tb_now_ns();
+    for (pid_t gone; (gone = waitpid(-1, NULL, WNOHANG)) >= 0 && seconds_since(begin_ns) < GRACE_S;) {
+        pid_t children[64];
+        if (gone > 0) continue;
+        int n = seconds_since(begin_ns) > ORPHAN_S ? tb_children(children, 64) : 0;
+        for (int i = 0; i < n; i++) kill(children[i], SIGKILL);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
 static void watch_to_the_end(watch *w)
 {
     bool open = true;
@@ -199,6 +216,7 @@ static void watch_to_the_end(watch *w)
     }
     struct pollfd ready = {.fd = w->pipe, .events = POLLIN};
     while (open && poll(&ready, 1, 0) > 0) open = read_output(w);
+    wait_for_orphans();
 }
 
 /* ---- what became of it ---- */

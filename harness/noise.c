@@ -1,10 +1,10 @@
 /* Measures the machine's noise (noise.h). */
 #include "noise.h"
+#include "children.h"
 #include "stats.h"
 #include "tb_alloc.h"
 #include "tb_cpu.h"
 #include "tb_topo.h"
-#include <dirent.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -175,11 +175,11 @@ double tb_noise_busy_s(const int *cores, int n)
 }
 
 /* Of a child that runs, and of those that it waited for; 0 when it is gone. */
-static double child_s(long pid)
+static double child_s(pid_t pid)
 {
     char path[64], line[1024] = "";
     unsigned long long user = 0, system = 0, waited_user = 0, waited_system = 0;
-    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
     FILE *f = fopen(path, "re");
     const char *behind_name = f && fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL;
     if (f) fclose(f);
@@ -192,17 +192,10 @@ static double child_s(long pid)
 
 static double running_children_s(void)
 {
+    pid_t children[64];
     double seconds = 0;
-    DIR *threads = opendir("/proc/self/task");
-    for (const struct dirent *thread; threads && (thread = readdir(threads));) {
-        char path[300];
-        long pid;
-        snprintf(path, sizeof path, "/proc/self/task/%s/children", thread->d_name);
-        FILE *f = fopen(path, "re");
-        while (f && fscanf(f, "%ld", &pid) == 1) seconds += child_s(pid);
-        if (f) fclose(f);
-    }
-    if (threads) closedir(threads);
+    int n = tb_children(children, 64);
+    for (int i = 0; i < n; i++) seconds += child_s(children[i]);
     return seconds;
 }
 

@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ARGS = 32, OUTPUT_BYTES = 1 << 16, LIMIT_S = 60, LEAVE_S = 10 };
+enum { ARGS = 32, OUTPUT_BYTES = 1 << 16, LIMIT_S = 60 };
 static const char shared_folder[] = "/dev/shm";
 extern char **environ;
 
@@ -172,18 +172,6 @@ static bool none_is(const char *report, bool (*what)(pid_t pid))
     return true;
 }
 
-/* Ranks that were told to end may outlive who told them by a moment: the time is theirs. */
-static bool have_all_left(trial *t, const char *report)
-{
-    bool left = none_is(report, is_alive);
-    while (!left && tb_now_ns() - t->end_ns < LEAVE_S * INT64_C(1000000000)) {
-        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
-        left = none_is(report, is_alive);
-        if (left) t->end_ns = tb_now_ns();
-    }
-    return left;
-}
-
 static char *find_prefix(const trial *t)
 {
     static const char last[] = ".flight.0";
@@ -222,7 +210,7 @@ static void examine_alive(const trial *t, tb_struck *out)
     if (end) snprintf(out->doing, sizeof out->doing, "%.*s", (int)(end - begin - 2), begin + 2);
 }
 
-static void examine_dead(trial *t, tb_struck *out)
+static void examine_dead(const trial *t, tb_struck *out)
 {
     const tb_struck_plan *p = t->plan;
     tb_text report = {0};
@@ -233,8 +221,8 @@ static void examine_dead(trial *t, tb_struck *out)
         bool right = culprit.rank == p->victim || (p->disputable && culprit.other == p->victim);
         out->named = right && *culprit.doing && quote(t, sentence, out);
         snprintf(out->doing, sizeof out->doing, "%s", culprit.doing);
-        out->ended = have_all_left(t, tb_text_str(&report)) && t->exit_code > 0;
         out->gone_s = (double)(t->end_ns - culprit.since_ns) * 1e-9 - p->deadline_s;
+        out->ended = t->exit_code > 0 && none_is(tb_text_str(&report), is_alive);
         out->left_behind = !none_is(tb_text_str(&report), tb_struck_left_arena);
     }
     if (!out->named) snprintf(out->sentence, sizeof out->sentence, "%.600s\n%.900s", t->output, tb_text_str(&report));

@@ -224,6 +224,18 @@ static void a_reason_that_launches_share_is_given_once(void **state)
     assert_int_equal(system("env -i " TB_BINARY_DIR "/tb run x --out bare -s measure.launches=1 > told 2>&1"), 0);
 }
 
+/* An mpirun that ends before what it started, which does not end when it is asked to. */
+static void what_outlives_mpirun_is_ended(void **state)
+{
+    (void)state;
+    write_file("experiments/x.yaml", "driver: 'null'\nmeasure: {launches: 1}\n");
+    assert_int_equal(mkdir("bin", 0755), 0);
+    write_file("bin/mpirun", "#!/bin/sh\n(trap '' TERM; exec sleep 50 >/dev/null 2>&1) &\necho $! >left\nexit 1\n");
+    assert_int_equal(chmod("bin/mpirun", 0755), 0);
+    assert_int_equal(system("PATH=$PWD/bin:$PATH " TB_BINARY_DIR "/tb run x --out out > told 2>&1"), 3 << 8);
+    assert_int_equal(system("test -s left && ! kill -0 $(cat left) 2>/dev/null"), 0);
+}
+
 static void a_busy_machine_is_told(void **state)
 {
     (void)state;
@@ -401,6 +413,7 @@ int main(void)
         IN_SCRATCH(checks_over_the_sweep_decide),
         IN_SCRATCH(means_are_over_the_named_points_or_left_out),
         IN_SCRATCH(a_reason_that_launches_share_is_given_once),
+        IN_SCRATCH(what_outlives_mpirun_is_ended),
         IN_SCRATCH(a_busy_machine_is_told),
         IN_SCRATCH(results_are_not_overwritten_unasked),
         IN_SCRATCH(a_folder_has_one_run_at_a_time),
